@@ -1,0 +1,41 @@
+# The only commands needed: each sets up .venv first where it is missing or out of date.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+# Two processes with one thread each beat one with two on models as small as the tests use.
+WORKERS ?= 2
+REPORT ?= demo-report
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test check bench compare test-gpu clean
+
+demo: $(READY)
+	$(BIN)/python -m vlm_app.held_out --out $(REPORT)
+
+test: check
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal --durations=10
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_imports.py tests/test_house.py
+
+bench: $(READY)
+	$(BIN)/vlm-heads bench
+
+compare: $(READY)
+	$(BIN)/accelerate launch --cpu --num_processes $(WORKERS) --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--main_process_port 0 -m vlm_app.league --out runs/league
+
+test-gpu: $(READY)
+	$(BIN)/pytest -q -m gpu
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(REPORT)
