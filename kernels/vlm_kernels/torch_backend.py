@@ -1,0 +1,391 @@
+"""Exact and fast without Triton: stock attention for the bulk, and the few edited rows done here.
+
+A head gain is a multiply after stock attention. Edits of the weights touch the rows after the image, a short tail at
+prefill and the only row at decode. Those rows are computed in chunks: the weights of one chunk, their sum per class by
+one small matrix product with the class indicators, and the changes written over the same memory. On small models the
+number of tensor operations is the cost, so that every one that a plan does not need is left out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from vlm_kernels.plan import MAX_CLASSES, AttentionPlan, Aux, KeyClass, Redistribution
+
+CHUNK_WEIGHTS = 1 << 22  # weights held at a time: 16 MiB in float32
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    plan: AttentionPlan,
+    key_class: Tensor | None = None,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    want: Collection[str] = (),
+    plain_output: Tensor | None = None,
+) -> tuple[Tensor, Aux]:
+    """Return the edited output `[B, Hq, Tq, D]` and what was asked for of `Aux`; see `vlm_kernels.attend`.
+
+    Half precision is computed in float32 on the edited rows. Rows of a given `plain_output` that turn out not to be
+    edited keep its bits. At prefill with `rows` on a GPU this waits for the device once.
+    """
+    if not plan.edits_weights and not want:
+        return gained(query, key, value, plan, mask, scale, plain_output), Aux()
+    call = _Call.of(query, key, value, plan, key_class, mask, scale)
+    if query.shape[2] == 1:
+        rows = call.edited(0, 1, want)
+        output = rows.output if plan.head_gain is None else rows.output.mul_(plan.head_gain[:, :, None, None])
+        return output.to(query.dtype), Aux(mass=rows.mass, blinded=rows.blinded, moved=rows.moved)
+    if query.shape[0] > 1 and not query.is_cuda:
+        return _prefill_row_by_row(call, key, value, want, plain_output)
+    return _prefill(call, key, value, want, plain_output)
+
+
+def gained(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: AttentionPlan,
+    mask: Tensor | None,
+    scale: float | None,
+    plain_output: Tensor | None,
+) -> Tensor:
+    """Return stock attention times the head gain, rounded once to the query's dtype; without a gain, its own bits."""
+    if plan.head_gain is None:
+        return plain_attention(query, key, value, mask, scale) if plain_output is None else plain_output
+    gain = plan.head_gain[:, :, None, None]
+    if plain_output is not None:
+        return (plain_output * gain).to(plain_output.dtype)
+    return plain_attention(query, key, value, mask, scale).mul_(gain)  # nobody else holds it
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Return stock scaled-dot-product attention, calling it as transformers does so that the bits are the same."""
+    batch, heads, rows, size = query.shape
+    groups = heads // key.shape[1]
+    grouped = groups > 1 and mask is None and size == value.shape[-1] <= 256
+    causal = mask is None and rows > 1
+    if groups > 1 and not grouped:
+        if rows == 1 and (mask is None or mask.shape[1] == 1):
+            packed = query.reshape(batch, key.shape[1], groups, size)
+            output = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)
+            return output.reshape(batch, heads, 1, value.shape[-1])
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+
+
+def bulk_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    first: int,
+    plain_output: Tensor | None,
+) -> Tensor:
+    """Return new memory with stock attention in the rows before `first`; the others are yet to be written.
+
+    A causal row sees no later key, so that the rows before need the keys before only.
+    """
+    if plain_output is not None:
+        return plain_output.clone(memory_format=torch.contiguous_format)
+    output = query.new_empty((*query.shape[:3], value.shape[-1]))
+    if first > 0:
+        if mask is None:
+            key, value = key[:, :, :first], value[:, :, :first]
+        else:
+            mask = _rows_of(mask, 0, first)
+        output[:, :, :first] = plain_attention(query[:, :, :first], key, value, mask, scale)
+    return output
+
+
+def first_edited_row(plan: AttentionPlan) -> int:
+    """Return the first query row of any batch row that the plan edits beyond a head gain."""
+    firsts = [plan.rows] if plan.uses_rows else []
+    if plan.moves_weight and plan.redistribution is not None:
+        firsts.append(plan.redistribution.rows)
+    return min((0 if first is None else max(0, int(first.min())) for first in firsts), default=0)
+
+
+@dataclass
+class _Rows:
+    """The rows of one chunk; `chosen` bool `[B, Hq, rows, 1]` marks those whose sinks handed weight on."""
+
+    output: Tensor
+    chosen: Tensor | None
+    mass: Tensor | None
+    blinded: Tensor | None
+    moved: Tensor | None
+
+
+@dataclass
+class _Call:
+    """One call's operands, keys and values in the dtype it is computed in."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    plan: AttentionPlan
+    key_class: Tensor | None
+    mask: Tensor | None
+    scale: float
+
+    @staticmethod
+    def of(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: AttentionPlan,
+        key_class: Tensor | None,
+        mask: Tensor | None,
+        scale: float | None,
+    ) -> _Call:
+        if query.dtype is not torch.float64 and query.dtype is not torch.float32:
+            key, value = key.float(), value.float()
+        return _Call(query, key, value, plan, key_class, mask, query.shape[-1] ** -0.5 if scale is None else scale)
+
+    def only(self, batch: slice) -> _Call:
+        """Return the call of some batch rows alone."""
+
+        def own(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None or tensor.shape[0] == 1 else tensor[batch]
+
+        plan, rule = self.plan, self.plan.redistribution
+        plan = AttentionPlan(
+            head_gain=own(plan.head_gain),
+            class_gain=own(plan.class_gain),
+            redistribution=None if rule is None else replace(rule, heads=own(rule.heads), rows=own(rule.rows)),
+            logit_boost=own(plan.logit_boost),
+            rows=own(plan.rows),
+            logit_factor=own(plan.logit_factor),
+        )
+        states = (self.query[batch], self.key[batch], self.value[batch])
+        return _Call(*states, plan, own(self.key_class), own(self.mask), self.scale)
+
+    def edited(self, start: int, stop: int, want: Collection[str]) -> _Rows:
+        """Return query rows `start:stop` with every edit but the head gain."""
+        seen = stop if self.mask is None and self.query.shape[2] > 1 else self.key.shape[2]
+        key_class = self.key_class
+        if key_class is not None and seen < self.key.shape[2]:
+            key_class = key_class[:, :seen]
+        weights, alive = self._weights(start, stop, key_class, seen)
+        if alive is not None:
+            weights *= alive
+        mass = blind = chosen = freed = None
+        if key_class is not None:
+            if "mass" in want:
+                mass = _per_class(weights, _indicators(key_class, self.plan.classes, weights.dtype))
+            if "blinded" in want:
+                blind = _blinded(weights, self.value, key_class).to(self.query.dtype)
+            if self.plan.moves_weight and self.plan.redistribution is not None:
+                chosen, freed = _redistribute(weights, key_class, self.plan.redistribution, start)
+            if self.plan.class_gain is not None:
+                self._gain_classes(weights, key_class, start, stop)
+        moved = None
+        if "moved" in want:
+            moved = (
+                weights.new_zeros(weights.shape[:3]) if chosen is None or freed is None else (freed * chosen)[..., 0]
+            )
+        return _Rows(_weighted(weights, self.value), chosen, mass, blind, moved)
+
+    def _weights(self, start: int, stop: int, key_class: Tensor | None, seen: int) -> tuple[Tensor, Tensor | None]:
+        """Return softmax weights `[B, Hq, rows, seen]`, and 0 or 1 per row: whether it sees any key, None if all do.
+
+        A row that sees none has even weights here, so that nothing is ever not a number.
+        """
+        batch, heads, rows, size = self.query.shape
+        query = self.query if stop - start == rows else self.query[:, :, start:stop]
+        query = (query.to(self.key.dtype) * self.scale).reshape(batch * self.key.shape[1], -1, size)
+        logits = torch.bmm(query, _flat(self.key, seen).transpose(1, 2)).view(batch, heads, stop - start, seen)
+        if self.plan.logit_factor is not None:
+            change = self.plan.logit_factor[:, :, None, :seen].to(logits.dtype) - 1.0
+            if self.plan.rows is not None:
+                change = change * _rows_from(self.plan.rows, start, stop, logits.device)
+            logits.addcmul_(change, logits)
+        if self.plan.logit_boost is not None:
+            boost = self.plan.logit_boost[:, :, None, :seen].to(logits.dtype)
+            if self.plan.rows is not None:
+                boost = boost * _rows_from(self.plan.rows, start, stop, logits.device)
+            logits.addcmul_(boost, logits.abs())
+        visible = self._visible(start, stop, key_class, seen)
+        if visible is None:
+            return logits.softmax(-1), None
+        alive = visible.any(-1, keepdim=True)
+        hidden = torch.where(alive, -torch.inf, 0.0).to(logits.dtype)
+        added = 0.0 if self.mask is None or self.mask.dtype is torch.bool else _rows_of(self.mask, start, stop)
+        return logits.add_(torch.where(visible, added, hidden)).softmax(-1), alive.to(logits.dtype)
+
+    def _visible(self, start: int, stop: int, key_class: Tensor | None, seen: int) -> Tensor | None:
+        """Return which keys each row sees, bool and broadcast over heads; None where every row sees every key."""
+        visible = None
+        if self.mask is not None:
+            mask = _rows_of(self.mask, start, stop)
+            visible = mask if mask.dtype is torch.bool else mask > -torch.inf
+        elif self.query.shape[2] > 1:
+            visible = torch.ones(stop - start, seen, dtype=torch.bool, device=self.key.device).tril(start)
+        if key_class is None:
+            return visible
+        if visible is None and not key_class.is_cuda and int(key_class.min()) >= 0:
+            return None
+        present = (key_class >= 0)[:, None, None, :]
+        return present if visible is None else visible & present
+
+    def _gain_classes(self, weights: Tensor, key_class: Tensor, start: int, stop: int) -> None:
+        """Multiply the weights by their class's gain, in place, on the plan's rows."""
+        assert self.plan.class_gain is not None
+        batch, heads, rows, _ = weights.shape
+        gain = self.plan.class_gain
+        above = (gain[:, :, None, :] - 1.0).to(weights.dtype)
+        if self.plan.rows is not None:
+            above = above * _rows_from(self.plan.rows, start, stop, above.device)
+        above = above.expand(batch, heads, rows, -1).reshape(batch, heads * rows, -1)
+        spread = torch.bmm(above, _indicators(key_class, gain.shape[-1], weights.dtype))
+        weights.addcmul_(weights, spread.view_as(weights))
+
+
+def _redistribute(weights: Tensor, key_class: Tensor, rule: Redistribution, start: int) -> tuple[Tensor, Tensor]:
+    """Let sinks hand weight to image keys, in place; return which rows did and what sinks had to give, both `[..., 1]`.
+
+    Every class enters linearly: one table gives each key's share in the rule's terms, and one product sums them up.
+    """
+    batch, heads, rows, seen = weights.shape
+    table, offset = _rule_table(rule.moved, rule.max_sink_share, rule.min_image_mass, weights.dtype, weights.device)
+    per_key, loss, gain = table[:, key_class.long()].split_with_sizes((_TERMS, 1, 1))
+    flat = weights.view(batch, heads * rows, seen)
+    terms = torch.baddbmm(offset, flat, per_key.permute(1, 2, 0))
+    if rule.share_epsilon > 0.0:
+        keys = ((key_class == KeyClass.IMAGE_SINK) | (key_class == KeyClass.IMAGE)).sum(-1)
+        terms[..., 0] += rule.max_sink_share * rule.share_epsilon * keys[:, None]
+    least = terms.amin(-1, keepdim=True)
+    chosen = (least > 0 if rule.strict else least >= 0).view(batch, heads, rows, 1)
+    if rule.heads is not None:
+        chosen = chosen & rule.heads[:, :, None, None]
+    if rule.rows is not None:
+        chosen = chosen & _rows_from(rule.rows, start, start + rows, weights.device)
+    _, freed, image = terms.split_with_sizes((_TERMS - 2, 1, 1), -1)
+    change = torch.addcmul(loss.transpose(0, 1), freed / image, gain.transpose(0, 1))
+    flat.addcmul_(flat, change.mul_(chosen.view(batch, heads * rows, 1)))
+    return chosen, freed.view(chosen.shape)
+
+
+_TERMS = 5
+
+
+@functools.lru_cache(maxsize=32)
+def _rule_table(
+    moved: float, max_sink_share: float, min_image_mass: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return what a key of each class adds to the rule's five terms and two changes `[7, classes + 1]`, and an offset.
+
+    Terms: room left under the sink share, image mass above its least, mass of image keys that are no sinks above
+    nothing, the mass that sinks would hand on, and the mass that receives it. None of them is negative in a selected
+    row. Changes: what a key loses as a sink, and its part in the ratio of mass handed on to mass receiving. The last
+    column stands for padding, class -1.
+    """
+    table = torch.zeros(7, MAX_CLASSES + 1, dtype=dtype)
+    table[:, KeyClass.TEXT_SINK] = torch.tensor([0.0, 0.0, 0.0, moved, 0.0, -moved, 0.0])
+    table[:, KeyClass.IMAGE_SINK] = torch.tensor([max_sink_share - 1.0, 1.0, 0.0, moved, 0.0, -moved, 0.0])
+    table[:, KeyClass.IMAGE] = torch.tensor([max_sink_share, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    nothing = torch.finfo(dtype).tiny
+    offset = torch.tensor([0.0, -min_image_mass, -nothing, 0.0, nothing], dtype=dtype)
+    return table.to(device), offset.to(device)
+
+
+def _indicators(key_class: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return 1 where a key is of a class and 0 elsewhere, `[B, classes, Tk]`."""
+    return (key_class[:, None, :] == _class_numbers(classes, key_class.device)).to(dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _class_numbers(classes: int, device: torch.device) -> Tensor:
+    return torch.arange(classes, dtype=torch.int8, device=device)[:, None]
+
+
+def _prefill(
+    call: _Call, key: Tensor, value: Tensor, want: Collection[str], plain_output: Tensor | None
+) -> tuple[Tensor, Aux]:
+    batch, heads, rows, _ = call.query.shape
+    first = 0 if {"mass", "blinded"} & set(want) else first_edited_row(call.plan)
+    output = bulk_attention(call.query, key, value, call.mask, call.scale, first, plain_output)
+    masses = output.new_zeros((batch, heads, rows, call.plan.classes), dtype=call.key.dtype)
+    aux = Aux(
+        mass=masses if "mass" in want else None,
+        blinded=torch.zeros_like(output) if "blinded" in want else None,
+        moved=torch.zeros_like(masses[..., 0]) if "moved" in want else None,
+    )
+    step = max(1, CHUNK_WEIGHTS // (batch * heads * key.shape[2]))
+    for start in range(first, rows, step):
+        here = slice(start, min(start + step, rows))
+        chunk = call.edited(here.start, here.stop, want)
+        new = chunk.output.to(output.dtype)
+        if plain_output is not None and not call.plan.uses_rows and chunk.chosen is not None:
+            new = torch.where(chunk.chosen, new, output[:, :, here])
+        output[:, :, here] = new
+        for seen, chunk_seen in ((aux.mass, chunk.mass), (aux.blinded, chunk.blinded), (aux.moved, chunk.moved)):
+            if seen is not None and chunk_seen is not None:
+                seen[:, :, here] = chunk_seen
+    if call.plan.head_gain is not None:
+        output *= call.plan.head_gain[:, :, None, None]
+    return output, aux
+
+
+def _prefill_row_by_row(
+    call: _Call, key: Tensor, value: Tensor, want: Collection[str], plain_output: Tensor | None
+) -> tuple[Tensor, Aux]:
+    """Return the batch's rows one after the other: what one of them needs stays in a CPU's caches."""
+    output = call.query.new_empty((*call.query.shape[:3], value.shape[-1]))
+    seen = []
+    for number in range(call.query.shape[0]):
+        here = slice(number, number + 1)
+        plain = None if plain_output is None else plain_output[here]
+        output[here], aux = _prefill(call.only(here), key[here], value[here], want, plain)
+        seen.append(aux)
+    wanted = {name: torch.cat([getattr(aux, name) for aux in seen]) for name in want}
+    return output, Aux(**wanted)
+
+
+def _per_class(weights: Tensor, indicators: Tensor) -> Tensor:
+    """Return the weights' sum over each class `[B, Hq, rows, classes]`."""
+    batch, heads, rows, seen = weights.shape
+    return torch.bmm(weights.view(batch, heads * rows, seen), indicators.transpose(1, 2)).view(batch, heads, rows, -1)
+
+
+def _blinded(weights: Tensor, value: Tensor, key_class: Tensor) -> Tensor:
+    """Return the output over the keys that are no image, renormalised; 0 where there are none."""
+    rest = weights * ((key_class != KeyClass.IMAGE_SINK) & (key_class != KeyClass.IMAGE))[:, None, None, :]
+    total = rest.sum(-1, keepdim=True)
+    return _weighted(rest, value) / torch.where(total > 0, total, 1.0)
+
+
+def _weighted(weights: Tensor, value: Tensor) -> Tensor:
+    """Return weights times values, query heads sharing their group's values without repeating them."""
+    batch, heads, rows, seen = weights.shape
+    flat = _flat(value, seen)
+    return torch.bmm(weights.view(flat.shape[0], -1, seen), flat).view(batch, heads, rows, -1)
+
+
+def _flat(states: Tensor, seen: int) -> Tensor:
+    """Return the first keys or values of every batch row and head as `[B * Hkv, seen, D]`."""
+    batch, heads, keys, size = states.shape
+    states = states if seen == keys else states[:, :, :seen]
+    return states.reshape(batch * heads, seen, size)
+
+
+def _rows_of(mask: Tensor, start: int, stop: int) -> Tensor:
+    return mask if mask.shape[2] == 1 else mask[:, :, start:stop]
+
+
+def _rows_from(first: Tensor, start: int, stop: int, device: torch.device) -> Tensor:
+    """Return bool `[B, 1, rows, 1]`: the rows from each batch row's first one on."""
+    return (torch.arange(start, stop, device=device) >= first.to(device)[:, None])[:, None, :, None]

@@ -1,0 +1,249 @@
+"""Attention calls of awkward shapes, plans by name, and the comparison with the float64 specification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+from vlm_kernels import AttentionPlan, Aux, KeyClass, Redistribution, attend, reference
+
+TOLERANCE = 2e-6
+MASS_TOLERANCE = 5e-7
+NEAR_A_THRESHOLD = 1e-4
+WANT = ("mass", "blinded", "moved")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One call's sizes and what is awkward about it."""
+
+    batch: int = 2
+    kv_heads: int = 2
+    group: int = 1
+    rows: int = 1
+    keys: int = 40
+    size: int = 64
+    mask: str = "none"
+    classes: str = "usual"
+
+
+SHAPES = {
+    "decode": Shape(),
+    "decode-80-group-4": Shape(size=80, group=4, keys=33),
+    "decode-96-group-7": Shape(size=96, group=7, keys=130),
+    "decode-128-split": Shape(size=128, kv_heads=1, keys=200),
+    "decode-256": Shape(size=256, group=2, keys=17, batch=1),
+    "decode-padded": Shape(mask="padding", group=4),
+    "decode-padding-by-class-only": Shape(classes="padding", group=2),
+    "decode-static-cache": Shape(mask="unused cache", keys=64),
+    "decode-float-mask": Shape(mask="float", group=2),
+    "decode-all-masked": Shape(mask="one batch row hidden"),
+    "decode-one-key": Shape(keys=1, classes="image only"),
+    "prefill": Shape(rows=17, keys=17),
+    "prefill-96-group-4": Shape(rows=96, keys=96, group=4, batch=1, kv_heads=1),
+    "prefill-128-group-7": Shape(rows=17, keys=17, group=7, size=128, batch=1),
+    "prefill-80": Shape(rows=17, keys=17, size=80),
+    "prefill-padded": Shape(rows=17, keys=17, mask="padding"),
+    "prefill-continued": Shape(rows=17, keys=40, mask="continued", group=2),
+    "prefill-sliding": Shape(rows=17, keys=40, mask="sliding"),
+    "prefill-static-cache": Shape(rows=17, keys=40),
+    "prefill-float-mask": Shape(rows=17, keys=17, mask="float"),
+    "no-sinks": Shape(classes="no sinks", rows=17, keys=17),
+    "no-image": Shape(classes="no image"),
+    "all-sinks": Shape(classes="all sinks"),
+    "image-sinks-only": Shape(classes="image sinks only", rows=17, keys=17),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """Tensors of one call, ready to be handed to a backend."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    key_class: Tensor
+    mask: Tensor | None
+    plan: AttentionPlan
+
+    def to(self, where: torch.device | torch.dtype) -> Call:
+        states = {name: getattr(self, name).to(where) for name in ("query", "key", "value")}
+        if isinstance(where, torch.dtype):
+            return replace(self, **states)
+        others = {"key_class": self.key_class.to(where), "mask": None if self.mask is None else self.mask.to(where)}
+        return replace(self, **states, **others, plan=plan_on(self.plan, where))
+
+    def arguments(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in ("query", "key", "value", "key_class", "mask", "plan")}
+
+    def run(self, backend: str, want: tuple[str, ...] = WANT) -> tuple[Tensor, Aux]:
+        return attend(**self.arguments(), backend=backend, want=want)
+
+
+def plan_on(plan: AttentionPlan, device: torch.device) -> AttentionPlan:
+    """Move a plan to a device, but its rows, which are read on the CPU."""
+    rule = plan.redistribution
+    if rule is not None and rule.heads is not None:
+        rule = replace(rule, heads=rule.heads.to(device))
+    names = ("head_gain", "class_gain", "logit_boost")
+    moved = {name: getattr(plan, name).to(device) for name in names if getattr(plan, name) is not None}
+    return replace(plan, redistribution=rule, **moved)
+
+
+def classes_of(shape: Shape, generator: torch.Generator) -> Tensor:
+    only = {
+        "usual": range(5),
+        "padding": range(5),
+        "image only": [KeyClass.IMAGE],
+        "no sinks": [KeyClass.TEXT, KeyClass.IMAGE, KeyClass.GENERATED],
+        "no image": [KeyClass.TEXT, KeyClass.TEXT_SINK, KeyClass.GENERATED],
+        "all sinks": [KeyClass.TEXT_SINK, KeyClass.IMAGE_SINK],
+        "image sinks only": [KeyClass.TEXT, KeyClass.IMAGE_SINK],
+    }[shape.classes]
+    picks = torch.randint(len(only), (shape.batch, shape.keys), generator=generator)
+    key_class = torch.tensor([int(number) for number in only], dtype=torch.int8)[picks]
+    if shape.mask == "padding" or shape.classes == "padding":
+        key_class[0, :5] = KeyClass.PADDING
+    if shape.mask == "unused cache":
+        key_class[:, -20:] = KeyClass.PADDING
+    if shape.mask == "one batch row hidden":
+        key_class[0] = KeyClass.PADDING
+    return key_class
+
+
+def mask_of(shape: Shape, key_class: Tensor) -> Tensor | None:
+    if shape.mask == "none":
+        return None
+    causal = torch.ones(shape.rows, shape.keys, dtype=torch.bool).tril(shape.keys - shape.rows)
+    if shape.mask == "sliding":
+        causal = causal.triu(shape.keys - shape.rows - 8)
+    mask = causal & (key_class >= 0)[:, None, None, :]
+    if shape.mask == "float":
+        return torch.where(mask, 0.25, -torch.inf)
+    return mask
+
+
+def plan_of(name: str, shape: Shape, generator: torch.Generator) -> AttentionPlan:
+    def rand(*sizes: int) -> Tensor:
+        return torch.rand(sizes, generator=generator)
+
+    heads = shape.kv_heads * shape.group
+    first = torch.arange(shape.batch) * 3 if shape.rows > 1 else torch.arange(shape.batch)
+    head_gain = 2.0 * rand(shape.batch, heads)
+    rule = Redistribution(moved=0.6, max_sink_share=0.5, min_image_mass=0.2)
+    plans = {
+        "head-gain": AttentionPlan(head_gain=head_gain),
+        "redistribution": AttentionPlan(redistribution=rule),
+        "redistribution-strict": AttentionPlan(redistribution=replace(rule, strict=True, share_epsilon=1e-2)),
+        "redistribution-picked": AttentionPlan(
+            redistribution=replace(rule, heads=rand(shape.batch, heads) > 0.5, rows=first), head_gain=head_gain
+        ),
+        "class-gain": AttentionPlan(class_gain=2.0 * rand(shape.batch, heads, 5), rows=first),
+        "eight-classes": AttentionPlan(class_gain=2.0 * rand(shape.batch, heads, 8)),
+        "boost": AttentionPlan(logit_boost=rand(shape.batch, heads, shape.keys), rows=first),
+        "shared-boost": AttentionPlan(logit_boost=rand(1, 1, shape.keys)),
+        "everything": AttentionPlan(
+            head_gain=head_gain,
+            class_gain=2.0 * rand(shape.batch, heads, 4),
+            redistribution=replace(rule, rows=first.flip(0), max_sink_share=0.7),
+            logit_boost=rand(shape.batch, heads, shape.keys),
+            rows=first,
+        ),
+    }
+    return plans[name]
+
+
+PLAN_NAMES = (
+    "head-gain", "redistribution", "redistribution-strict", "redistribution-picked", "class-gain", "eight-classes",
+    "boost", "shared-boost", "everything",
+)  # fmt: skip
+
+
+def call_of(shape_name: str, plan_name: str, seed: int = 0) -> Call:
+    shape = SHAPES[shape_name]
+    generator = torch.Generator().manual_seed(seed)
+    heads = shape.kv_heads * shape.group
+    query = torch.randn(shape.batch, heads, shape.rows, shape.size, generator=generator)
+    key, value = torch.randn(2, shape.batch, shape.kv_heads, shape.keys, shape.size, generator=generator)
+    key_class = classes_of(shape, generator)
+    mask = mask_of(shape, key_class)
+    if plan_name == "head-gain" and shape.classes == "padding":
+        mask = (key_class >= 0)[:, None, None, :]  # rows without an edit of their weights go by the mask alone
+    return Call(query, key, value, key_class, mask, plan_of(plan_name, shape, generator))
+
+
+def clear_rows(call: Call, expected: Aux) -> Tensor:
+    """Return bool `[B, Hq, Tq]`: rows far enough from a rule's thresholds that no precision flips them."""
+    rule = call.plan.redistribution
+    if rule is None:
+        return torch.ones(call.query.shape[:3], dtype=torch.bool)
+    sink, image = expected.mass[..., KeyClass.IMAGE_SINK], expected.mass[..., KeyClass.IMAGE]
+    keys = ((call.key_class == KeyClass.IMAGE_SINK) | (call.key_class == KeyClass.IMAGE)).sum(-1)[:, None, None]
+    room = sink - rule.max_sink_share * (sink + image + rule.share_epsilon * keys)
+    edge = (sink + image - rule.min_image_mass).abs()
+    return (room.abs() > NEAR_A_THRESHOLD) & (edge > NEAR_A_THRESHOLD) | (sink + image == 0)
+
+
+def specified(call: Call) -> tuple[Tensor, Aux]:
+    """Return what the specification says in float64, on the CPU."""
+    arguments = call.to(torch.device("cpu")).to(torch.float64).arguments()
+    keys, rows = call.key.shape[2], call.query.shape[2]
+    if call.mask is None and 1 < rows < keys:
+        return attend(**arguments, backend="reference", want=WANT)
+    return reference.attend(**arguments, want=WANT)
+
+
+def complaint(call: Call, output: Tensor, aux: Aux, tolerance: float = TOLERANCE, mass: float = MASS_TOLERANCE) -> str:
+    """Return what disagrees with the specification, or an empty string; errors count relative to a size above 1.
+
+    A boost makes logits up to twice as large, and with them the rounding of the weights.
+    """
+    if call.plan.logit_boost is not None:
+        tolerance, mass = 2 * tolerance, 2 * mass
+    expected, expected_aux = specified(call)
+    clear = clear_rows(call.to(torch.device("cpu")), expected_aux)
+    pairs = {"output": (output, expected, tolerance)}
+    for name in WANT:
+        if getattr(aux, name) is not None:
+            allowed = tolerance if name == "blinded" else mass
+            pairs[name] = (getattr(aux, name), getattr(expected_aux, name), allowed)
+    found = []
+    for name, (actual, wanted, allowed) in pairs.items():
+        error = (actual.cpu().double() - wanted)[clear].abs() / wanted[clear].abs().clamp_min(1.0)
+        worst = error.nan_to_num(torch.inf).max().item() if error.numel() else 0.0
+        if worst > allowed:
+            found.append(f"{name} is off by {worst:.1e}, allowed {allowed:.1e}")
+    return "; ".join(found)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `any_shape` or `any_plan` over all of them."""
+    if "any_shape" in metafunc.fixturenames:
+        metafunc.parametrize("any_shape", SHAPES)
+    if "any_plan" in metafunc.fixturenames:
+        metafunc.parametrize("any_plan", PLAN_NAMES)
+
+
+@pytest.fixture
+def make_call() -> Callable[..., Call]:
+    """A function: shape name, plan name, seed -> `Call`."""
+    return call_of
+
+
+@pytest.fixture
+def disagreement() -> Callable[..., str]:
+    """A function: call, output, aux -> what disagrees with the float64 specification, empty where nothing does."""
+    return complaint
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Memory that nobody has written holds not-a-number, so that an unwritten output shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(4).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

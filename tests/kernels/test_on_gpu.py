@@ -1,0 +1,53 @@
+"""Triton on a real GPU against the specification, in full: every shape, plan and dtype."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+def test_triton_agrees_with_the_specification(any_shape, any_plan, make_call, disagreement):
+    call = make_call(any_shape, any_plan).to(torch.device("cuda"))
+    assert disagreement(call, *call.run("triton")) == ""
+    assert disagreement(call, *call.run("torch")) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_close_as_stock_attention(any_shape, dtype, make_call, disagreement):
+    call = make_call(any_shape, "redistribution").to(dtype)
+    states = [call.query, call.key, call.value]
+    causal = call.mask is None and call.query.shape[2] > 1
+    half, double = (
+        scaled_dot_product_attention(
+            *(state.to(kind) for state in states),
+            attn_mask=call.mask if call.mask is None or call.mask.dtype is torch.bool else call.mask.to(kind),
+            is_causal=causal,
+            enable_gqa=True,
+        )
+        for kind in (dtype, torch.float64)
+    )
+    stock = (half.double() - double).abs().max().item()
+    on_gpu = call.to(torch.device("cuda"))
+    assert disagreement(on_gpu, *on_gpu.run("triton"), tolerance=2 * stock + 1e-4, mass=1e-5) == ""
+
+
+def test_decode_waits_for_nothing_and_fits_in_a_graph(make_call):
+    call = make_call("decode-128-split", "redistribution").to(torch.device("cuda"))
+    eager, _ = call.run("triton", want=())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call.run("triton", want=())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed, _ = call.run("triton", want=())
+    replayed.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    torch.testing.assert_close(replayed, eager)
