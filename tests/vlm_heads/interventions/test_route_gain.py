@@ -1,0 +1,90 @@
+"""RouteGain against attention written out in float64, and who is chosen."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vlm_heads import HeadProfile, attach
+from vlm_heads.errors import BadOption
+from vlm_heads.interventions.route_gain import RouteGain
+
+
+def _routed(call: Any, chosen: Tensor, image: float, generated: float, first: int) -> Tensor:
+    """Return heads whose keys contribute more or less in rows from `first` on."""
+    weights = call.logits.softmax(-1)
+    factor = torch.ones_like(weights)
+    factor[:, first:] = torch.where(call.image, image, torch.where(call.generated, generated, 1.0))
+    return torch.where(chosen[:, None, None], weights * factor, weights) @ call.value
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("rows", ["last", "after-image", "all"])
+def test_all_heads_equal_written_out_attention(rows: str, backend: Any, model: Any, oracle: Any, far: Any) -> None:
+    everyone = torch.ones(4, dtype=torch.bool)
+
+    def rule(call: Any) -> Tensor:
+        first = {"last": call.logits.shape[1] - 1, "after-image": call.after_image, "all": 0}[rows]
+        return _routed(call, everyone, 2.5, 0.4, first)
+
+    expected = oracle.generate(rule)
+    with attach(
+        model.model, [RouteGain(image=2.5, generated=0.4, heads="all", layers="all", rows=rows)], backend=backend
+    ):
+        got = model.generate()
+    assert far(expected, got) < 2e-4
+    assert (expected.logits[0] - model.generate().logits[0]).abs().max() > 1e-2  # empty otherwise
+
+
+@pytest.mark.parametrize("heads", ["vhd", "mass", "bottom"])
+def test_the_choice_is_made_at_prefill_and_frozen(heads: str, model: Any, oracle: Any, far: Any) -> None:
+    chosen: dict[int, Tensor] = {}
+    blind = oracle.look_without_image()
+
+    def choose(call: Any) -> Tensor:
+        output = (call.logits.softmax(-1) @ call.value)[:, -1]
+        if heads == "mass":
+            score = call.logits.softmax(-1)[:, -1, call.image].sum(-1)
+        else:
+            score = (output - blind[call.layer]).norm(dim=-1)
+        # of four heads the lower median is the second smallest: two lie above it
+        return score > score.sort().values[1] if heads != "bottom" else score < score.sort().values[2]
+
+    def rule(call: Any) -> Tensor:
+        if call.prefill:
+            chosen[call.layer] = choose(call)
+        return _routed(call, chosen[call.layer], 3.0, 1.0, call.logits.shape[1] - 1)
+
+    expected = oracle.generate(rule)
+    with attach(model.model, [RouteGain(image=3.0, heads=heads, layers="all", outlier_filter=False)]) as run:
+        got = model.generate()
+    assert far(expected, got) < 2e-4
+    counts = {layer: heads.int().tolist() for layer, heads in chosen.items()}
+    assert run.receipt.interventions[0].heads() == counts
+
+
+def test_fixed_heads_come_from_the_profile(model: Any) -> None:
+    profile = HeadProfile(scores=torch.tensor([[4.0, 1.0, 3.0, 2.0]] * 3))
+    with attach(model.model, [RouteGain(heads="fixed", layers="all")], profile=profile) as run:
+        model.generate()
+    assert run.receipt.interventions[0].heads() == {0: [1, 0, 1, 0], 1: [1, 0, 1, 0], 2: [1, 0, 1, 0]}
+    assert run.receipt.blind_passes == 0
+    with pytest.raises(BadOption, match="profile"), attach(model.model, [RouteGain(heads="fixed")]):
+        pass
+
+
+def test_default_layers_are_the_last_half_and_damping_alone_acts(model: Any) -> None:
+    plain = model.generate()
+    with attach(model.model, [RouteGain(image=1.0, generated=0.0, heads="all")]) as run:
+        got = model.generate()
+    assert run.receipt.interventions[0].layers == (1, 2)
+    moved = [(a - b).abs().max() for a, b in zip(plain.logits, got.logits, strict=True)]
+    assert moved[0] < 1e-5  # nothing is generated yet at the first token
+    assert moved[1] > 1e-3
+
+
+@pytest.mark.parametrize("wrong", [{"image": -1.0}, {"generated": float("nan")}, {"heads": "best"}, {"rows": "some"}])
+def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadOption, match=next(iter(wrong))):
+        RouteGain(**wrong)

@@ -1,0 +1,31 @@
+"""Find the attention heads that look at the image, and give them and the image the weight they lost."""
+
+from vlm_heads.attach import Attachment, attach
+from vlm_heads.grounding import TokenGrounding, token_grounding
+from vlm_heads.interventions.head_reinforcement import HeadReinforcement
+from vlm_heads.interventions.image_boost import ImageBoost
+from vlm_heads.interventions.registry import known_interventions, parse_intervention
+from vlm_heads.interventions.route_gain import RouteGain
+from vlm_heads.interventions.salient_boost import SalientBoost
+from vlm_heads.interventions.sink_redistribution import SinkRedistribution
+from vlm_heads.profile import HeadProfile
+from vlm_heads.scoring import score_heads
+from vlm_heads.vlm import VLM, Answer
+
+__all__ = [
+    "VLM",
+    "Answer",
+    "Attachment",
+    "HeadProfile",
+    "HeadReinforcement",
+    "ImageBoost",
+    "RouteGain",
+    "SalientBoost",
+    "SinkRedistribution",
+    "TokenGrounding",
+    "attach",
+    "known_interventions",
+    "parse_intervention",
+    "score_heads",
+    "token_grounding",
+]

@@ -1,0 +1,114 @@
+"""The one function, and the one mask function, that transformers calls in place of its own while attached.
+
+State is found by attention module, never by a context variable: a streamer generates in another thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+PlainAttention = Callable[..., tuple[Tensor, Tensor | None]]
+
+# Both kinds of plain attention that the interface can be asked for with a mask we understand. The model keeps the one
+# it came with, so that attaching alone changes no bit of its output.
+MASKS: dict[str, Callable[..., Any]] = {"sdpa": sdpa_mask, "eager": eager_mask}
+
+
+class LayerRunner(Protocol):
+    """What stands in for the attention function in one model.
+
+    Attributes:
+        paused: while set, this thread's forwards of the model are plain and leave no trace.
+    """
+
+    paused: bool
+
+    def run(
+        self,
+        plain: PlainAttention,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        settings: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the output `[B, Tq, Hq, D]` and, where plain attention gives them, the weights."""
+        ...
+
+
+_RUNNERS: WeakKeyDictionary[nn.Module, LayerRunner] = WeakKeyDictionary()
+
+
+def registered_name(base: str) -> str:
+    """Return the name under which our function stands in for `base`; register it on first use."""
+    name = f"vlm_heads_{base}"
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, _stand_in(base))
+        # Without this one the mask is silently None, and padded batches go wrong.
+        AttentionMaskInterface.register(name, MASKS[base])
+    return name
+
+
+def bind(modules: Iterable[nn.Module], runner: LayerRunner) -> None:
+    """Let `runner` compute the attention of these modules."""
+    for module in modules:
+        _RUNNERS[module] = runner
+
+
+def unbind(modules: Iterable[nn.Module]) -> None:
+    """Forget who computes the attention of these modules."""
+    for module in modules:
+        _RUNNERS.pop(module, None)
+
+
+def is_bound(module: nn.Module) -> bool:
+    """Whether somebody computes the attention of this module already."""
+    return module in _RUNNERS
+
+
+@contextmanager
+def plain_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let forwards through these modules be plain, and no part of any generation, while the context lasts."""
+    runners = [runner for module in modules if (runner := _RUNNERS.get(module)) is not None and not runner.paused]
+    for runner in runners:
+        runner.paused = True
+    try:
+        yield
+    finally:
+        for runner in runners:
+            runner.paused = False
+
+
+def _stand_in(base: str) -> PlainAttention:
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        plain = _plain_attention(base, module)
+        runner = _RUNNERS.get(module)
+        if runner is None or runner.paused:
+            return plain(module, query, key, value, attention_mask, **settings)
+        return runner.run(plain, module, query, key, value, attention_mask, settings)
+
+    # a compiled model calls it between two graphs: its state changes from step to step
+    between_graphs: PlainAttention = torch.compiler.disable(attention)  # type: ignore[no-untyped-call]
+    return between_graphs
+
+
+def _plain_attention(base: str, module: nn.Module) -> PlainAttention:
+    """Return the attention function that the module would have used."""
+    if base == "eager":
+        eager: PlainAttention = sys.modules[type(module).__module__].eager_attention_forward
+        return eager
+    plain: PlainAttention = ALL_ATTENTION_FUNCTIONS[base]
+    return plain

@@ -1,0 +1,56 @@
+"""What can go wrong through no fault of the library. Every message says what was given, what is needed, what to do.
+
+VlmHeadsError                 catch this one to catch a user's mistake
+├── UnsupportedModel          this model, or the way it was loaded, cannot be intervened on
+├── UnsupportedGeneration     this way of generating cannot be intervened on
+├── AlreadyAttached           the model is inside another attach
+├── NothingIntervened         an intervention was attached and never fired
+├── BadOption (ValueError)    an unknown intervention or option, or a value out of its range
+├── BadImage (ValueError)     an image that is missing, broken, empty or too large
+├── BadPrompt (ValueError)    a prompt that is empty or carries the image token itself
+├── BadProfile (ValueError)   a head profile that is damaged or belongs to another model
+└── UnknownModel              no such model here
+"""
+
+# The names say what happened, as the contract writes them.
+# ruff: noqa: N818
+
+
+class VlmHeadsError(Exception):
+    """A user's mistake; the command line prints it as one line and exits with 2."""
+
+
+class UnsupportedModel(VlmHeadsError):
+    """This model, or the way it was loaded, cannot be intervened on."""
+
+
+class UnsupportedGeneration(VlmHeadsError):
+    """This way of generating cannot be intervened on."""
+
+
+class AlreadyAttached(VlmHeadsError):
+    """The model is inside another attach."""
+
+
+class NothingIntervened(VlmHeadsError):
+    """An intervention was attached and never fired."""
+
+
+class BadOption(VlmHeadsError, ValueError):
+    """An unknown intervention or option, or a value out of its range."""
+
+
+class BadImage(VlmHeadsError, ValueError):
+    """An image that is missing, broken, empty or too large."""
+
+
+class BadPrompt(VlmHeadsError, ValueError):
+    """A prompt that is empty or carries the image token itself."""
+
+
+class BadProfile(VlmHeadsError, ValueError):
+    """A head profile that is damaged or belongs to another model."""
+
+
+class UnknownModel(VlmHeadsError):
+    """No such model here."""

@@ -1,0 +1,116 @@
+"""token_grounding(): how much each generated token leaned on the image (T-VHD, He et al. 2025, Eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm_heads import sensitivity
+from vlm_heads.errors import BadOption, BadPrompt
+from vlm_heads.families import examine
+from vlm_heads.images import ImageSource, load_image
+from vlm_heads.prompts import model_inputs
+from vlm_heads.two_streams import both_streams
+
+# Inputs with one entry per prompt position, which a continuation has to extend.
+_PER_POSITION = ("attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class TokenGrounding:
+    """One token of a text and how much it leaned on the image.
+
+    Attributes:
+        token_id: its id.
+        text: the piece of text it stands for.
+        start: where the piece starts in the decoded text.
+        end: where it ends.
+        t_vhd: sum over layers of the `top` largest VHD of the position that predicts it, not normalised.
+    """
+
+    token_id: int
+    text: str
+    start: int
+    end: int
+    t_vhd: float
+
+
+def token_grounding(
+    model: nn.Module,
+    processor: Any,
+    image: ImageSource,
+    prompt: str,
+    text: str | Sequence[int],
+    *,
+    top: int | None = None,
+) -> list[TokenGrounding]:
+    """Return T-VHD for each token of a text that answers a prompt about an image.
+
+    Two teacher-forced passes, with and without the image, both over the same text. Nothing is reinforced.
+
+    Args:
+        model: a vision-language model of transformers.
+        processor: its processor.
+        image: what the text is about.
+        prompt: what was asked.
+        text: the answer, or its token ids as they were generated.
+        top: heads counted in each layer; None is 8, at most a quarter of the heads. The paper does not give it.
+
+    Raises:
+        BadPrompt: if the text is empty.
+        BadOption: if `top` is below 1.
+    """
+    anatomy = examine(model)
+    if top is not None and top < 1:
+        raise BadOption(f"top={top}: at least one head in each layer must be counted")
+    inputs = model_inputs(model, processor, [load_image(image)], [prompt])
+    ids = _token_ids(processor, text, anatomy.image_token_id)
+    # the last token is predicted, but predicts nothing that was said
+    sighted, blind = both_streams(model, anatomy, _continued(inputs, ids[:-1]), positions=len(ids))
+    total = torch.zeros(len(ids), dtype=torch.float64)
+    for layer, seen in sighted.outputs.items():
+        if layer in blind.outputs:
+            awareness = sensitivity.vision_awareness(seen[0], blind.outputs[layer][0])
+            counted = sensitivity.token_awareness(awareness, top or sensitivity.default_top(anatomy.heads))
+            total += counted.double().cpu()
+    return _pieces(processor.tokenizer, ids, total.tolist())
+
+
+def _token_ids(processor: Any, text: str | Sequence[int], image_token_id: int) -> list[int]:
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else list(text)
+    if not ids:
+        raise BadPrompt("the text is empty, so there is no token to trace back to the image")
+    if image_token_id in ids:
+        raise BadPrompt("the text carries the image token; give the answer alone")
+    return [int(token_id) for token_id in ids]
+
+
+def _continued(inputs: dict[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """Return the prompt's inputs with `ids` appended as text."""
+    prompt: Tensor = inputs["input_ids"]
+    more = torch.tensor([list(ids)], dtype=prompt.dtype, device=prompt.device)
+    longer = dict(inputs)
+    longer["input_ids"] = torch.cat([prompt, more], dim=1)
+    for name in _PER_POSITION:
+        if isinstance(inputs.get(name), Tensor):
+            fill = 1 if name == "attention_mask" else 0
+            longer[name] = torch.cat([inputs[name], torch.full_like(more, fill, dtype=inputs[name].dtype)], dim=1)
+    return longer
+
+
+def _pieces(tokenizer: Any, ids: Sequence[int], scores: Sequence[float]) -> list[TokenGrounding]:
+    """Return the tokens with the piece of text that each one adds to the decoded beginning."""
+    found = []
+    before = ""
+    for index, (token_id, score) in enumerate(zip(ids, scores, strict=True)):
+        decoded = tokenizer.decode(ids[: index + 1], skip_special_tokens=True)
+        # a token that is half a character changes what stood before it; its piece starts where the texts part
+        start = next((at for at, (a, b) in enumerate(zip(before, decoded, strict=False)) if a != b), len(before))
+        start = min(start, len(decoded))
+        found.append(TokenGrounding(token_id, decoded[start:], start, len(decoded), score))
+        before = decoded
+    return found

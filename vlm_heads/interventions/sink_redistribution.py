@@ -1,0 +1,143 @@
+"""VAR, visual attention redistribution: sinks hand part of their weight to the image (Kang et al., ICLR 2025)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from torch import Tensor, nn
+from vlm_kernels import AttentionPlan, KeyClass, Redistribution
+
+from vlm_heads.errors import BadOption
+from vlm_heads.families import Anatomy
+from vlm_heads.interventions.base import AttentionCall, Intervention
+from vlm_heads.layer_sets import Layers, resolve_layers
+from vlm_heads.options import require_number, require_word
+from vlm_heads.row_attention import require_image_keys, text_after_image
+from vlm_heads.sink_channels import (
+    KNOWN,
+    RELATIVE_THRESHOLD,
+    SinkDims,
+    parse_sink_dims,
+    resolve_sink_dims,
+    sink_strength,
+)
+
+if TYPE_CHECKING:
+    from vlm_heads.profile import HeadProfile
+
+Mode = Literal["paper", "code"]
+
+
+@dataclass(frozen=True)
+class SinkRedistribution(Intervention):
+    """VAR: on heads that look at the image, sinks give weight to the image keys that are no sinks.
+
+    Sinks are tokens with massive activations in the layer's input. They are found at prefill, for each layer and row
+    of the batch; later tokens never are sinks. Acts on the text rows after the image and on every decode step, and
+    leaves a layer alone where the image has no sink.
+
+    Attributes:
+        moved: share of every sink's weight that is handed on, 0..1; 0 changes nothing.
+        max_sink_share: a head and row is selected where sinks hold at most this share of its image mass. The paper's
+            rho is one minus this: 0.8 in general, 0.5 against hallucination, 0.9 for vision-centric tasks.
+        min_image_mass: and where its image keys hold at least this mass.
+        threshold: how far a sink channel stands above the root mean square, or "relative" for the paper's 20 in
+            proportion to the square root of the width.
+        sink_dims: channels as 1415+2533, or "auto" to ask the model.
+        layers: "paper" (all but the first two and the last), another layer set, or indices.
+        mode: "code" does what the authors' public program does for one sample: sinks keep `moved`, comparisons are
+            strict, 1e-6 is added per image key to the image mass, the last layer is not left out, and "auto" means
+            the channels of the 7B model.
+
+    Raises:
+        BadOption: if a number is out of its range or a word is unknown.
+    """
+
+    name: ClassVar[str] = "var"
+    neutral: ClassVar[Mapping[str, Any]] = {"moved": 0.0}
+    trial: ClassVar[Mapping[str, Any]] = {
+        "sink_dims": (0,),
+        "threshold": 0.7,
+        "max_sink_share": 1.0,
+        "min_image_mass": 0.0,
+    }
+    reads_hidden: ClassVar[bool] = True
+
+    moved: float = 0.6
+    max_sink_share: float = 0.5
+    min_image_mass: float = 0.2
+    threshold: float | Literal["relative"] = 20.0
+    sink_dims: SinkDims = "auto"
+    layers: Layers = "paper"
+    mode: Mode = "paper"
+
+    def __post_init__(self) -> None:
+        for name in ("moved", "max_sink_share", "min_image_mass"):
+            require_number(name, getattr(self, name), at_least=0.0, at_most=1.0)
+        require_word("mode", self.mode, get_args(Mode))
+        self._threshold(width=1)
+        if self.sink_dims != "auto":
+            parse_sink_dims(self.sink_dims)
+
+    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+        last = anatomy.depth if self.mode == "code" else anatomy.depth - 1
+        return resolve_layers(self.layers, anatomy.depth, range(2, last)) & anatomy.attentions.keys()
+
+    def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
+        require_image_keys(anatomy)
+
+    def prepared(
+        self, model: nn.Module, anatomy: Anatomy, profile: HeadProfile | None
+    ) -> AbstractContextManager[Mapping[Any, Any]]:
+        dims = KNOWN[0].channels if self.mode == "code" and self.sink_dims == "auto" else self.sink_dims
+        found = resolve_sink_dims(dims, anatomy)
+        return nullcontext({"channels": found, "threshold": self._threshold(anatomy.width)})
+
+    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+        if call.prefill and self._share_moved > 0.0 and call.key_map.any_image:
+            with_sink = self._mark_sinks(call)
+            if bool(with_sink.any()):  # waits for the device, at prefill only
+                heads = with_sink[:, None].repeat(1, call.query.shape[1])
+                call.memory[call.layer] = AttentionPlan(redistribution=self._rule(heads, None))
+        known: AttentionPlan | None = call.memory.get(call.layer)
+        if known is None or known.redistribution is None or call.query.shape[2] == 1:
+            return known
+        heads_with_sinks = known.redistribution.heads
+        return AttentionPlan(redistribution=self._rule(heads_with_sinks, text_after_image(call)))
+
+    def _mark_sinks(self, call: AttentionCall) -> Tensor:
+        """Tell this layer's sinks from its other keys; return bool `[B]`, where the image has one."""
+        assert call.hidden is not None, "reads_hidden asks for it"
+        call.mark_sinks(sink_strength(call.hidden, call.memory["channels"]) >= call.memory["threshold"])
+        return (call.key_class() == KeyClass.IMAGE_SINK).any(dim=1)
+
+    def _rule(self, heads: Tensor | None, rows: Tensor | None) -> Redistribution:
+        program = self.mode == "code"
+        return Redistribution(
+            moved=self._share_moved,
+            max_sink_share=self.max_sink_share,
+            min_image_mass=self.min_image_mass,
+            heads=heads,
+            rows=rows,
+            strict=program,
+            share_epsilon=1e-6 if program else 0.0,
+        )
+
+    @property
+    def _share_moved(self) -> float:
+        return 1.0 - self.moved if self.mode == "code" else self.moved
+
+    def _threshold(self, width: int) -> float:
+        """Return what `phi` has to reach in a hidden state of this width."""
+        if self.threshold == "relative":
+            return RELATIVE_THRESHOLD * math.sqrt(width)
+        try:
+            value = float(self.threshold)
+        except ValueError:
+            raise BadOption(f"threshold={self.threshold!r}: a number or the word relative is needed") from None
+        require_number("threshold", value, at_least=0.0)
+        return value

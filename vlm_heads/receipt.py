@@ -1,0 +1,176 @@
+"""The receipt: what an attach did, for printing and for JSON. Nothing here waits for the device before it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_STEPS_KEPT = 64
+
+
+@dataclass
+class LayerTally:
+    """What one intervention did on one layer, summed over the generations of an attach.
+
+    Attributes:
+        heads: how often each head was chosen, `[Hq]`; None before the first time.
+        rows: batch rows in which any head was chosen, a scalar tensor.
+        moved: softmax mass moved, summed over heads and rows, a scalar tensor.
+    """
+
+    heads: Tensor | None = None
+    rows: Tensor | None = None
+    moved: Tensor | None = None
+    _pending: list[Tensor] = field(default_factory=list)
+
+    def note(self, chosen: Tensor, moved: Tensor | None = None) -> None:
+        """Count the heads chosen, bool `[B, Hq]`, and the mass moved where any was."""
+        chosen = chosen.detach()
+        self.heads = _plus(self.heads, chosen.sum(dim=0))
+        self.rows = _plus(self.rows, chosen.any(dim=1).sum())
+        if moved is not None:
+            self.moved = _plus(self.moved, moved.detach().sum())
+
+    def note_step(self, moved: Tensor) -> None:
+        """Keep the mass that one decode step moved; it is summed up now and then, because a sum costs a launch."""
+        self._pending.append(moved.detach())
+        if len(self._pending) >= _STEPS_KEPT:
+            self._sum_up()
+
+    @property
+    def acted(self) -> bool:
+        """Whether any head was chosen or any mass moved. Waits for the device."""
+        self._sum_up()
+        return bool(self.rows) or bool(self.moved)
+
+    def _sum_up(self) -> None:
+        pending, self._pending = self._pending, []
+        for step in pending:
+            self.moved = _plus(self.moved, step.sum())
+
+
+@dataclass
+class InterventionReceipt:
+    """What one intervention did, by layer."""
+
+    name: str
+    options: dict[str, Any]
+    tallies: dict[int, LayerTally] = field(default_factory=dict)
+
+    @property
+    def fired(self) -> bool:
+        """Whether any head was chosen on any layer."""
+        return any(tally.acted for tally in self.tallies.values())
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers on which any head was chosen."""
+        return tuple(layer for layer, tally in sorted(self.tallies.items()) if tally.acted)
+
+    @property
+    def rows(self) -> int:
+        """Batch rows touched, counted on the layer where they were most."""
+        return max((int(self.tallies[layer].rows or 0) for layer in self.layers), default=0)
+
+    def heads(self) -> dict[int, list[int]]:
+        """Return, by layer, how often each head was chosen."""
+        chosen = {layer: self.tallies[layer].heads for layer in self.layers}
+        return {layer: counts.tolist() for layer, counts in chosen.items() if counts is not None}
+
+    def mass_moved(self) -> float | None:
+        """Return the softmax mass moved in all, None for a method that moves none."""
+        tallies = [self.tallies[layer] for layer in self.layers]
+        moved = [float(tally.moved) for tally in tallies if tally.moved is not None]
+        return sum(moved) if moved else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is written as JSON."""
+        return {
+            "name": self.name,
+            "options": self.options,
+            "layers": list(self.layers),
+            "heads": {str(layer): counts for layer, counts in self.heads().items()},
+            "rows": self.rows,
+            "mass_moved": self.mass_moved(),
+        }
+
+
+@dataclass
+class Receipt:
+    """What an attach did.
+
+    Attributes:
+        model_type: family of the model.
+        heads: query heads in a layer.
+        interventions: one receipt each, in the order given.
+        generations: prompts seen; every forward without a known cache counts as one.
+        steps: forwards in which any attention was changed, the prompt's included.
+        blind_passes: extra image-free passes.
+        extra_passes: extra passes with the image ("two-pass" scoring).
+        imageless: prompts in which no row had an image, so that nothing could fire.
+    """
+
+    model_type: str
+    heads: int
+    interventions: tuple[InterventionReceipt, ...]
+    generations: int = 0
+    steps: int = 0
+    blind_passes: int = 0
+    extra_passes: int = 0
+    imageless: int = 0
+
+    @property
+    def fired(self) -> bool:
+        """Whether every attached intervention chose a head somewhere."""
+        return all(intervention.fired for intervention in self.interventions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is written as JSON."""
+        return {
+            "model_type": self.model_type,
+            "generations": self.generations,
+            "steps": self.steps,
+            "blind_passes": self.blind_passes,
+            "extra_passes": self.extra_passes,
+            "prompts_without_image": self.imageless,
+            "interventions": [intervention.to_dict() for intervention in self.interventions],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed, "
+            f"{_count(self.blind_passes, 'image-free pass', 'es')}"
+        ]
+        for one in self.interventions:
+            if not one.fired:
+                lines.append(f"{one.name}: nothing fired")
+                continue
+            chosen = sum(sum(counts) for counts in one.heads().values())
+            mean = chosen / max(1, sum(int(one.tallies[layer].rows or 0) for layer in one.layers))
+            moved = one.mass_moved()
+            counted = f", {mean:.1f} of {self.heads} heads a layer, {_count(one.rows, 'row')}" if chosen else ""
+            weight = "" if moved is None else f", mass moved {moved:.2f}"
+            lines.append(f"{one.name}: layers {_ranges(one.layers)}{counted}{weight}")
+        return "\n".join(lines)
+
+
+def _plus(total: Tensor | None, more: Tensor) -> Tensor:
+    return more.clone() if total is None else torch.add(total, more.to(total.device))
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """Return indices in short: `1, 18-31`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -1,0 +1,238 @@
+"""VLM: a vision-language model that answers questions about images, with or without interventions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import StoppingCriteria, TextIteratorStreamer
+
+from vlm_heads.attach import Attachment, attach
+from vlm_heads.errors import BadPrompt
+from vlm_heads.images import ImageSource, load_image
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.loading import load
+from vlm_heads.profile import HeadProfile
+from vlm_heads.prompts import model_inputs
+
+DEFAULT_PROMPT = "Please describe this image in detail."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said about one image.
+
+    Attributes:
+        text: without special tokens, stripped.
+        token_ids: generated ids, without padding; an end token is included.
+        seconds: of the whole call; in a batch every row carries the batch's.
+        receipt: what the interventions did, JSON-serialisable; None where none was attached. A batch shares one.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    seconds: float
+    receipt: dict[str, Any] | None = None
+
+
+class VLM:
+    """A model and its processor.
+
+    Attributes:
+        model: an unmodified transformers model in evaluation mode.
+        processor: its processor.
+        name: what it was loaded as.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, name: str = "") -> None:
+        self.model: Any = model.eval()
+        self.processor = processor
+        self.name = name
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, device: str | torch.device | None = None, **kwargs: Any
+    ) -> VLM:
+        """Return a model by name, folder or Hugging Face id.
+
+        "mini" is the trained model of the embedded world, "planted" the constructed one that shows the mechanism. Only
+        safetensors are read, and a repository's own code is run only with `trust_remote_code=True`.
+
+        Args:
+            name_or_path: "mini", "planted", a folder or an id.
+            device: where it is put; None leaves it where `from_pretrained` puts it.
+            **kwargs: for the model's `from_pretrained`, as `dtype` or `device_map`.
+
+        Raises:
+            UnknownModel: if there is no such model.
+            UnsupportedModel: if it is no vision-language model.
+        """
+        model, processor = load(str(name_or_path), kwargs)
+        if device is not None:
+            model = model.to(device)
+        return cls(model, processor, str(name_or_path))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        parameter: torch.Tensor = next(iter(self.model.parameters()))
+        return parameter.device
+
+    def answer(
+        self,
+        image: ImageSource,
+        prompt: str = DEFAULT_PROMPT,
+        interventions: Sequence[Intervention] = (),
+        *,
+        profile: HeadProfile | None = None,
+        **generate_kwargs: Any,
+    ) -> Answer:
+        """Return what the model says about an image.
+
+        Greedy unless `generate_kwargs` say otherwise; everything `generate` takes goes.
+
+        Raises:
+            BadImage: if the image cannot be read.
+            BadPrompt: if the prompt is empty or carries the image token.
+            UnsupportedModel: if an intervention cannot act on this model.
+        """
+        return self.answer_batch([image], [prompt], interventions, profile=profile, **generate_kwargs)[0]
+
+    def answer_batch(
+        self,
+        images: Sequence[ImageSource],
+        prompts: str | Sequence[str] = DEFAULT_PROMPT,
+        interventions: Sequence[Intervention] = (),
+        *,
+        profile: HeadProfile | None = None,
+        **generate_kwargs: Any,
+    ) -> list[Answer]:
+        """Return one answer per image, computed in one batch; see `answer`.
+
+        With `num_return_sequences=n` there are n for each image, one image's after the other's.
+
+        Args:
+            images: one per row.
+            prompts: one for all, or one per image.
+            interventions: see `attach`.
+            profile: see `attach`.
+            **generate_kwargs: for `generate`.
+        """
+        start = time.perf_counter()
+        inputs = self.inputs(images, prompts)
+        with self._attached(interventions, profile) as run, torch.inference_mode():
+            output = self.model.generate(**inputs, **_decoding(generate_kwargs))
+        rows = _generated(output, inputs)
+        seconds = time.perf_counter() - start
+        receipt = run.receipt.to_dict() if run is not None else None
+        return [self._answer(row, seconds, receipt) for row in rows]
+
+    def stream(
+        self,
+        image: ImageSource,
+        prompt: str = DEFAULT_PROMPT,
+        interventions: Sequence[Intervention] = (),
+        *,
+        profile: HeadProfile | None = None,
+        **generate_kwargs: Any,
+    ) -> Generator[str, None, Answer]:
+        """Yield the answer piece by piece, as it is generated in another thread; see `answer`.
+
+        The model is free again when the iterator is exhausted or closed. A failure in the other thread is raised here.
+        What the generator returns in the end, as `yield from` gives it, is the whole `Answer`.
+        """
+        inputs = self.inputs([image], prompt)
+        return self._pieces(inputs, interventions, profile, generate_kwargs)
+
+    def inputs(self, images: Sequence[ImageSource], prompts: str | Sequence[str]) -> dict[str, Any]:
+        """Return what `model.generate` takes for a batch of images and prompts, left-padded.
+
+        Raises:
+            BadPrompt: if there are not as many prompts as images.
+        """
+        each = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+        if len(each) != len(images) or not each:
+            raise BadPrompt(f"{len(each)} prompts were given for {len(images)} images; one each is needed")
+        return model_inputs(self.model, self.processor, [load_image(image) for image in images], each)
+
+    @contextmanager
+    def _attached(
+        self, interventions: Sequence[Intervention], profile: HeadProfile | None
+    ) -> Iterator[Attachment | None]:
+        if not interventions:
+            yield None
+            return
+        with attach(self.model, interventions, profile=profile) as run:
+            yield run
+
+    def _pieces(
+        self,
+        inputs: dict[str, Any],
+        interventions: Sequence[Intervention],
+        profile: HeadProfile | None,
+        generate_kwargs: dict[str, Any],
+    ) -> Generator[str, None, Answer]:
+        start = time.perf_counter()
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop, decoding = _Stop(), _decoding(generate_kwargs)
+        criteria = [*decoding.pop("stopping_criteria", ()), stop]
+        arguments = {**inputs, **decoding, "stopping_criteria": criteria}
+        with self._attached(interventions, profile) as run, ThreadPoolExecutor(1, "vlm-heads-stream") as thread:
+            work = thread.submit(_generate, self.model, streamer, arguments)
+            try:
+                yield from (piece for piece in streamer if piece)
+            finally:
+                stop.requested = True
+            output = work.result()
+        rows = _generated(output, inputs)
+        receipt = run.receipt.to_dict() if run is not None else None
+        return self._answer(rows[0], time.perf_counter() - start, receipt)
+
+    def _answer(self, ids: list[int], seconds: float, receipt: dict[str, Any] | None) -> Answer:
+        text = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return Answer(text=text, token_ids=tuple(ids), seconds=seconds, receipt=receipt)
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]
+    """Ends a generation that nobody listens to any more."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.requested, dtype=torch.bool, device=input_ids.device)
+
+
+def _generate(model: Any, streamer: TextIteratorStreamer, arguments: dict[str, Any]) -> Any:
+    try:
+        with torch.inference_mode():
+            return model.generate(**arguments, streamer=streamer)
+    finally:
+        streamer.end()  # whoever listens must not wait for a generation that failed
+
+
+def _decoding(generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of `generate`: greedy and 256 new tokens where nothing is said."""
+    defaults: dict[str, Any] = {} if "do_sample" in generate_kwargs else {"do_sample": False}
+    if not {"max_new_tokens", "max_length", "generation_config"} & generate_kwargs.keys():
+        defaults["max_new_tokens"] = 256
+    return defaults | generate_kwargs
+
+
+def _generated(output: Any, inputs: dict[str, Any]) -> list[list[int]]:
+    """Return each row's new ids, cut at the padding that follows a finished row."""
+    sequences = output if isinstance(output, torch.Tensor) else output.sequences
+    prompt = inputs["input_ids"]
+    length = prompt.shape[1]
+    copies = sequences.shape[0] // prompt.shape[0]
+    # families that generate from embeddings return the new ids alone
+    if sequences.shape[1] >= length and torch.equal(sequences[:, :length], prompt.repeat_interleave(copies, dim=0)):
+        sequences = sequences[:, length:]
+    return [row.tolist() for row in sequences]
