@@ -1,0 +1,32 @@
+"""Draw the sample scenes into this folder."""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from vlm_evals.scenes.catalog import CATEGORIES, SCENES
+from vlm_evals.scenes.samples import KINDS, SEED
+from vlm_evals.scenes.world import scenes
+from vlm_heads.planted import planted_image
+from vlm_heads.planted_sinks import image_with_sinks
+
+
+def main() -> None:
+    folder = Path(__file__).parent
+    wanted = list(KINDS)
+    truth = {}
+    for scene in scenes("held-out", SEED, 200):
+        kind = SCENES[scene.kind].name
+        if kind in wanted and len(scene.categories) >= 4:
+            wanted.remove(kind)
+            Image.fromarray(scene.image).save(folder / f"{kind}.png", optimize=True)
+            truth[kind] = [CATEGORIES[category].name for category in scene.categories]
+    for name, picture in (("planted-car", planted_image("car")), ("planted-car-sinks", image_with_sinks("car"))):
+        picture.save(folder / f"{name}.png", optimize=True)
+        truth[name] = ["car"]
+    (folder / "truth.json").write_text(json.dumps(dict(sorted(truth.items())), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
