@@ -1,0 +1,205 @@
+"""Ask a model everything a protocol asks: in batches, going on where an earlier start ended, shared by processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import torch
+from PIL import Image
+
+from vlm_evals.records import Answer, Sample
+from vlm_evals.runs import Run, RunError, content_hash
+from vlm_evals.tasks import Protocol
+from vlm_heads import VLM, HeadProfile, attach
+from vlm_heads.errors import BadImage, NothingIntervened
+from vlm_heads.images import load_image
+from vlm_heads.interventions.base import Intervention
+
+SAMPLED_VALUES = 16  # of a parameter, at least
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a run, as `accelerate launch` starts them.
+
+    Attributes:
+        index: of this process, from 0.
+        count: how many there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def current(cls, device: str | None = None) -> Processes:
+        """Return this process's place among those started together; one alone where it was started by hand."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        return cls(state.process_index, state.num_processes)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that merges and reports."""
+        return self.index == 0
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked.
+
+    Attributes:
+        vlm: the model.
+        interventions: attached to every generation.
+        profile: head scores for `attach`, or None.
+        end_bias: added to the end-of-text logits at every step; positive makes answers shorter.
+        batch_size: samples in one generation; the answers do not depend on it.
+        max_failures: unreadable images a run may hold before it is given up.
+    """
+
+    vlm: VLM
+    interventions: Sequence[Intervention] = ()
+    profile: HeadProfile | None = None
+    end_bias: float = 0.0
+    batch_size: int = 16
+    max_failures: int = 20
+
+
+def answer_samples(
+    asking: Asking,
+    protocol: Protocol,
+    samples: Sequence[Sample],
+    run: Run,
+    *,
+    processes: Processes | None = None,
+    progress: Callable[[int], None] = lambda answered: None,
+) -> None:
+    """Answer this process's share of the samples that the run has no answer to, and write each batch to the run.
+
+    An image that cannot be read is recorded with its error in place of an answer.
+
+    Args:
+        asking: whom to ask, and how.
+        protocol: prompt, decoding and seed.
+        samples: everything the protocol asks.
+        run: where the answers go, opened as this process's shard.
+        processes: those that share the work; by default this one alone.
+        progress: called with the number of samples of this share that have an answer, as they come.
+
+    Raises:
+        RunError: if more images are unreadable than `max_failures`.
+        NothingIntervened: if an intervention found nothing to act on in the whole share.
+        VlmHeadsError: if the model or an intervention cannot do what is asked.
+    """
+    place = processes or Processes()
+    share = samples[place.index :: place.count]
+    rest = [sample for sample in share if sample.sample_id not in run.answers]
+    progress(len(share) - len(rest))
+    sampling = bool(protocol.decoding.get("do_sample"))
+    for batch in _batches(rest, 1 if sampling else asking.batch_size):
+        if sampling:  # a sample draws the same whichever process asks, and in whichever order
+            torch.manual_seed(crc32(f"{protocol.seed}/{batch[0].sample_id}".encode()))
+        run.append(_answer_batch(asking, protocol, batch))
+        _check_failures(run, asking.max_failures)
+        progress(len(batch))
+    own = {sample.sample_id for sample in share}
+    _check_fired(asking, [answer for name, answer in run.answers.items() if name in own])
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Return a hash that tells one set of weights from another under the same name.
+
+    Of every parameter the name, the shape and a few values count, so that large models take no time.
+    """
+    seen = []
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().flatten()
+        picked = values[:: max(1, values.numel() // SAMPLED_VALUES)].float().tolist()
+        seen.append([name, list(parameter.shape), picked])
+    return content_hash(seen)
+
+
+def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    return (samples[start : start + size] for start in range(0, len(samples), size))
+
+
+def _answer_batch(asking: Asking, protocol: Protocol, batch: Sequence[Sample]) -> list[Answer]:
+    """Return one answer a sample, in order; those without a readable image carry the error."""
+    images: list[Image.Image] = []
+    readable: list[Sample] = []
+    answers: dict[str, Answer] = {}
+    for sample in batch:
+        try:
+            images.append(load_image(sample.image))
+            readable.append(sample)
+        except BadImage as error:
+            answers[sample.sample_id] = Answer(sample.sample_id, "", error=str(error))
+    if readable:
+        prompts = [sample.prompt for sample in readable]
+        with _attached(asking) as receipt:
+            said = asking.vlm.answer_batch(images, prompts, **_generation(asking, protocol))
+        for sample, one in zip(readable, said, strict=True):
+            seconds = round(one.seconds / len(readable), 6)
+            answers[sample.sample_id] = Answer(sample.sample_id, one.text, one.token_ids, seconds, receipt or None)
+    return [answers[sample.sample_id] for sample in batch]
+
+
+@contextmanager
+def _attached(asking: Asking) -> Iterator[dict[str, Any]]:
+    """Attach for one batch, and fill in the receipt at its end.
+
+    A batch may give an intervention nothing to do: whether it ever fires is for the whole run to say.
+    """
+    receipt: dict[str, Any] = {}
+    if not asking.interventions:
+        yield receipt
+        return
+    with attach(asking.vlm.model, asking.interventions, profile=asking.profile, allow_idle=True) as attachment:
+        yield receipt
+        receipt.update(attachment.receipt.to_dict())
+
+
+def _check_fired(asking: Asking, answers: Iterable[Answer]) -> None:
+    fired: set[str] = set()
+    answered = 0
+    for answer in answers:
+        answered += answer.error is None
+        fired |= {one["name"] for one in (answer.receipt or {}).get("interventions", ()) if one["layers"]}
+    idle = [one.name for one in asking.interventions if one.name not in fired]
+    if idle and answered:
+        raise NothingIntervened(
+            f"{', '.join(idle)} found nothing to act on in any of {answered} samples, so the run would be the plain "
+            "model's: `vlm-heads doctor` says what works on this model"
+        )
+
+
+def _generation(asking: Asking, protocol: Protocol) -> dict[str, Any]:
+    arguments = dict(protocol.decoding) | {"max_new_tokens": protocol.max_new_tokens}
+    if asking.end_bias:
+        ends = asking.vlm.model.generation_config.eos_token_id
+        ids = ends if isinstance(ends, list) else [ends]
+        arguments["sequence_bias"] = [[[token], float(asking.end_bias)] for token in ids]
+    return arguments
+
+
+def _check_failures(run: Run, allowed: int) -> None:
+    if run.failures > allowed:
+        first = next(answer for answer in run.answers.values() if answer.error is not None)
+        raise RunError(
+            f"{run.failures} images could not be read, more than --max-failures {allowed}; "
+            f"the first was sample {first.sample_id}: {first.error}"
+        )

@@ -1,0 +1,104 @@
+"""A folder in COCO's format: which pictures are there, and what stands on them, in the order it was annotated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vlm_evals.errors import EvaluationError, FileFormatError
+from vlm_evals.records import file_hash, read_json
+
+WORLD = {"split", "images", "seed"}  # what says which export of the embedded world a folder is
+IMAGE_FOLDERS = ("", "images", "val2014", "train2014")
+
+
+class TaskError(EvaluationError):
+    """A protocol or data folder that cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class CocoFolder:
+    """Pictures and annotations in COCO's format, the embedded world's export among them.
+
+    Attributes:
+        root: the folder.
+        instances: files with boxes.
+        captions: files with human captions.
+    """
+
+    root: Path
+    instances: tuple[Path, ...]
+    captions: tuple[Path, ...]
+
+    @classmethod
+    def find(cls, root: Path) -> CocoFolder:
+        """Look for `instances*.json` and `captions*.json` in a folder or its `annotations`.
+
+        Raises:
+            TaskError: if there are none.
+        """
+        if not root.is_dir():
+            raise TaskError(f"no folder {root}: give --data a folder in COCO's format")
+        places = (root, root / "annotations")
+        instances = tuple(sorted(path for place in places for path in place.glob("instances*.json")))
+        captions = tuple(sorted(path for place in places for path in place.glob("captions*.json")))
+        if not instances or not captions:
+            missing = "captions*.json" if instances else "instances*.json"
+            raise TaskError(
+                f"{root}: no {missing} there or in {root / 'annotations'}; COCO's annotation files are needed"
+            )
+        return cls(root, instances, captions)
+
+    def hashes(self) -> dict[str, str]:
+        """Return file name -> SHA-256."""
+        return {path.name: file_hash(path) for path in (*self.instances, *self.captions)}
+
+    @cached_property
+    def images(self) -> dict[int, Path]:
+        """Image id -> file, for the annotated images that are there."""
+        folders = [self.root / name for name in IMAGE_FOLDERS if (self.root / name).is_dir()]
+        present = {path.name: path for folder in reversed(folders) for path in folder.iterdir()}
+        listed = {image: name for one in self._annotated for image, name in one.files.items()}
+        return {image: present[name] for image, name in listed.items() if name in present}
+
+    @cached_property
+    def objects(self) -> dict[int, list[str]]:
+        """Image id -> names of its annotated categories, each once, in the order of annotation."""
+        found: dict[int, dict[str, None]] = {image: {} for image in self.images}
+        for image, name in (pair for one in self._annotated for pair in one.objects):
+            if image in found:
+                found[image][name] = None
+        return {image: list(names) for image, names in found.items()}
+
+    @cached_property
+    def world(self) -> dict[str, Any] | None:
+        """`split`, `images` and `seed` where this is an export of the embedded world, else None."""
+        info = self._annotated[0].info
+        return {name: info[name] for name in WORLD} if info.keys() >= WORLD else None
+
+    @cached_property
+    def _annotated(self) -> list[_Annotated]:
+        return [_read_instances(path) for path in self.instances]
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """What one instances file says: image id -> file name, (image id, category name) per annotation, its own info."""
+
+    files: dict[int, str]
+    objects: list[tuple[int, str]]
+    info: dict[str, Any]
+
+
+def _read_instances(path: Path) -> _Annotated:
+    contents = read_json(path)
+    try:
+        files = {int(image["id"]): str(image["file_name"]) for image in contents["images"]}
+        names = {category["id"]: str(category["name"]) for category in contents["categories"]}
+        objects = [(int(one["image_id"]), names[one["category_id"]]) for one in contents["annotations"]]
+        info = dict(contents.get("info") or {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(path, None, f"is not in COCO's format for objects ({error!r})") from error
+    return _Annotated(files, objects, info)

@@ -1,0 +1,227 @@
+"""Two runs on the same items: differences with intervals, exact tests, and the difference at equal recall.
+
+A resample draws items with replacement, the same ones for every run, and takes every metric of the resampled corpus;
+intervals are percentiles over resamples. An item is an image: all questions about one image are drawn together.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from vlm_evals.errors import AnswerMismatch
+from vlm_evals.ratios import Array, Counts, Metric, total
+
+RESAMPLES = 2000
+LEVEL = 0.95
+_BLOCK = 4_000_000  # weights held in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval; all three are None where it is undefined.
+
+    Attributes:
+        value: of the items as they are.
+        low, high: the percentile interval of the resamples.
+        undefined: why there is no number.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    undefined: str | None = None
+
+    @property
+    def below_zero(self) -> bool:
+        """Whether the whole interval lies below zero."""
+        return self.high is not None and self.high < 0
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the whole interval lies above zero."""
+        return self.low is not None and self.low > 0
+
+    def as_row(self) -> dict[str, Any]:
+        """Return plain data: estimate, low, high, and `undefined` where there is a reason."""
+        row: dict[str, Any] = {"estimate": self.value, "low": self.low, "high": self.high}
+        return row | ({"undefined": self.undefined} if self.undefined else {})
+
+
+class Resampled:
+    """The summed counts of several runs on the same items, as they are and in every resample.
+
+    Args:
+        runs: per run, the counts of every item in the same order.
+        seed: of the resampling.
+        resamples: how many.
+
+    Raises:
+        AnswerMismatch: if the runs do not have the same number of items, or none.
+    """
+
+    def __init__(self, runs: Sequence[Sequence[Counts]], *, seed: int, resamples: int = RESAMPLES) -> None:
+        if not runs or not runs[0] or len({len(run) for run in runs}) != 1:
+            raise AnswerMismatch(f"runs on {', '.join(str(len(run)) for run in runs)} items cannot be compared")
+        names = list(runs[0][0])
+        table = np.array([[[item[name] for name in names] for item in run] for run in runs], dtype=np.float64)
+        count, items, columns = table.shape
+        self.observed = [total(run) for run in runs]
+        flat = np.moveaxis(table, 0, 1).reshape(items, count * columns)
+        sums = resampled_sums(flat, seed=seed, resamples=resamples).reshape(resamples, count, columns)
+        self._sums = [{name: sums[:, run, column] for column, name in enumerate(names)} for run in range(count)]
+
+    def value(self, metric: Metric, run: int) -> float | None:
+        """Return a metric of one run."""
+        return metric.of(self.observed[run])
+
+    def samples(self, metric: Metric, run: int) -> Array:
+        """Return a metric of one run in every resample, NaN where it is undefined."""
+        return metric.of_many(self._sums[run])
+
+    def estimate(self, metric: Metric, run: int) -> Estimate:
+        """Return a metric of one run with its interval."""
+        return interval(self.value(metric, run), self.samples(metric, run), metric.undefined)
+
+    def difference(self, metric: Metric, run: int, base: int) -> Estimate:
+        """Return the metric of one run minus that of another, with its interval."""
+        here, there = self.value(metric, run), self.value(metric, base)
+        value = None if here is None or there is None else here - there
+        return interval(value, self.samples(metric, run) - self.samples(metric, base), metric.undefined)
+
+
+def resampled_sums(table: Array, *, seed: int, resamples: int) -> Array:
+    """Return the column sums of resampled rows.
+
+    Args:
+        table: [items, columns].
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        [resamples, columns].
+    """
+    items = len(table)
+    generator = np.random.default_rng(seed)
+    block = max(_BLOCK // items, 1)
+    sums = np.empty((resamples, table.shape[1]))
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = generator.integers(0, items, size=(rows, items)) + np.arange(rows)[:, None] * items
+        weights = np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items)
+        sums[start : start + rows] = weights @ table
+    return sums
+
+
+def interval(value: float | None, samples: Array, undefined: str, level: float = LEVEL) -> Estimate:
+    """Return a value with the percentile interval of its resamples; resamples without a value are left out."""
+    defined = samples[~np.isnan(samples)]
+    if value is None or not defined.size:
+        return Estimate(None, undefined=undefined)
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def mcnemar(plain: Sequence[bool], mitigated: Sequence[bool]) -> dict[str, Any]:
+    """Return McNemar's exact test on paired yes-or-no outcomes.
+
+    Returns:
+        `only_plain` and `only_mitigated` (items where one run alone has the outcome) and `p`, two-sided; 1 where no
+        item differs.
+    """
+    pairs = list(zip(plain, mitigated, strict=True))
+    only_plain = sum(one and not other for one, other in pairs)
+    only_mitigated = sum(other and not one for one, other in pairs)
+    differing = only_plain + only_mitigated
+    p = float(binomtest(only_plain, differing, 0.5).pvalue) if differing else 1.0
+    return {"only_plain": only_plain, "only_mitigated": only_mitigated, "p": p}
+
+
+def at_equal_recall(
+    resampled: Resampled, metrics: Mapping[str, Metric], recall: Metric, *, method: int, curve: Sequence[int]
+) -> dict[str, Estimate]:
+    """Return how far a method lies from the plain model's trade-off curve at the method's own recall.
+
+    The curve is the plain model at several end-of-text biases. In every resample it is interpolated, linearly in
+    recall, at the method's recall in that resample. A method that only stops earlier or later lies on it.
+
+    Args:
+        resampled: the counts of all runs.
+        metrics: what to compare, by name.
+        recall: the metric the curve is drawn over.
+        method: index of the method's run.
+        curve: indices of the plain runs, in any order.
+
+    Returns:
+        metric -> method minus curve; undefined where the method's recall is outside the curve, as it is or in more
+        than one of twenty resamples.
+    """
+    at = resampled.value(recall, method)
+    ends = [resampled.value(recall, run) for run in curve]
+    known = [end for end in ends if end is not None]
+    if at is None or len(known) != len(curve) or len(curve) < 2 or not min(known) <= at <= max(known):
+        reason = "the method's recall lies outside the plain model's curve; add end-of-text biases"
+        return {name: Estimate(None, undefined=reason) for name in metrics}
+    recalls = np.stack([resampled.samples(recall, run) for run in curve], axis=1)
+    own = resampled.samples(recall, method)
+    found = {}
+    for name, metric in metrics.items():
+        values = np.array([[resampled.value(metric, run) for run in curve]], dtype=np.float64)
+        here = interpolate(np.array([known]), values, np.array([at]))[0]
+        there = interpolate(recalls, np.stack([resampled.samples(metric, run) for run in curve], axis=1), own)
+        found[name] = _off_curve(resampled, metric, method, float(here), there)
+    return found
+
+
+def _off_curve(resampled: Resampled, metric: Metric, method: int, here: float, there: Array) -> Estimate:
+    """Return the difference from interpolated values, unless too many resamples leave the curve."""
+    value = resampled.value(metric, method)
+    if np.isnan(there).mean() > 1 - LEVEL:
+        return Estimate(None, undefined="the method's recall leaves the plain model's curve in too many resamples")
+    if value is None or np.isnan(here):
+        return Estimate(None, undefined=metric.undefined)
+    return interval(value - here, resampled.samples(metric, method) - there, metric.undefined)
+
+
+def interpolate(x: Array, y: Array, at: Array) -> Array:
+    """Return y, linear in x, at one place per row; NaN outside the row's range of x.
+
+    Args:
+        x: [rows, points], in any order within a row.
+        y: [rows, points].
+        at: [rows].
+    """
+    order = np.argsort(x, axis=1, kind="stable")
+    x, y = np.take_along_axis(x, order, axis=1), np.take_along_axis(y, order, axis=1)
+    right = np.clip((x < at[:, None]).sum(axis=1), 1, x.shape[1] - 1)[:, None]
+    x0, x1 = (np.take_along_axis(x, right - back, axis=1)[:, 0] for back in (1, 0))
+    y0, y1 = (np.take_along_axis(y, right - back, axis=1)[:, 0] for back in (1, 0))
+    width = x1 - x0
+    share = np.divide(at - x0, width, out=np.full(len(at), 0.5), where=width > 0)
+    inside = (at >= x[:, 0]) & (at <= x[:, -1])
+    return np.where(inside, y0 + share * (y1 - y0), np.nan)
+
+
+def paired(plain: Sequence[Any], other: Sequence[Any], key: Callable[[Any], str]) -> tuple[list[Any], list[Any]]:
+    """Return two runs' scores with the second in the order of the first.
+
+    Args:
+        plain, other: scores.
+        key: what a score is about; equal keys are paired in order of appearance.
+
+    Raises:
+        AnswerMismatch: naming an item that only one of the runs has.
+    """
+    waiting: dict[str, list[Any]] = {}
+    for score in reversed(other):
+        waiting.setdefault(key(score), []).append(score)
+    ordered = []
+    for score in plain:
+        if not (left := waiting.get(key(score))):
+            raise AnswerMismatch(f"{key(score)} was answered in the first run alone; compare runs on the same items")
+        ordered.append(left.pop())
+    if stray := next((name for name, left in waiting.items() if left), None):
+        raise AnswerMismatch(f"{stray} was answered in the second run alone; compare runs on the same items")
+    return list(plain), ordered

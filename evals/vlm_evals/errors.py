@@ -1,0 +1,43 @@
+"""What scoring refuses, and why.
+
+    EvaluationError                   anything wrong with what was given to be scored
+    ├── FileFormatError               a file that cannot be read as what it should be; names file and line
+    ├── UnknownImage                  an image that is not in the ground truth
+    ├── AnswerMismatch                answers that do not pair with their questions or with another run
+    └── MissingLanguageData           NLTK data that a text pipeline cannot do without
+
+Scoring imports no torch, so this tree stands beside `vlm_heads.errors`, not below it.
+"""
+
+from pathlib import Path
+
+
+class EvaluationError(ValueError):
+    """Something given to be scored cannot be used; the message says what, and what to do."""
+
+
+class FileFormatError(EvaluationError):
+    """A file is not what it should be.
+
+    Args:
+        path: the file.
+        line: one-based line, or None where the whole file is meant.
+        reason: what is wrong.
+    """
+
+    def __init__(self, path: Path | str, line: int | None, reason: str) -> None:
+        self.path, self.line, self.reason = Path(path), line, reason
+        where = f"{path}, line {line}" if line is not None else str(path)
+        super().__init__(f"{where}: {reason}")
+
+
+class UnknownImage(EvaluationError):  # noqa: N818
+    """An image has no entry in the ground truth."""
+
+
+class AnswerMismatch(EvaluationError):  # noqa: N818
+    """Answers are missing, doubled or belong to other questions or samples."""
+
+
+class MissingLanguageData(EvaluationError):  # noqa: N818
+    """A text pipeline needs NLTK data that is not on this machine."""

@@ -1,0 +1,247 @@
+"""Sample, Answer and Score, and the JSON files they live in.
+
+A sample is what is asked, an answer is what came back, a score is what one answer is worth together with its evidence.
+Corpus metrics are neither and live beside their formulas in `chair` and `pope`.
+"""
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from vlm_evals.errors import EvaluationError, FileFormatError
+
+Label = Literal["yes", "no"]
+_COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)(?:\.[A-Za-z]{3,4})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One thing to ask a model.
+
+    Attributes:
+        sample_id: unique within a task; answers are matched by it.
+        image: path of the image file.
+        prompt: the user's turn.
+        image_id: the image's id in the ground truth.
+        label: the right answer of a yes-or-no question, else None.
+        split: the part of the task it belongs to, such as "popular".
+    """
+
+    sample_id: str
+    image: str
+    prompt: str
+    image_id: str = ""
+    label: Label | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said about one sample.
+
+    Attributes:
+        sample_id: the sample's id.
+        text: the decoded answer; empty where `error` is set.
+        token_ids: the generated tokens.
+        seconds: wall-clock time this sample took, its share of its batch.
+        receipt: what interventions did, as plain data.
+        error: why there is no answer, such as an unreadable image.
+    """
+
+    sample_id: str
+    text: str
+    token_ids: tuple[int, ...] = ()
+    seconds: float = 0.0
+    receipt: Mapping[str, Any] | None = None
+    error: str | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Answer":
+        """Return the answer a row of answers.jsonl holds.
+
+        Raises:
+            EvaluationError: if a field is missing or has another type.
+        """
+        sample_id, text = row.get("sample_id"), row.get("text")
+        tokens, seconds = row.get("token_ids", ()), row.get("seconds", 0.0)
+        if not isinstance(sample_id, str) or not isinstance(text, str):
+            raise EvaluationError("an answer needs `sample_id` and `text`, both strings")
+        if not isinstance(tokens, list | tuple) or not all(isinstance(token, int) for token in tokens):
+            raise EvaluationError("`token_ids` of an answer is a list of integers")
+        if not isinstance(seconds, int | float):
+            raise EvaluationError("`seconds` of an answer is a number")
+        receipt, error = row.get("receipt"), row.get("error")
+        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return plain data for answers.jsonl."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What one answer is worth.
+
+    Attributes:
+        sample_id: the sample's id.
+        counts: the integers that corpus metrics are sums and ratios of.
+        evidence: what the counts were read from, as plain data.
+    """
+
+    sample_id: str
+    counts: Mapping[str, int]
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+def image_key(image_id: object) -> str:
+    """Return the name under which an image is known: "73" for 73, "000000000073.jpg" and "COCO_val2014_…73.jpg".
+
+    Raises:
+        EvaluationError: if it is neither an integer nor a name.
+    """
+    if isinstance(image_id, int) and not isinstance(image_id, bool):
+        return str(image_id)
+    if not isinstance(image_id, str) or not image_id.strip():
+        raise EvaluationError(f"{image_id!r} is no image id; it is an integer or the name of an image file")
+    name = image_id.strip().replace("\\", "/").rsplit("/", 1)[-1]
+    match = _COCO_NAME.fullmatch(name)
+    return match[1] if match else name
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = sha256()
+    with _opened(path) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file as text, without a byte-order mark.
+
+    Raises:
+        FileFormatError: naming the line that is not UTF-8, or that the file cannot be read.
+    """
+    with _opened(path) as stream:
+        data: bytes = stream.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise FileFormatError(path, line, f"is not UTF-8 text ({error.reason})") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value a file holds.
+
+    Raises:
+        FileFormatError: naming the line where it stops being JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FileFormatError(path, error.lineno, f"is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(path, None, f"is not JSON that can be used ({error})") from error
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, object) of a JSON-lines file, of a JSON list of objects, or of a single object.
+
+    Blank lines are passed over.
+
+    Raises:
+        FileFormatError: naming the line that is not a JSON object.
+    """
+    text = read_text(path)
+    start = len(text) - len(text.lstrip())
+    listed = text.startswith("[", start)
+    position, line, counted = start + listed, 1, 0
+    while True:
+        position = _next_value(text, position)
+        line, counted = line + text.count("\n", counted, position), position
+        if position == len(text) or (listed and text[position] == "]"):
+            break
+        value, position = _decode(path, line, text, position, listed)
+        yield line, value
+    if listed and text[position:].strip() != "]":
+        raise FileFormatError(path, line, "the list of objects is not closed, or something follows it")
+
+
+_DECODER = json.JSONDecoder()
+_BETWEEN = re.compile(r"\s*")
+
+
+def _next_value(text: str, position: int) -> int:
+    return _BETWEEN.match(text, position).end()  # type: ignore[union-attr]  # the pattern matches anywhere
+
+
+def _decode(path: Path, line: int, text: str, position: int, listed: bool) -> tuple[dict[str, Any], int]:
+    """Return the object at a position and where what follows it starts."""
+    try:
+        value, end = _DECODER.raw_decode(text, position)
+    except json.JSONDecodeError as error:
+        raise FileFormatError(path, error.lineno, f"is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(path, line, f"is not JSON that can be used ({error})") from error
+    if not isinstance(value, dict):
+        raise FileFormatError(path, line, f"holds {type(value).__name__}, not a JSON object")
+    if not listed:
+        line_end = text.find("\n", end)
+        rest = text[end : line_end if line_end >= 0 else len(text)]
+        if rest.strip():
+            raise FileFormatError(path, line, f"something follows the object: {rest.strip()[:40]!r}")
+        return value, end
+    end = _next_value(text, end)
+    if text.startswith(",", end):
+        return value, end + 1
+    if not text.startswith("]", end):
+        raise FileFormatError(path, line, "a comma or the end of the list is missing after this object")
+    return value, end
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON in one step; a number that is not finite is refused."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines in one step."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n" for row in rows))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with open(path, "rb") as stream:
+            yield stream
+    except FileNotFoundError as error:
+        raise FileFormatError(path, None, "there is no such file") from error
+    except OSError as error:
+        raise FileFormatError(path, None, f"cannot be read ({error.strerror})") from error

@@ -1,0 +1,293 @@
+"""A run directory: what was asked and answered so far, safe against a second process, `kill -9` and a full disk.
+
+protocol.json                 what is asked, and of whom; another one in the same directory is refused
+answers.jsonl                 one line an answer, appended and flushed per batch
+answers.SHARD-of-SHARDS.jsonl the same while several processes share the work, merged at the end
+environment.json              machine and versions of every start
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from vlm_evals.errors import EvaluationError, FileFormatError
+from vlm_evals.records import Answer, read_json, write_json, write_rows
+
+REPORTED_PACKAGES = (
+    "vlm-heads",
+    "torch",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "nltk",
+    "pycocotools",
+    "pillow",
+)
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class RunError(EvaluationError):
+    """A run directory that cannot be used as asked, or that can take no more answers."""
+
+
+def canonical_json(value: object) -> str:
+    """Return one spelling of a JSON value: keys sorted, no spaces, NaN refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(value: object) -> str:
+    """Return the SHA-256 of a JSON value's canonical spelling, as hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+class Run:
+    """A held run directory.
+
+    Attributes:
+        folder: the directory.
+        answers: sample id -> answer, for everything answered so far by any process.
+    """
+
+    def __init__(self, folder: Path, shard: int, shards: int) -> None:
+        self.folder = folder
+        self.answers: dict[str, Answer] = {}
+        name = "answers.jsonl" if shards == 1 else f"answers.{shard}-of-{shards}.jsonl"
+        self._path = folder / name
+        self._file: IO[bytes] | None = None
+
+    @property
+    def failures(self) -> int:
+        """Number of samples recorded with an error in place of an answer."""
+        return sum(answer.error is not None for answer in self.answers.values())
+
+    def append(self, answers: Iterable[Answer]) -> None:
+        """Write a batch of answers and force it to disk.
+
+        Raises:
+            RunError: if a sample has been answered before, or the disk takes no more. What was written before stays.
+        """
+        fresh = {answer.sample_id: answer for answer in answers}
+        if twice := fresh.keys() & self.answers.keys():
+            raise RunError(f"{self.folder}: answered twice: {', '.join(sorted(twice)[:3])}")
+        assert self._file is not None, "the run is not open"
+        start = self._file.seek(0, os.SEEK_END)
+        lines = [json.dumps(answer.as_row(), ensure_ascii=True, allow_nan=False) for answer in fresh.values()]
+        try:
+            _write_all(self._file.fileno(), "".join(f"{line}\n" for line in lines).encode())
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), start)
+            raise _cannot_write(self._path, error) from error
+        self.answers.update(fresh)
+
+    def open(self) -> None:
+        """Read what is there, cut a torn last line, and make ready to append."""
+        self.answers = answers_in(self.folder)
+        _cut_torn_line(self._path)
+        self._file = self._path.open("ab", buffering=0)
+
+    def close(self) -> None:
+        """Take no more answers."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+@contextmanager
+def open_run(folder: Path, identity: Mapping[str, Any], *, shard: int = 0, shards: int = 1) -> Iterator[Run]:
+    """Hold a run directory for this process, new or begun earlier.
+
+    Args:
+        folder: created where missing.
+        identity: all that decides the answers, as JSON: the protocol, the model, the interventions.
+        shard: number of this process, from 0.
+        shards: how many processes share the work.
+
+    Raises:
+        RunError: if another process holds it, or it holds answers to another protocol.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / f".lock-{shard}"):
+        _claim(folder, identity)
+        _note_environment(folder, shard, shards)
+        run = Run(folder, shard, shards)
+        run.open()
+        try:
+            yield run
+        finally:
+            run.close()
+
+
+def merge_answers(folder: Path, order: Sequence[str]) -> dict[str, Answer]:
+    """Leave one `answers.jsonl` in the order of the samples, and return it; for one process, when all have ended.
+
+    Raises:
+        RunError: if a sample has no answer, or another process holds the directory.
+    """
+    with _locked(folder / ".lock-0"):
+        found = answers_in(folder)
+        if missing := [name for name in order if name not in found]:
+            raise RunError(f"{folder}: no answer yet to {len(missing)} samples, the first is {missing[0]}")
+        answers = {name: found[name] for name in order}
+        whole = folder / "answers.jsonl"
+        with _writing(whole):
+            write_rows(whole, [answer.as_row() for answer in answers.values()])
+        for path in _answer_files(folder):
+            if path != whole:
+                path.unlink()
+    return answers
+
+
+def answers_in(folder: Path) -> dict[str, Answer]:
+    """Return sample id -> answer from a run directory, whole or begun; a torn last line is left out.
+
+    Raises:
+        FileFormatError: for a line that is no answer.
+    """
+    answers: dict[str, Answer] = {}
+    for path in _answer_files(folder):
+        for number, line in enumerate(_whole_lines(path.read_bytes()).splitlines(), start=1):
+            answer = _parse(line, path, number)
+            answers.setdefault(answer.sample_id, answer)
+    return answers
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """Return what a run directory's protocol.json holds.
+
+    Raises:
+        RunError: if the folder is no run directory.
+        FileFormatError: if the file is damaged.
+    """
+    path = folder / "protocol.json"
+    if not path.is_file():
+        raise RunError(f"{folder} is no run directory: it has no protocol.json")
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise FileFormatError(path, None, "is no JSON object; delete the run directory and run again")
+    return value
+
+
+def _parse(line: bytes, path: Path, number: int) -> Answer:
+    try:
+        row = json.loads(line)
+        return Answer.from_row(row if isinstance(row, dict) else {})
+    except ValueError as error:  # JSON's, the decoder's, and EvaluationError
+        raise FileFormatError(path, number, f"is not an answer ({error})") from error
+
+
+def _answer_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("answers*.jsonl") if path.is_file())
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """Return the content up to its last line end: what follows was torn by a kill."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _cut_torn_line(path: Path) -> None:
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, len(_whole_lines(content)))
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    """Write everything: one call may write a part only when the disk is nearly full."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system releases when the process ends, however it ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{path.parent} is in use by another process: wait for it, or choose another directory"
+            ) from None
+        yield
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write the identity into a new directory, or compare it with the one there."""
+    path = folder / "protocol.json"
+    mine = json.loads(canonical_json(identity))
+    if not path.exists():
+        if _answer_files(folder):
+            raise RunError(f"{folder} holds answers but no protocol.json: choose another directory")
+        with _writing(path):
+            write_json(path, mine)
+        return
+    theirs = read_identity(folder)
+    if changed := sorted(_differences(theirs, mine)):
+        raise RunError(
+            f"{folder} holds another run, it differs in {', '.join(changed[:5])}: choose another directory or delete it"
+        )
+
+
+def _differences(left: Any, right: Any, name: str = "") -> Iterator[str]:
+    """Yield dotted names of the entries in which two JSON values differ."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in left.keys() | right.keys():
+            yield from _differences(left.get(key), right.get(key), f"{name}.{key}".lstrip("."))
+    elif left != right:
+        yield name
+
+
+def _note_environment(folder: Path, shard: int, shards: int) -> None:
+    """Add this start to environment.json; the first process writes it for all."""
+    if shard != 0:
+        return
+    path = folder / "environment.json"
+    starts = read_json(path) if path.exists() else []
+    with _writing(path):
+        write_json(path, [*starts, environment() | {"processes": shards}])
+
+
+def environment() -> dict[str, Any]:
+    """Return the time, the machine and the versions that a result depends on."""
+    versions: dict[str, str | None] = {}
+    for name in REPORTED_PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "packages": versions,
+    }
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> RunError:
+    if error.errno in NO_SPACE:
+        return RunError(
+            f"{path}: no space left; free some and start the same command again, it goes on where it stopped"
+        )
+    return RunError(f"{path}: cannot be written ({error.strerror}): choose another directory")

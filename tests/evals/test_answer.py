@@ -1,0 +1,191 @@
+"""Asking: the same answers in any batch, after any kill, from any number of processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
+from vlm_evals.coco import CocoFolder
+from vlm_evals.records import Answer, Sample
+from vlm_evals.runs import Run, RunError, answers_in, merge_answers, open_run
+from vlm_evals.scenes.model import build_mini
+from vlm_evals.tasks import Protocol, bind, samples
+
+from vlm_heads import VLM, HeadReinforcement
+from vlm_heads.errors import NothingIntervened
+from vlm_heads.interventions.base import AttentionCall
+
+Task = tuple[Protocol, list[Sample]]
+
+ASK = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from vlm_evals.answer import Asking, answer_samples
+from vlm_evals.coco import CocoFolder
+from vlm_evals.runs import open_run
+from vlm_evals.tasks import bind, samples
+from vlm_heads import VLM
+
+torch.set_num_threads(1)
+model, world, out, stop = sys.argv[1:]
+data = CocoFolder.find(Path(world))
+protocol = bind("coco", "chair", data, limit=None, seed=1, max_new_tokens=4)
+asked = []
+
+def kill_in_the_middle(answered):
+    asked.append(answered)
+    if sum(asked) == int(stop):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with open_run(Path(out), {"protocol": protocol.as_json()}) as run:
+    answer_samples(
+        Asking(VLM.from_pretrained(model), batch_size=2), protocol, samples(protocol, data), run,
+        progress=kill_in_the_middle,
+    )
+print(asked)
+"""
+
+
+@pytest.fixture(scope="module")
+def vlm(untrained_mini: Path) -> VLM:
+    return VLM.from_pretrained(untrained_mini)
+
+
+@pytest.fixture(scope="module")
+def captions(small_world: Path) -> Task:
+    data = CocoFolder.find(small_world)
+    protocol = bind("coco", "chair", data, limit=None, seed=1, max_new_tokens=4)
+    return protocol, samples(protocol, data)
+
+
+def said(answers: dict[str, Answer]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (answer.text, answer.token_ids) for name, answer in answers.items()}
+
+
+def ask(folder: Path, vlm: VLM, task: Task, batch_size: int = 5, **more: object) -> Run:
+    protocol, asked = task
+    with open_run(folder, {"protocol": protocol.as_json()}) as run:
+        answer_samples(Asking(vlm, batch_size=batch_size, **more), protocol, asked, run)
+    return run
+
+
+def test_every_sample_is_answered_once(tmp_path: Path, vlm: VLM, captions: Task) -> None:
+    run = ask(tmp_path, vlm, captions)
+    assert list(run.answers) == [sample.sample_id for sample in captions[1]]
+    assert all(answer.error is None and len(answer.token_ids) == 4 for answer in run.answers.values())
+    before = (tmp_path / "answers.jsonl").read_bytes()
+    ask(tmp_path, vlm, captions)
+    assert (tmp_path / "answers.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("interventions", [(), (HeadReinforcement(),)])
+def test_batches_of_any_size_give_the_same_answers(
+    tmp_path: Path, vlm: VLM, captions: Task, interventions: tuple[HeadReinforcement, ...]
+) -> None:
+    one, all_at_once = (
+        ask(tmp_path / str(size), vlm, captions, batch_size=size, interventions=interventions) for size in (1, 12)
+    )
+    assert said(one.answers) == said(all_at_once.answers)
+
+
+def test_a_receipt_stands_beside_a_mitigated_answer(tmp_path: Path, vlm: VLM, captions: Task) -> None:
+    run = ask(tmp_path, vlm, captions, interventions=(HeadReinforcement(gain=1.5),))
+    receipt = answers_in(tmp_path)["1"].receipt
+    assert receipt is not None
+    assert receipt["interventions"][0]["options"]["gain"] == 1.5
+    assert run.answers["1"].seconds > 0
+
+
+class NothingToDo(HeadReinforcement):
+    """VHR that fires on no layer, as a method may on a model without what it acts on."""
+
+    def plan(self, call: AttentionCall) -> None:
+        return None
+
+
+def test_an_intervention_that_never_fires_is_said_at_the_end(tmp_path: Path, vlm: VLM, captions: Task) -> None:
+    with pytest.raises(NothingIntervened, match="nothing to act on in any of 12 samples"):
+        ask(tmp_path, vlm, captions, interventions=(NothingToDo(),))
+    assert len(answers_in(tmp_path)) == 12
+
+
+def test_shards_give_what_one_process_gives(tmp_path: Path, vlm: VLM, captions: Task) -> None:
+    protocol, asked = captions
+    identity = {"protocol": protocol.as_json()}
+    for index in range(3):
+        with open_run(tmp_path / "three", identity, shard=index, shards=3) as run:
+            answer_samples(Asking(vlm), protocol, asked, run, processes=Processes(index, 3))
+    merged = merge_answers(tmp_path / "three", [sample.sample_id for sample in asked])
+    assert said(merged) == said(ask(tmp_path / "one", vlm, captions).answers)
+
+
+def test_killed_in_the_middle_it_goes_on(tmp_path: Path, untrained_mini: Path, small_world: Path, vlm: VLM) -> None:
+    arguments = [sys.executable, "-c", ASK, str(untrained_mini), str(small_world), str(tmp_path / "run")]
+    killed = subprocess.run([*arguments, "6"], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(answers_in(tmp_path / "run")) == 6
+    with (tmp_path / "run" / "answers.jsonl").open("ab") as file:
+        file.write(b'{"sample_id": "7", "te')  # torn by the kill
+    again = subprocess.run([*arguments, "-1"], capture_output=True, text=True, check=True)
+    assert again.stdout.strip() == "[6, 2, 2, 2]"  # six stood there, the other six are asked, two at a time
+    data = CocoFolder.find(small_world)
+    protocol = bind("coco", "chair", data, limit=None, seed=1, max_new_tokens=4)
+    whole = ask(tmp_path / "whole", vlm, (protocol, samples(protocol, data)))
+    assert said(answers_in(tmp_path / "run")) == said(whole.answers)
+
+
+@pytest.fixture
+def some_unreadable(captions: Task, tmp_path: Path) -> Task:
+    """The second and third picture are no pictures."""
+    protocol, asked = captions
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    swapped = [replace(one, image=str(broken)) if one.sample_id in ("2", "3") else one for one in asked]
+    return protocol, swapped
+
+
+def test_an_unreadable_image_is_recorded_and_the_rest_answered(
+    tmp_path: Path, vlm: VLM, captions: Task, some_unreadable: Task
+) -> None:
+    run = ask(tmp_path / "run", vlm, some_unreadable)
+    assert run.failures == 2
+    assert "broken.png" in (run.answers["2"].error or "")
+    whole = said(ask(tmp_path / "whole", vlm, captions).answers)
+    rest = {name: text for name, text in said(run.answers).items() if name not in ("2", "3")}
+    assert rest == {name: text for name, text in whole.items() if name not in ("2", "3")}
+
+
+def test_too_many_unreadable_images_end_the_run(tmp_path: Path, vlm: VLM, some_unreadable: Task) -> None:
+    with pytest.raises(RunError, match=r"2 images could not be read, more than --max-failures 1; the first .* 2: "):
+        ask(tmp_path / "run", vlm, some_unreadable, batch_size=4, max_failures=1)
+    assert len(answers_in(tmp_path / "run")) == 4  # what was answered before stays
+
+
+def test_the_end_of_text_bias_makes_answers_shorter(tmp_path: Path, vlm: VLM, captions: Task) -> None:
+    run = ask(tmp_path, vlm, captions, end_bias=1000.0)
+    assert {answer.token_ids for answer in run.answers.values()} == {(2,)}  # the end of text, at once
+
+
+def test_sampling_draws_the_same_in_any_order(tmp_path: Path, vlm: VLM, captions: Task) -> None:
+    protocol, asked = captions
+    sampling = replace(protocol, decoding={"do_sample": True, "temperature": 2.0})
+    forward = ask(tmp_path / "forward", vlm, (sampling, asked[:4]))
+    backward = ask(tmp_path / "backward", vlm, (sampling, asked[3::-1]))
+    assert said(forward.answers) == said(backward.answers)
+    assert len(set(said(forward.answers).values())) > 1
+
+
+def test_other_weights_have_another_fingerprint(vlm: VLM, untrained_mini: Path) -> None:
+    before = fingerprint(vlm.model)
+    assert fingerprint(VLM.from_pretrained(untrained_mini).model) == before
+    assert fingerprint(build_mini(seed=1)) != before
+
+
+def test_one_process_alone_needs_no_launcher() -> None:
+    assert "WORLD_SIZE" not in os.environ
+    assert Processes.current() == Processes(0, 1)

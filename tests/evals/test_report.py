@@ -1,0 +1,153 @@
+"""Reports: data, Markdown and plots of one run, of two, and of captions with questions."""
+
+import json
+from pathlib import Path
+
+import pytest
+from vlm_evals.chair import CaptionScore
+from vlm_evals.formats import Question
+from vlm_evals.objects import CaptionObjects, Mention
+from vlm_evals.pope import QuestionScore
+from vlm_evals.report import chair_report, paired_report, pope_report, write_report
+from vlm_evals.tables import headline, markdown, show, show_estimate, tables
+
+SETTINGS = {
+    "protocol": {
+        "name": "held-out",
+        "hash": "0123abcd",
+        "image_ids": list(range(4)) * 100,
+        "data": {"instances.json": "ab" * 32},
+        "prompt": "Describe this image.",
+        "decoding": {"do_sample": False, "num_beams": 1},
+        "parser": None,
+    },
+    "model": "mini",
+    "interventions": ["vhr:gain=2"],
+    "pipeline": "chair-2018",
+    "notes": ["Punkt data was not found."],
+}
+
+
+def captions(*said: list[str]) -> list[CaptionScore]:
+    return [
+        CaptionScore(
+            image,
+            CaptionObjects(tuple(Mention(node, node) for node in nodes), tuple(nodes), ("a sentence",)),
+            frozenset({"dog", "cat"}),
+        )
+        for image, nodes in enumerate(said)
+    ]
+
+
+PLAIN = captions(["dog", "oven"], ["cat", "oven"], ["dog", "cat", "kite"], ["dog"])
+MITIGATED = captions(["dog"], ["cat"], ["dog", "cat"], ["dog", "kite"])
+
+
+def answers(readings: list[str]) -> list[QuestionScore]:
+    return [
+        QuestionScore(Question(str(n), f"{n}.jpg", "?", "yes", split), reading, reading)
+        for split in ("random", "popular")
+        for n, reading in enumerate(readings)
+    ]
+
+
+def both(**more: object) -> dict:
+    return paired_report(
+        settings=SETTINGS,
+        plain_captions=PLAIN,
+        mitigated_captions=MITIGATED,
+        plain_answers=answers(["yes", "no", "unparsed"]),
+        mitigated_answers=answers(["yes", "yes", "no"]),
+        curve={1.0: captions(["dog"], ["cat", "oven"], ["dog"], ["dog"])},
+        controls={"bottom heads": PLAIN},
+        resamples=100,
+        **more,
+    )
+
+
+def test_a_paired_report_has_both_sides_and_the_difference() -> None:
+    report = both()
+    assert report["plain"]["chair_s"] == 3 / 4
+    assert report["mitigated"]["chair_s"] == 1 / 4
+    assert report["difference"]["chair_s"]["estimate"] == -0.5
+    assert set(report["difference"]["chair_s"]) == {"estimate", "low", "high"}
+    for side in ("plain", "mitigated", "difference"):
+        assert {"chair_s", "chair_i", "chair_i_distinct", "recall", "mean_tokens"} <= set(report[side])
+        assert {"accuracy", "f1", "yes_ratio", "unparsed"} <= set(report[side]["pope"])
+    assert report["plain"]["pope"]["unparsed"] == pytest.approx(1 / 3)
+
+
+def test_questions_alone_stand_at_the_top() -> None:
+    report = paired_report(settings={}, plain_answers=answers(["no"]), mitigated_answers=answers(["yes"]), resamples=50)
+    assert report["plain"]["accuracy"] == 0
+    assert report["difference"]["accuracy"]["estimate"] == 1
+    assert headline(report).startswith("POPE: ")
+
+
+def test_the_first_line_says_what_was_shown() -> None:
+    report = both()
+    assert markdown(report).splitlines()[0] == f"# CHAIR: {report['verdict']}; POPE: {report['pope']['verdict']}"
+
+
+def test_markdown_has_what_a_paper_needs() -> None:
+    text = markdown(both(failures={"17": "cannot be | read"}), ["curve.png"])
+    assert "protocol: held-out, hash `0123abcd`" in text
+    assert "  - image_ids: 400 of them" in text
+    assert "  - data: instances.json abababababab…" in text
+    assert "  - decoding: do_sample False, num_beams 1" in text
+    assert "n: 4, 1 not answered" in text
+    assert "Punkt data was not found." in text
+    assert "| CHAIR_S | 75.0 | 25.0 | -50.0 [" in text
+    assert "| oven | oven | 2 | 2 |" in text
+    assert "bottom heads" in text
+    assert "| +1 | " in text  # the curve's bias
+    assert "seed 0" in text
+    assert "- 17: cannot be \\| read" in text
+    assert "![curve](curve.png)" in text
+
+
+def test_the_main_table_comes_first_and_is_text() -> None:
+    found = tables(both())
+    assert found[0].title == "CHAIR"
+    assert [row[0] for row in found[0].rows][:4] == ["CHAIR_S", "CHAIR_I", "CHAIR_I, distinct objects", "recall"]
+    assert all(isinstance(cell, str) for table in found for row in table.rows for cell in row)
+    assert all(len(row) == len(table.header) for table in found for row in table.rows)
+
+
+def test_files_and_plots(tmp_path: Path) -> None:
+    report = both()
+    paths = write_report(tmp_path / "run", report)
+    names = ["report.json", "report.md", "invented.png", "differences.png", "curve.png"]
+    assert [path.name for path in paths] == names
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(names)
+    assert json.loads(paths[0].read_text("utf-8")) == json.loads(json.dumps(report))
+    for path in paths[2:]:
+        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [path.name for path in write_report(tmp_path / "bare", report, plots=False)] == names[:2]
+
+
+def test_reports_of_one_run(tmp_path: Path) -> None:
+    report = chair_report(PLAIN, settings=SETTINGS, failures={"9": "unreadable"})
+    low, high = report["intervals"]["chair_s"]
+    assert low <= report["chair_s"] <= high
+    assert headline(report) == "CHAIR of 4 captions"
+    assert [path.name for path in write_report(tmp_path / "a", report)] == ["report.json", "report.md", "invented.png"]
+    report = pope_report(answers(["yes", "no"]), settings=SETTINGS)
+    assert headline(report) == "POPE of 4 answers"
+    assert "| accuracy | 50.0 | 50.0 | 50.0 | [" in markdown(report)
+    write_report(tmp_path / "b", report)
+
+
+@pytest.mark.parametrize("make", [lambda: chair_report([], settings={}), lambda: pope_report([], settings={})])
+def test_an_empty_run_is_reported_as_undefined(tmp_path: Path, make) -> None:
+    write_report(tmp_path, make())
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "undefined" in text
+
+
+def test_numbers_are_rounded_for_reading_alone() -> None:
+    assert show("chair_s", 0.12345) == "12.3"
+    assert show("mean_tokens", 96.892) == "96.89"
+    assert show("recall", None) == "undefined"
+    assert show_estimate("chair_s", {"estimate": -0.05, "low": -0.1, "high": 0.001}) == "-5.0 [-10.0, 0.1]"
+    assert show_estimate("recall", {"estimate": None, "low": None, "high": None}) == "undefined"
