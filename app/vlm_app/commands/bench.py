@@ -1,0 +1,188 @@
+"""`vlm-heads bench`: how fast things are here, beside what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from vlm_app.console import print_json, print_table, progress, remark
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
+
+app = typer.Typer(help="How fast things are on this machine.", invoke_without_command=True)
+
+DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="How often each way is timed.")]
+Tokens = Annotated[int, typer.Option("--tokens", min=1, help="Tokens to decode.")]
+Random = Annotated[bool, typer.Option("--random", help="Random weights of the size that --config names.")]
+Config = Annotated[
+    str, typer.Option("--config", help="With --random: 300m, llava-1.5-7b, llava-1.5-13b or qwen2.5-vl-7b.")
+]
+
+
+@app.callback()
+def bench(context: typer.Context, seed: Seed = DEFAULT_SEED, device: Device = None, json: Json = False) -> None:
+    """Time attention kernels and generation, where no subcommand is given."""
+    if context.invoked_subcommand is not None:
+        return
+    rows, generation = _kernels(device, "float32", 2.0), _generation(DEFAULT_MODEL, device, seed)
+    if json:
+        print_json({"kernels": rows, "generate": generation})
+        return
+    _print_kernels(rows)
+    _print_generation(generation)
+
+
+@app.command("kernel")
+def kernel(
+    dtype: Dtype = "float32",
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long each shape is timed.")] = 4.0,
+    shape: Annotated[str, typer.Option("--shape", help="Part of a shape's name, such as 7B; all by default.")] = "",
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Time edited attention on shapes of real models beside stock attention and the floor, each way checked first."""
+    rows = _kernels(device, dtype, seconds, shape)
+    if json:
+        print_json(rows)
+    else:
+        _print_kernels(rows)
+
+
+@app.command("generate")
+def generate(
+    model: Model = DEFAULT_MODEL,
+    random: Random = False,
+    config: Config = "300m",
+    dtype: Dtype = "float32",
+    words: With = None,
+    tokens: Tokens = 64,
+    rounds: Rounds = 5,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Time prefill and decode: plain, eager, VHR, VAR, both, and VCD; or plain, eager, VCD and what --with names.
+
+    Without --with, VAR runs with settings under which it finds sinks on any model, so that it has work to do.
+    """
+    found = _generation(
+        model, device, seed, config=config if random else None, dtype=dtype, words=words, tokens=tokens, rounds=rounds
+    )
+    if json:
+        print_json(found)
+    else:
+        _print_generation(found)
+
+
+def _kernels(device: str | None, dtype: str, seconds: float, part: str = "") -> list[dict[str, Any]]:
+    from vlm_evals.errors import EvaluationError
+    from vlm_kernels.bench import SHAPES, measure
+
+    from vlm_app.models import chosen_device
+
+    kind = _dtype(dtype)
+    shapes = [shape for shape in SHAPES if part in shape.name]
+    if not shapes:
+        raise EvaluationError(f"no shape is called {part!r}: there are {', '.join(shape.name for shape in SHAPES)}")
+    where = chosen_device(device)
+    rows = []
+    with progress("timing kernels", len(shapes)) as advance:
+        for shape in shapes:
+            rows += [asdict(row) for row in measure([shape], device=where, dtype=kind, seconds=seconds)]
+            advance(1)
+    return rows
+
+
+def _print_kernels(rows: Sequence[dict[str, Any]]) -> None:
+    header = ("shape", "phase", "way", "ms", "± share", "× stock", "share of floor", "first call, ms")
+    names = ("ms", "spread", "ratio", "floor_share", "first_ms")
+    lines = [
+        (row["shape"], row["phase"], row["way"], *(_figure(row[name], row["wrong"]) for name in names)) for row in rows
+    ]
+    print_table("Attention, each way checked against the float64 specification first", header, lines)
+
+
+def _figure(value: float | None, wrong: str) -> str:
+    return f"wrong: {wrong}" if value is None else f"{value:.3g}"
+
+
+def _generation(
+    model: str,
+    device: str | None,
+    seed: int,
+    *,
+    config: str | None = None,
+    dtype: str = "float32",
+    words: Sequence[str] | None = None,
+    tokens: int = 64,
+    rounds: int = 5,
+) -> dict[str, Any]:
+    from vlm_app.models import chosen_device, load_vlm, parse_interventions
+    from vlm_app.timing import random_llava, time_generation
+
+    named = {word: parse_interventions([word]) for word in words or ()}
+    if len(named) > 1:
+        named["all of them"] = parse_interventions(words)
+    vlm = random_llava(config, _dtype(dtype)) if config else load_vlm(model, device, seed)
+    vlm.model.to(chosen_device(device))
+    ways = time_generation(vlm, named or _vhr_and_var(), tokens=tokens, rounds=rounds)
+    return {"model": vlm.name, "device": str(vlm.device), "tokens": tokens, "rounds": rounds, "ways": ways}
+
+
+def _vhr_and_var() -> dict[str, tuple[Any, ...]]:
+    from vlm_heads import known_interventions
+
+    kinds = known_interventions()
+    vhr, var = kinds["vhr"](), kinds["var"](**kinds["var"].trial)
+    return {"vhr": (vhr,), "var": (var,), "vhr+var": (vhr, var)}
+
+
+def _dtype(name: str) -> Any:
+    """Return torch's dtype of a name.
+
+    Raises:
+        EvaluationError: naming the known ones.
+    """
+    import torch
+    from vlm_evals.errors import EvaluationError
+
+    if name not in DTYPES:
+        raise EvaluationError(f"unknown dtype {name!r}: choose one of {', '.join(DTYPES)}")
+    return getattr(torch, name)
+
+
+def _print_generation(found: dict[str, Any]) -> None:
+    keys = ("prefill_ms", "prefill_ratio", "decode_ms", "decode_ratio", "peak_mb")
+    rows = [(name, *(f"{row[key]:.2f}" if key in row else "" for key in keys)) for name, row in found["ways"].items()]
+    header = ("", "prefill, ms", "× plain", "decode, ms per token", "× plain", "memory peak, MB")
+    print_table(f"{found['model']} on {found['device']}, median of {found['rounds']} rounds", header, rows)
+
+
+@app.command("judge")
+def judge(
+    captions: Annotated[int, typer.Option("--captions", min=1, help="Made captions to score.")] = 2000,
+    words: Annotated[int, typer.Option("--words", min=1, help="Words in each.")] = 100,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Time the scoring of captions, after finding it equal to the reference. No model runs."""
+    from vlm_evals.judge_bench import bench_judge
+
+    found = bench_judge(captions, words=words, seed=seed)
+    if json:
+        print_json(found)
+        return
+    rows = [(name.replace("_", " "), _shown(value)) for name, value in found.items() if name != "notes"]
+    print_table("CHAIR's judge, one core", ("", ""), rows)
+    for note in found["notes"]:
+        remark(note)
+
+
+def _shown(value: object) -> str:
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)

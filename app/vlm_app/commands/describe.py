@@ -1,0 +1,108 @@
+"""`vlm-heads describe`: what a model says about images, as it says it; plain and mitigated side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlm_app.console import print_json, print_table
+from vlm_app.options import (
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SEED,
+    Device,
+    Images,
+    Json,
+    Model,
+    Profile,
+    Prompt,
+    Seed,
+    With,
+)
+
+if TYPE_CHECKING:
+    from vlm_heads import VLM, Answer
+
+
+def describe(
+    images: Images,
+    prompt: Prompt = DEFAULT_PROMPT,
+    words: With = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Plain and mitigated side by side; with vhr where no --with is given.")
+    ] = False,
+    profile: Profile = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens an answer may have.")] = 256,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Say what is in images, streaming the answer."""
+    from vlm_app.models import load_profile, load_vlm, parse_interventions
+    from vlm_app.pictures import find_pictures
+
+    interventions = parse_interventions(words or (["vhr"] if compare else None))
+    pictures = find_pictures(images)
+    vlm = load_vlm(model, device, seed)
+    arguments: dict[str, Any] = {"max_new_tokens": max_tokens, "profile": load_profile(profile)}
+    found = []
+    for image, picture in zip(images, pictures, strict=True):
+        if not json and len(images) > 1:
+            print(f"\n{image}")
+        sides = [(), interventions] if compare else [interventions]
+        answers = [_say(vlm, picture, prompt, side, arguments, aloud=not json and not compare) for side in sides]
+        if compare and not json:
+            _print_side_by_side(answers, words or ["vhr"])
+        found.append({"image": image, "prompt": prompt, "model": model} | _row(answers))
+    if json:
+        print_json(found)
+
+
+def _say(
+    vlm: VLM, image: Path, prompt: str, interventions: Sequence[Any], arguments: dict[str, Any], *, aloud: bool
+) -> Answer:
+    """Return an answer, writing its pieces to standard output as they come if aloud."""
+    pieces: Generator[str, None, Answer] = vlm.stream(
+        image, prompt, interventions, **(arguments if interventions else arguments | {"profile": None})
+    )
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            if aloud:
+                sys.stdout.write("\n")
+            answer: Answer = end.value
+            return answer
+        if aloud:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+
+def _row(answers: Sequence[Answer]) -> dict[str, Any]:
+    sides = [
+        {"text": one.text, "token_ids": list(one.token_ids), "seconds": one.seconds, "receipt": one.receipt}
+        for one in answers
+    ]
+    return sides[0] if len(sides) == 1 else {"plain": sides[0], "mitigated": sides[1]}
+
+
+def _print_side_by_side(answers: Sequence[Answer], words: Sequence[str]) -> None:
+    from rich.columns import Columns
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    plain, mitigated = answers
+    console = Console()
+    if not console.is_terminal:
+        print_table("", ("plain", "mitigated"), [(plain.text, mitigated.text)], prose="mitigated")
+        return
+    width = max(30, console.width // 2 - 2)
+    titles = ("plain", ", ".join(words))
+    panels = [Panel(Text(answer.text), title=title, width=width) for title, answer in zip(titles, answers, strict=True)]
+    console.print(Columns(panels))

@@ -1,0 +1,141 @@
+"""`vlm-heads doctor`: what would work on a model, found out by trying, and why the rest would not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlm_app.console import print_json, print_table
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Seed
+
+if TYPE_CHECKING:
+    from vlm_heads import VLM
+
+PROMPT = "Please describe this image in detail."
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="mini, planted, a folder, or a Hugging Face id.")] = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Say what works on a model and why the rest does not: every intervention generates two tokens."""
+    from vlm_app.models import load_vlm
+    from vlm_heads import known_interventions, score_heads
+    from vlm_heads.families import examine
+
+    vlm = load_vlm(model, device, seed)
+    anatomy = examine(vlm.model)
+    facts = {
+        "model": model,
+        "family": anatomy.model_type,
+        "layers": anatomy.depth,
+        "layers_with_attention": len(anatomy.attentions),
+        "heads": anatomy.heads,
+        "key_value_heads": anatomy.key_heads,
+        "head_size": _head_size(anatomy),
+        "image_token_id": anatomy.image_token_id,
+        "attention": str(vlm.model.config.get_text_config()._attn_implementation),
+        "device": str(vlm.device),
+        "dtype": str(vlm.model.dtype).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in vlm.model.parameters()),
+    }
+    checks = [
+        _try("plain generation", lambda: _answer(vlm, ())),
+        _try("head scores (VHD)", lambda: score_heads(vlm.model, vlm.processor, [_picture()])),
+        *(_try(f"--with {name}", partial(_answer_with, vlm, kind)) for name, kind in known_interventions().items()),
+    ]
+    sinks = _sinks(vlm)
+    if json:
+        print_json(facts | {"checks": [asdict(check) for check in checks], "sinks": sinks})
+        return
+    print_table(f"{model}", ("", ""), [(name.replace("_", " "), str(value)) for name, value in facts.items()])
+    rows = [(check.what, "yes" if check.works else "no", check.remark) for check in checks]
+    print_table("What works", ("", "works", "remark"), rows, prose="remark")
+    _print_sinks(sinks)
+
+
+def _sinks(vlm: VLM) -> dict[str, Any]:
+    """Return the sink channels, how far they stand out, and what sinks take of the attention in each layer."""
+    from vlm_heads.errors import VlmHeadsError
+    from vlm_heads.families import examine
+    from vlm_heads.sink_channels import RELATIVE_THRESHOLD, find_sink_channels
+    from vlm_heads.sink_shares import sink_shares
+
+    try:
+        anatomy = examine(vlm.model)
+        found = find_sink_channels(anatomy)
+        if not found.channels:
+            return {"channels": [], "why": "no channel of the hidden states stands out at the first token"}
+        threshold = RELATIVE_THRESHOLD * math.sqrt(anatomy.width)
+        text, image = sink_shares(vlm.model, vlm.inputs([_picture()], PROMPT), found.channels, threshold)
+    except VlmHeadsError as error:
+        return {"channels": [], "why": str(error)}
+    return {
+        "channels": list(found.channels),
+        "standing_out": list(found.standing_out),
+        "source": found.source,
+        "text_sinks": text.tolist(),
+        "image_sinks": image.tolist(),
+    }
+
+
+def _print_sinks(sinks: dict[str, Any]) -> None:
+    if not sinks["channels"]:
+        print(f"Sinks: none ({sinks['why']})")
+        return
+    pairs = zip(sinks["channels"], sinks["standing_out"], strict=True)
+    listed = ", ".join(f"{channel} (× {times:.1f})" for channel, times in pairs)
+    print(f"Sink channels, and how far they stand above the next: {listed}; {sinks['source']}")
+    shares = zip(sinks["text_sinks"], sinks["image_sinks"], strict=True)
+    rows = [(str(layer), f"{100 * text:.1f}", f"{100 * image:.1f}") for layer, (text, image) in enumerate(shares)]
+    print_table("Share of attention that sinks take, percent", ("layer", "text sinks", "image sinks"), rows)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried; the remark says why not, or what to know."""
+
+    what: str
+    works: bool
+    remark: str
+
+
+def _try(what: str, attempt: Callable[[], object]) -> Check:
+    from vlm_heads.errors import NothingIntervened, VlmHeadsError
+
+    try:
+        attempt()
+    except NothingIntervened:
+        return Check(what, True, "attaches, and found nothing to act on in a test picture")
+    except VlmHeadsError as error:
+        return Check(what, False, str(error))
+    return Check(what, True, "")
+
+
+def _answer_with(vlm: VLM, kind: type[Any]) -> object:
+    return _answer(vlm, (kind(),))
+
+
+def _answer(vlm: VLM, interventions: tuple[Any, ...]) -> object:
+    return vlm.answer(_picture(), PROMPT, interventions, max_new_tokens=2)
+
+
+def _picture() -> Any:
+    """Return a picture with something in it: a red square on grey."""
+    from PIL import Image
+
+    picture = Image.new("RGB", (96, 96), (128, 128, 128))
+    picture.paste((255, 0, 0), (24, 24, 72, 72))
+    return picture
+
+
+def _head_size(anatomy: Any) -> int:
+    projection = next(iter(anatomy.projections.values()))
+    return int(projection.weight.shape[1]) // int(anatomy.heads)

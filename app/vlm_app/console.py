@@ -1,0 +1,59 @@
+"""What a command prints: results to standard output, progress and remarks to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Advance = Callable[[int], None]
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value, without NaN."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def remark(text: str) -> None:
+    """Print a line that is no result."""
+    sys.stderr.write(f"{text}\n")
+
+
+def on_terminal() -> bool:
+    """Whether a person watches: no bar, no colour and no cursor movement goes into a pipe."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress(title: str, total: int | None) -> Iterator[Advance]:
+    """Yield what is called with the number of things done; it draws a bar on a terminal and nothing in a pipe."""
+    if not on_terminal():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def print_table(title: str, header: Iterable[str], rows: Iterable[Iterable[str]], *, prose: str | None = None) -> None:
+    """Print a table; the first column is text, the column named `prose` is sentences, the others are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        text = index == 0 or name == prose
+        table.add_column(name, justify="left" if text else "right", no_wrap=not text)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe has no width; wrap for nobody
+    console.print(table)

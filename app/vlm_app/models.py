@@ -1,0 +1,75 @@
+"""Models and interventions from what was written on the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlm_heads import VLM, HeadProfile
+    from vlm_heads.interventions.base import Intervention
+
+
+def load_vlm(name: str, device: str | None, seed: int) -> VLM:
+    """Return a model on its device, with every generator seeded.
+
+    Raises:
+        VlmHeadsError: if there is no such model, or it is no vision-language model, or the device is not there.
+    """
+    import torch
+    from huggingface_hub.utils.logging import set_verbosity as set_hub_verbosity
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    from vlm_heads import VLM
+
+    disable_progress_bar()
+    set_verbosity_error()
+    set_hub_verbosity(logging.ERROR)
+    where = chosen_device(device)
+    torch.manual_seed(seed)
+    # a bare word is ours or a folder; only `owner/name` is worth asking the hub for
+    return VLM.from_pretrained(name, device=where, local_files_only="/" not in name)
+
+
+def chosen_device(device: str | None) -> str:
+    """Return the device asked for, or by default this process's GPU if there is one.
+
+    Raises:
+        BadOption: if it is not here.
+    """
+    import torch
+
+    from vlm_heads.errors import BadOption
+
+    if device is None:
+        rank = os.environ.get("LOCAL_RANK", "0")
+        return f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise BadOption(
+            f"device {device!r} cannot be used ({reason}); leave out --device, or say --device cpu"
+        ) from error
+    return device
+
+
+def load_profile(folder: Path | None) -> HeadProfile | None:
+    """Return the head scores in a folder; None for None."""
+    from vlm_heads import HeadProfile
+
+    return None if folder is None else HeadProfile.from_pretrained(folder)
+
+
+def parse_interventions(words: Sequence[str] | None) -> tuple[Intervention, ...]:
+    """Return the interventions written as `name` or `name:option=value,…`.
+
+    Raises:
+        BadOption: for an unknown name or option, with the nearest known one.
+    """
+    from vlm_heads import parse_intervention
+
+    return tuple(parse_intervention(word) for word in words or ())

@@ -1,0 +1,29 @@
+"""The options that subcommands share, under the same names everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_PROMPT = "Please describe this image in detail."
+DEFAULT_MODEL = "mini"
+DEFAULT_SEED = 7
+
+Images = Annotated[
+    list[str], typer.Argument(metavar="IMAGE…", help="Image files; sample:kitchen and others ship with the package.")
+]
+Model = Annotated[str, typer.Option("--model", "-m", help="mini, planted, a folder, or a Hugging Face id.")]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        "-w",
+        metavar="NAME[:OPTION=VALUE,…]",
+        help="Attach an intervention, such as vhr or vhr:gain=1.5,layers=all; may be given several times.",
+    ),
+]
+Profile = Annotated[Path | None, typer.Option("--profile", help="Head scores saved by `vlm-heads score`.")]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to ask about the image.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is drawn.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, …; by default a GPU if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]

@@ -1,0 +1,35 @@
+"""Images as they are named on the command line: files, and `sample:NAME` for those that ship with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+SAMPLE = "sample:"
+
+
+def find_pictures(words: Sequence[str]) -> list[Path]:
+    """Return the files that words on the command line name, each found to be an image that can be read.
+
+    Raises:
+        BadImage: for the first that is not; among many, it is said before any model is loaded.
+    """
+    from vlm_heads.images import load_image
+
+    paths = [_path(word) for word in words]
+    for path in paths:
+        load_image(path)
+    return paths
+
+
+def _path(word: str) -> Path:
+    if not word.startswith(SAMPLE):
+        return Path(word)
+    from vlm_evals.scenes.samples import sample_names, sample_path
+
+    from vlm_heads.errors import BadImage
+
+    name = word.removeprefix(SAMPLE)
+    if name not in sample_names():
+        raise BadImage(f"no sample scene {name!r}; there are {', '.join(sample_names())}")
+    return sample_path(name)

@@ -1,0 +1,205 @@
+"""End-to-end timing of a model: plain SDPA, eager attention and interventions, interleaved in one run."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlm_heads import VLM, attach, contrast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vlm_heads.interventions.base import Intervention
+
+PROMPT = "Please describe this image in detail."
+_CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+BANDWIDTH_FLOATS = 1 << 26  # 256 MB, larger than any cache
+
+
+Way = Callable[[], AbstractContextManager[Any]]
+
+
+def ways_to_generate(vlm: VLM, named: Mapping[str, Sequence[Intervention]], inputs: dict[str, Any]) -> dict[str, Way]:
+    """Return what is timed: plain, eager attention, every set of interventions, and VCD's second stream."""
+    ways: dict[str, Way] = {"plain": nullcontext, "eager": lambda: _eager(vlm.model)}
+    for name, interventions in named.items():
+        ways[name] = lambda chosen=interventions: attach(vlm.model, chosen, allow_idle=True)  # type: ignore[misc]
+    ways["vcd"] = lambda: nullcontext(contrast.noised_image(vlm.model, inputs))
+    return ways
+
+
+def time_generation(
+    vlm: VLM, named: Mapping[str, Sequence[Intervention]], *, tokens: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return the prefill and decode time and the memory peak of every way to generate, and the floor of decoding.
+
+    The ways take turns, so that a machine that slows down slows all of them; ratios are taken within a turn.
+
+    Args:
+        vlm: the model; its own attention implementation is what "plain" uses.
+        named: sets of interventions to attach, by name.
+        tokens: generated after the first; at least 1.
+        rounds: how often each way is timed, after one round that is thrown away.
+
+    Returns:
+        way -> `prefill_ms` (the prompt and the first token), `decode_ms` (per further token), `prefill_ratio` and
+        `decode_ratio` (to plain, medians over turns), `peak_mb` (of the device, or of the process where the system
+        tells it); `floor` has `decode_ms` alone: the language model's weights read once at the speed measured here.
+    """
+    from PIL import Image
+
+    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], PROMPT)
+    ways = ways_to_generate(vlm, named, inputs)
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    peaks: dict[str, float] = {}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            _reset_peak(vlm.device)
+            with way() as entered:
+                processors = [entered] if isinstance(entered, contrast.ContrastProcessor) else None
+                first, all_tokens = (_generate(vlm.model, inputs, count, processors) for count in (1, tokens + 1))
+            if turn:
+                seen[name].append((first, (all_tokens - first) / tokens))
+                peaks[name] = max(peaks.get(name, 0.0), _peak(vlm.device))
+    found = {name: _medians(pairs, seen["plain"]) | {"peak_mb": peaks[name]} for name, pairs in seen.items()}
+    return found | {"floor": {"decode_ms": 1000 * _language_bytes(vlm.model) / _bandwidth(vlm.device)}}
+
+
+def _medians(pairs: Sequence[tuple[float, float]], plain: Sequence[tuple[float, float]]) -> dict[str, float]:
+    prefill, decode = zip(*pairs, strict=True)
+    ratios = [(one[0] / base[0], one[1] / base[1]) for one, base in zip(pairs, plain, strict=True)]
+    return {
+        "prefill_ms": 1000 * statistics.median(prefill),
+        "decode_ms": 1000 * statistics.median(decode),
+        "prefill_ratio": statistics.median(ratio for ratio, _ in ratios),
+        "decode_ratio": statistics.median(ratio for _, ratio in ratios),
+    }
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access(_CLEAR_PEAK, os.W_OK):
+        _CLEAR_PEAK.write_text("5")  # Linux: the peak of the resident memory starts again
+
+
+def _peak(device: torch.device) -> float:
+    """Return the memory peak since the last reset, in MB; NaN where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if not _STATUS.exists():
+        return float("nan")
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def _generate(model: Any, inputs: dict[str, Any], tokens: int, processors: list[Any] | None) -> float:
+    """Return the seconds that exactly so many tokens take."""
+    _wait(model.device)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        model.generate(
+            **inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, logits_processor=processors
+        )
+    _wait(model.device)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _eager(model: Any) -> Iterator[None]:
+    before = model.config.get_text_config()._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _language_bytes(model: Any) -> int:
+    """Return how many bytes of weights one decoded token reads: the language model's, embeddings left out."""
+    language = model.get_decoder() if hasattr(model, "get_decoder") else model
+    embeddings = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+    weights = [one for one in (*language.parameters(), *model.lm_head.parameters()) if id(one) not in embeddings]
+    unique = {id(one): one.numel() * one.element_size() for one in weights}
+    return sum(unique.values())
+
+
+def _bandwidth(device: torch.device) -> float:
+    """Return bytes read per second, the best of a few sums over memory that no cache holds."""
+    block = torch.ones(BANDWIDTH_FLOATS, device=device)
+    best = float("inf")
+    for _ in range(5):
+        _wait(device)
+        start = time.perf_counter()
+        block.sum()
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return block.numel() * block.element_size() / best
+
+
+@dataclass(frozen=True)
+class Size:
+    """The language model of a random LLaVA; the tower stays small, since it is not what is timed.
+
+    Attributes:
+        layers, width, heads, mlp: of the language model.
+        key_heads: fewer than heads for grouped queries.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    mlp: int
+    key_heads: int
+
+
+CONFIGS = {
+    "300m": Size(24, 1024, 16, 2816, 16),
+    "llava-1.5-7b": Size(32, 4096, 32, 11008, 32),
+    "llava-1.5-13b": Size(40, 5120, 40, 13824, 40),
+    "qwen2.5-vl-7b": Size(28, 3584, 28, 18944, 4),
+}
+
+
+def random_llava(config: str, dtype: torch.dtype = torch.float32) -> VLM:
+    """Return a LLaVA of a real model's size with random weights, which reads the embedded world's words.
+
+    Raises:
+        BadOption: for an unknown config.
+    """
+    from transformers import LlavaForConditionalGeneration
+    from vlm_evals.scenes.model import mini_config
+    from vlm_evals.scenes.tokens import build_processor
+
+    from vlm_heads.errors import BadOption
+
+    if config not in CONFIGS:
+        raise BadOption(f"unknown config {config!r}: choose one of {', '.join(CONFIGS)}")
+    size, whole = CONFIGS[config], mini_config()
+    whole.text_config.update(
+        {"hidden_size": size.width, "intermediate_size": size.mlp, "num_hidden_layers": size.layers}
+        | {"num_attention_heads": size.heads, "num_key_value_heads": size.key_heads, "layer_types": None}
+        | {"head_dim": size.width // size.heads}
+    )
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = LlavaForConditionalGeneration(whole).eval()
+    finally:
+        torch.set_default_dtype(before)
+    return VLM(model, build_processor(), f"random {config}")
