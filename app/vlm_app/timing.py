@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from transformers import StoppingCriteria
 
 from vlm_heads import VLM, attach, contrast
 
@@ -66,9 +68,9 @@ def time_generation(
             _reset_peak(vlm.device)
             with way() as entered:
                 processors = [entered] if isinstance(entered, contrast.ContrastProcessor) else None
-                first, all_tokens = (_generate(vlm.model, inputs, count, processors) for count in (1, tokens + 1))
+                first, rest = _generate(vlm.model, inputs, tokens, processors)
             if turn:
-                seen[name].append((first, (all_tokens - first) / tokens))
+                seen[name].append((first, rest / tokens))
                 peaks[name] = max(peaks.get(name, 0.0), _peak(vlm.device))
     found = {name: _medians(pairs, seen["plain"]) | {"peak_mb": peaks[name]} for name, pairs in seen.items()}
     return found | {"floor": {"decode_ms": 1000 * _language_bytes(vlm.model) / _bandwidth(vlm.device)}}
@@ -102,16 +104,32 @@ def _peak(device: torch.device) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def _generate(model: Any, inputs: dict[str, Any], tokens: int, processors: list[Any] | None) -> float:
-    """Return the seconds that exactly so many tokens take."""
+class _FirstToken(StoppingCriteria):
+    """Stops nothing; notes when the first token is there, which cuts one `generate` into prefill and decode."""
+
+    at: float | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        if self.at is None:
+            _wait(input_ids.device)
+            self.at = time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _generate(model: Any, inputs: dict[str, Any], tokens: int, processors: list[Any] | None) -> tuple[float, float]:
+    """Return the seconds until the first token, and those that exactly `tokens` more take."""
+    first = _FirstToken()
     _wait(model.device)
     start = time.perf_counter()
     with torch.inference_mode():
         model.generate(
-            **inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, logits_processor=processors
-        )
+            **inputs, do_sample=False, min_new_tokens=tokens + 1, max_new_tokens=tokens + 1,
+            logits_processor=processors, stopping_criteria=[first],
+        )  # fmt: skip
     _wait(model.device)
-    return time.perf_counter() - start
+    end = time.perf_counter()
+    assert first.at is not None
+    return first.at - start, end - first.at
 
 
 @contextmanager
