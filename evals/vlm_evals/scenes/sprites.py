@@ -22,7 +22,7 @@ class Sprite:
 
     Attributes:
         premultiplied: uint16 [h, w, 3], colour times alpha / 255, 0..255.
-        transparency: uint16 [h, w, 1], 255 minus alpha.
+        transparency: uint16 [h, w, 3], 255 minus alpha, once per colour: a broadcast over three is slow.
         ink: bool [h, w], where the glyph covers more than half of the pixel.
         pixels: number of ink pixels.
     """
@@ -53,21 +53,26 @@ def glyph_image(glyph: str) -> Image.Image:
     return cell.crop(cell.getchannel("A").getbbox())
 
 
-@lru_cache(maxsize=16384)
-def sprite(glyph: str, size: int, rotation: int, mirrored: bool) -> Sprite:
-    """Return the sprite of a glyph; `size` is an entry of SIZES, `rotation` of ROTATIONS."""
+@lru_cache(maxsize=4096)
+def _resized(glyph: str, size: int) -> Image.Image:
     image = glyph_image(glyph)
     scale = size / max(image.size)
-    image = image.resize(
+    return image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
         Image.Resampling.BOX,
         reducing_gap=None,
     )
+
+
+@lru_cache(maxsize=16384)
+def sprite(glyph: str, size: int, rotation: int, mirrored: bool) -> Sprite:
+    """Return the sprite of a glyph; `size` is an entry of SIZES, `rotation` of ROTATIONS."""
+    image = _resized(glyph, size)
     if mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rotation:
         image = image.rotate(rotation, Image.Resampling.BILINEAR, expand=True)
     pixels = np.asarray(image, dtype=np.uint16)
-    alpha = pixels[..., 3:]
+    alpha = np.repeat(pixels[..., 3:], 3, axis=2)
     ink = alpha[..., 0] > 127
     return Sprite(pixels[..., :3] * alpha // 255, 255 - alpha, ink, int(ink.sum()))

@@ -175,8 +175,13 @@ def _paste(
     there = (slice(y0, y1), slice(x0, x1))
     here = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
     transparency = drawing.transparency[here]
-    lit = np.minimum(drawing.premultiplied[here] * brightness >> 7, 255 - transparency)
-    image[there] = lit + (image[there] * transparency >> 8)
+    lit = drawing.premultiplied[here] * brightness
+    lit >>= 7
+    np.minimum(lit, 255 - transparency, out=lit)
+    covered = image[there]
+    covered *= transparency
+    covered >>= 8
+    covered += lit
     return (*there, *here)
 
 
@@ -248,7 +253,7 @@ def _render(kind: int, present: list[int], how: Distribution, uniforms: Uniforms
         drawing = _draw_sprite(glyph, how.enlarge * crowding * entry.size * (22 + 20 * next(uniforms)), uniforms)
         x, y = _place(drawing.ink.shape, boxes, uniforms)
         rows, columns, own_rows, own_columns = _paste(image, drawing, x, y, 104 + int(48 * next(uniforms)))
-        identity[rows, columns][drawing.ink[own_rows, own_columns]] = len(drawn)
+        np.copyto(identity[rows, columns], len(drawn), where=drawing.ink[own_rows, own_columns])
         boxes.append((x, y, x + drawing.ink.shape[1], y + drawing.ink.shape[0]))
         drawn.append(_Drawn(category, drawing.pixels, rows, columns))
     start = int(next(uniforms) * ((1 << 18) - image.size))
@@ -269,21 +274,21 @@ class _Drawn:
 
 
 def _visible(identity: NDArray[np.uint8], drawn: list[_Drawn]) -> tuple[tuple[Instance, ...], NDArray[np.uint8]]:
-    areas = np.bincount(identity.ravel(), minlength=256)
-    category_of = np.full(256, BACKGROUND, dtype=np.uint8)
+    category_of = bytearray([BACKGROUND]) * 256
     instances = []
     for number, item in enumerate(drawn):
-        area = int(areas[number])
         category_of[number] = item.category
+        seen = identity[item.rows, item.columns] == number
+        area = int(np.count_nonzero(seen))
         if area < VISIBLE_PIXELS or area < VISIBLE_SHARE * item.pixels:
             continue
-        seen = identity[item.rows, item.columns] == number
         columns, rows = seen.any(0).nonzero()[0], seen.any(1).nonzero()[0]
         x, y = item.columns.start + int(columns[0]), item.rows.start + int(rows[0])
         box = (x, y, int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1)
         instances.append(Instance(item.category, box, area))
     instances.sort(key=lambda instance: -instance.area)
-    return tuple(instances), category_of[identity]
+    owner = np.frombuffer(identity.tobytes().translate(category_of), np.uint8).reshape(identity.shape)
+    return tuple(instances), owner
 
 
 def patch_classes(scene: Scene, patch: int) -> NDArray[np.int64]:
