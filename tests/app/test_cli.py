@@ -1,5 +1,6 @@
 """The command line does what it says: on a terminal, in a pipe, as JSON, killed and started again."""
 
+import contextlib
 import json
 import os
 import pty
@@ -219,10 +220,18 @@ def test_a_bar_is_drawn_on_a_terminal_alone(tmp_path: Path) -> None:
     assert subprocess.run(program, capture_output=True, text=True, check=True).stderr == ""
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    subprocess.run(program, stdout=subprocess.DEVNULL, stderr=theirs, check=True, env=environment)
+    drawing = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
     os.close(theirs)
-    assert "drawing scenes" in os.read(ours, 100_000).decode()
-    os.close(ours)
+    assert "drawing scenes" in all_from(ours)  # read while it runs: a full terminal buffer would stop the program
+    assert drawing.wait() == 0
+
+
+def all_from(terminal: int) -> str:
+    pieces = []
+    with open(terminal, "rb", buffering=0) as file, contextlib.suppress(OSError):  # EIO: the other end is closed
+        while piece := file.read(4096):
+            pieces.append(piece)
+    return b"".join(pieces).decode()
 
 
 def test_bench_generate_times_every_way(command: Command) -> None:
