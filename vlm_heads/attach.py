@@ -18,6 +18,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.nearest import suggest
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import InterventionReceipt, Receipt
+from vlm_heads.refused_modes import refusing
 from vlm_heads.tracking import Backend, Tracker
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -62,6 +63,7 @@ def attach(
         UnsupportedModel: if the model, or an intervention on this model, cannot work; nothing was changed then.
         BadOption: if an option does not fit the model.
         AlreadyAttached: if the model is inside another attach.
+        UnsupportedGeneration: inside, if `generate` is asked for a way that cannot be followed; see `refused_modes`.
         NothingIntervened: on the way out, if an intervention never fired.
     """
     anatomy = examine(model)
@@ -74,7 +76,7 @@ def attach(
     with ExitStack() as watching:
         prepared = [watching.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
         tracker = Tracker(model, anatomy, tuple(interventions), receipt, profile, backend, prepared)
-        with installed(anatomy, tracker):
+        with installed(anatomy, tracker), refusing(model):
             yield Attachment(anatomy, receipt)
     if not allow_idle and not receipt.fired:
         raise NothingIntervened(_why_idle(receipt, tracker.attention_calls))

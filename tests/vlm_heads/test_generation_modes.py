@@ -1,11 +1,13 @@
 """Ways of generating: each equals the same way of generating under plain hooks on the output projections."""
 
+from functools import partial
 from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache, TextIteratorStreamer
+from transformers import Cache, DynamicCache, GenerationConfig, StaticCache, TextIteratorStreamer
+from transformers.cache_utils import QuantizedLayer
 
 from vlm_heads import HeadReinforcement, attach, errors
 from vlm_heads.planted import build_planted, planted_image
@@ -184,11 +186,110 @@ def test_two_threads_on_one_model_take_turns(llava: Any) -> None:
         assert all(torch.equal(a, b) for a, b in zip(expected[index].logits, got[index].logits, strict=True))
 
 
-def test_guessed_tokens_change_nothing(llava: Any) -> None:
-    """Prompt lookup guesses several tokens a step and drops the wrong ones from the cache."""
-    repeating = {**llava.inputs, "input_ids": torch.tensor([[1, 5, 6, 150, 150, 150, 150, 7, 8, 7, 8, 7, 8]])}
-    arguments = {**repeating, "max_new_tokens": 12, "do_sample": False}
-    with attach(llava.model, [HeadReinforcement(layers="all")]):
+REFUSED: dict[str, Any] = {
+    "prefill_chunk_size": 3,
+    "prompt_lookup_num_tokens": 3,
+    "assistant_early_exit": 1,
+    "cache_implementation": "paged",
+}
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+@pytest.mark.parametrize("way", ["argument", "generation config"])
+def test_a_way_that_cannot_be_followed_is_refused_by_name(argument: str, way: str, llava: Any) -> None:
+    given: dict[str, Any] = {argument: REFUSED[argument]}
+    if way == "generation config":
+        given = {"generation_config": GenerationConfig(max_new_tokens=2, **given)}
+    with (
+        pytest.raises(errors.UnsupportedGeneration, match=argument),
+        attach(llava.model, [HeadReinforcement(layers="all")], allow_idle=True),
+    ):
+        llava.model.generate(**llava.inputs, **given)
+    assert "generate" not in vars(llava.model)
+
+
+def test_an_assistant_and_continuous_batches_are_refused_by_name(llava: Any, tiny: Any) -> None:
+    with attach(llava.model, [HeadReinforcement()], allow_idle=True):
+        with pytest.raises(errors.UnsupportedGeneration, match="assistant_model guesses tokens ahead"):
+            llava.generate(assistant_model=tiny("llava", seed=1).model)
+        with pytest.raises(errors.UnsupportedGeneration, match="generate_batch packs many prompts"):
+            llava.model.generate_batch([[1, 5, 6]])
+
+
+def test_a_setting_of_the_models_own_config_is_refused_too(llava: Any) -> None:
+    llava.model.generation_config.prefill_chunk_size = 4
+    with (
+        pytest.raises(errors.UnsupportedGeneration, match="in pieces"),
+        attach(llava.model, [HeadReinforcement()], allow_idle=True),
+    ):
+        llava.generate()
+
+
+def test_a_generate_of_ones_own_is_there_again_afterwards(llava: Any) -> None:
+    own = llava.model.generate = partial(type(llava.model).generate, llava.model)
+    with attach(llava.model, [HeadReinforcement()]):
+        llava.generate()
+    assert llava.model.generate is own
+
+
+def test_searches_that_moved_to_the_hub_are_refused_by_transformers(llava: Any, caplog: Any) -> None:
+    with (
+        pytest.raises(ValueError, match="Contrastive Search"),
+        attach(llava.model, [HeadReinforcement()], allow_idle=True),
+    ):
+        llava.generate(penalty_alpha=0.6, top_k=4)
+
+
+def test_a_custom_loop_equals_hooks(llava: Any, hooked_vhr: Any) -> None:
+    """A loop handed to generate() that feeds a whole prompt and then single tokens is followed like the built-in."""
+
+    def loop(model: Any, input_ids: torch.Tensor, generation_config: Any = None, **kwargs: Any) -> torch.Tensor:
+        ids, cache = input_ids, DynamicCache(config=model.config.get_text_config())
+        given = {**llava.inputs, "past_key_values": cache}
+        for _ in range(4):
+            logits = model(**given).logits
+            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+            given = {"input_ids": ids[:, -1:], "past_key_values": cache}
+        return ids
+
+    arguments = {**llava.inputs, "custom_generate": loop, "max_new_tokens": 4}
+    with hooked_vhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
         expected = llava.model.generate(**arguments)
-        got = llava.model.generate(**arguments, prompt_lookup_num_tokens=3)
+    with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
+        got = llava.model.generate(**arguments)
     assert torch.equal(expected, got)
+    assert run.receipt.steps == 4
+
+
+class _Rounded(QuantizedLayer):
+    """A quantised layer whose quantisation rounds, so that no library is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(residual_length=4)
+
+    def _quantize(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        return (tensor * 16).round()
+
+    def _dequantize(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor / 16
+
+
+def test_a_quantised_cache_equals_hooks(llava: Any, hooked_vhr: Any) -> None:
+    def cache() -> Cache:
+        return Cache(layers=[_Rounded() for _ in llava.decoder_layers])
+
+    with hooked_vhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
+        expected = llava.generate(steps=10, past_key_values=cache())
+    with attach(llava.model, [HeadReinforcement(layers="all")]):
+        got = llava.generate(steps=10, past_key_values=cache())
+    assert torch.equal(expected.sequences, got.sequences)
+    assert max((a - b).abs().max() for a, b in zip(expected.logits, got.logits, strict=True)) < 2e-4
+
+
+def test_guidance_runs_its_own_prompt_without_image_and_untouched(llava: Any) -> None:
+    """The second prompt of classifier-free guidance has no image, so nothing fires on it."""
+    with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
+        guided = llava.generate(steps=3, guidance_scale=1.5)
+        alone = llava.generate(steps=3)
+    assert torch.equal(guided.logits[0], alone.logits[0])
+    assert (run.receipt.generations, run.receipt.imageless) == (3, 1)
