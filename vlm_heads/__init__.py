@@ -1,6 +1,8 @@
 """Find the attention heads that look at the image, and give them and the image the weight they lost."""
 
 from vlm_heads.attach import Attachment, attach
+from vlm_heads.fold import fold_gains
+from vlm_heads.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.grounding import TokenGrounding, token_grounding
 from vlm_heads.interventions.head_reinforcement import HeadReinforcement
 from vlm_heads.interventions.image_boost import ImageBoost
@@ -8,6 +10,7 @@ from vlm_heads.interventions.registry import known_interventions, parse_interven
 from vlm_heads.interventions.route_gain import RouteGain
 from vlm_heads.interventions.salient_boost import SalientBoost
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
+from vlm_heads.interventions.static_gains import StaticGains
 from vlm_heads.profile import HeadProfile
 from vlm_heads.scoring import score_heads
 from vlm_heads.vlm import VLM, Answer
@@ -16,14 +19,18 @@ __all__ = [
     "VLM",
     "Answer",
     "Attachment",
+    "Folded",
     "HeadProfile",
     "HeadReinforcement",
     "ImageBoost",
     "RouteGain",
     "SalientBoost",
     "SinkRedistribution",
+    "StaticGains",
     "TokenGrounding",
     "attach",
+    "fold_checkpoint",
+    "fold_gains",
     "known_interventions",
     "parse_intervention",
     "score_heads",

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -37,6 +38,27 @@ def load(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
     return _model(folder, name, options), _processor(folder, name, options)
 
 
+def checkpoint_folder(name: str) -> Path:
+    """Return the folder with a model's checkpoint; what is on the hub alone is downloaded.
+
+    Raises:
+        UnknownModel: if there is no such model.
+        UnsupportedModel: if it is made in memory and has no checkpoint.
+    """
+    if name in EMBEDDED and name != "mini":
+        raise UnsupportedModel(f"{name} is made in memory and has no checkpoint; write one with model.save_pretrained")
+    if name == "mini":
+        return Path(_mini_folder())
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md"])
+        )
+    except (OSError, ValueError) as failure:  # the hub's own failures are both
+        raise _unknown(name) from failure
+
+
 def _mini_folder() -> str:
     """Return where the trained model of the embedded world lies; it ships with the evaluation package."""
     if find_spec("vlm_evals") is not None:
@@ -53,14 +75,18 @@ def _model(folder: str, name: str, options: dict[str, Any]) -> Any:
     except OSError as failure:
         if Path(folder).is_dir():
             raise UnsupportedModel(f"{name} holds no model that can be read: {_first_line(failure)}") from failure
-        hint = suggest(name, EMBEDDED)
-        raise UnknownModel(
-            f"no model {name!r}{hint}; give {', '.join(EMBEDDED)}, a folder, or a Hugging Face id that can be reached"
-        ) from failure
+        raise _unknown(name) from failure
     except SafetensorError as failure:
         raise UnsupportedModel(f"the weights of {name} are damaged: {_first_line(failure)}") from failure
     except (ValueError, KeyError) as failure:
         raise UnsupportedModel(f"{name} is no vision-language model: {_first_line(failure)}") from failure
+
+
+def _unknown(name: str) -> UnknownModel:
+    hint = suggest(name, EMBEDDED)
+    return UnknownModel(
+        f"no model {name!r}{hint}; give {', '.join(EMBEDDED)}, a folder, or a Hugging Face id that can be reached"
+    )
 
 
 def _processor(folder: str, name: str, options: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""HeadProfile: scores per layer and head, saved as safetensors and JSON."""
+"""HeadProfile: scores and static gains per layer and head, saved as safetensors and a JSON card."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as render_safetensors
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from vlm_heads.errors import BadProfile
 from vlm_heads.families import Anatomy
+from vlm_heads.profile_card import profile_card
 
 WEIGHTS_NAME = "head_profile.safetensors"
 CONFIG_NAME = "head_profile.json"
@@ -24,7 +26,10 @@ CONFIG_NAME = "head_profile.json"
 
 @dataclass(frozen=True, eq=False)
 class HeadProfile:
-    """How much each head looks at the image, averaged over samples.
+    """How much each head looks at the image, averaged over samples; with gains it is a reinforced profile.
+
+    A reinforced profile gives every head one gain for all images. That is not VHR, which chooses its heads for each
+    image anew, and it is measured on its own.
 
     Attributes:
         scores: float32 `[L, Hq]`, VHD, not normalised and not filtered. Layers without self-attention are 0.
@@ -32,6 +37,9 @@ class HeadProfile:
         samples: how many samples it is the mean of.
         model_type: the family it was taken from.
         notes: anything worth keeping beside it, JSON-serialisable.
+        gains: float32 `[L, Hq]`, what each head's output is multiplied by, at least 0; 1 leaves it, None is no gains.
+        card: where the gains come from, JSON-serialisable: `model`, `revision`, `weights`, `data`, `protocols`,
+            `setting`, `measured`, `benefit`; empty where nobody measured them.
     """
 
     scores: Tensor
@@ -39,6 +47,8 @@ class HeadProfile:
     samples: int = 0
     model_type: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    gains: Tensor | None = None
+    card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.scores.dim() != 2 or not self.scores.is_floating_point():
@@ -46,10 +56,15 @@ class HeadProfile:
         object.__setattr__(self, "scores", self.scores.detach().float().cpu().contiguous())
         if not bool(torch.isfinite(self.scores).all()):
             raise BadProfile("scores must be finite")
-        if self.surges is not None:
-            if self.surges.shape != self.scores.shape:
-                raise BadProfile(f"surges must have the shape of the scores, not {_described(self.surges)}")
-            object.__setattr__(self, "surges", self.surges.detach().float().cpu().contiguous())
+        for name in ("surges", "gains"):
+            table: Tensor | None = getattr(self, name)
+            if table is None:
+                continue
+            if table.shape != self.scores.shape:
+                raise BadProfile(f"{name} must have the shape of the scores, not {_described(table)}")
+            object.__setattr__(self, name, table.detach().float().cpu().contiguous())
+        if self.gains is not None and not bool((torch.isfinite(self.gains) & (self.gains >= 0)).all()):
+            raise BadProfile("gains must be finite and at least 0")
 
     def top(self, count: int) -> list[tuple[int, int, float]]:
         """Return the `count` highest (layer, head, score), highest first."""
@@ -76,7 +91,8 @@ class HeadProfile:
         """Write the profile into a folder, made where missing. Each file is complete or not there at all."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        tensors = {"scores": self.scores} | ({} if self.surges is None else {"surges": self.surges})
+        tables = {"scores": self.scores, "surges": self.surges, "gains": self.gains}
+        tensors = {name: table for name, table in tables.items() if table is not None}
         layers, heads = self.scores.shape
         described = {
             "format": 1,
@@ -85,18 +101,25 @@ class HeadProfile:
             "samples": self.samples,
             "model_type": self.model_type,
             "notes": self.notes,
+            "card": self.card,
         }
         _write_whole(target / WEIGHTS_NAME, render_safetensors(tensors))
         _write_whole(target / CONFIG_NAME, (json.dumps(described, indent=2, sort_keys=True) + "\n").encode())
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> HeadProfile:
-        """Return the profile in a folder.
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, revision: str | None = None) -> HeadProfile:
+        """Return the profile in a folder, or in a repository `owner/name` of the Hugging Face hub.
+
+        Args:
+            folder: a folder; where there is none, a word of the form `owner/name` is looked up on the hub.
+            revision: of the repository.
 
         Raises:
-            BadProfile: if a file is missing or damaged.
+            BadProfile: if there is none, or a file is missing or damaged.
         """
         source = Path(folder)
+        if not source.exists() and len(source.parts) == 2 and not source.is_absolute():
+            source = _downloaded(source.as_posix(), revision)
         try:
             tensors = parse_safetensors((source / WEIGHTS_NAME).read_bytes())
             described = json.loads((source / CONFIG_NAME).read_text(encoding="utf-8"))
@@ -112,7 +135,34 @@ class HeadProfile:
             samples=int(described.get("samples", 0)),
             model_type=str(described.get("model_type", "")),
             notes=dict(described.get("notes", {})),
+            gains=tensors.get("gains"),
+            card=dict(described.get("card", {})),
         )
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, api: HfApi | None = None) -> str:
+        """Write the profile and its card into a repository of the hub, made where missing; return its address.
+
+        Args:
+            repo_id: `owner/name`.
+            private: of a repository that is made here.
+            api: with an endpoint or token of its own; by default the one that `huggingface_hub` is set up with.
+        """
+        hub = api or HfApi()
+        address = hub.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            (Path(folder) / "README.md").write_text(profile_card(self.card, self.gains), encoding="utf-8")
+            hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Add a head profile")
+        return str(address)
+
+
+def _downloaded(repo_id: str, revision: str | None) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[WEIGHTS_NAME, CONFIG_NAME]))
+    except (OSError, ValueError) as failure:  # the hub's own failures are both
+        raise BadProfile(
+            f"no head profile {repo_id}: there is no such folder, and no such repository of the hub can be reached"
+        ) from failure
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -103,3 +103,66 @@ def test_a_profile_of_another_family_is_refused(llava: Any) -> None:
         attach(llava.model, [HeadReinforcement()], profile=profile),
     ):
         raise AssertionError("nothing may run")
+
+
+CARD = {"model": "owner/llava", "revision": "abc", "data": {"instances.json": "12ab"}, "benefit": True, "measured": [
+    {"metric": "recall", "plain": 0.7, "reinforced": 0.71, "difference": 0.01, "low": -0.02, "high": 0.04}
+]}  # fmt: skip
+
+
+def _reinforced() -> HeadProfile:
+    return HeadProfile(torch.rand(3, 4), model_type="llava", gains=torch.full((3, 4), 1.5), card=CARD)
+
+
+def test_gains_and_their_card_come_back(tmp_path: Path) -> None:
+    profile = _reinforced()
+    profile.save_pretrained(tmp_path)
+    back = HeadProfile.from_pretrained(tmp_path)
+    assert back.gains is not None
+    assert torch.equal(back.gains, torch.full((3, 4), 1.5))
+    assert back.card == CARD
+    _profile().save_pretrained(tmp_path)  # over it: nothing of the old one is left
+    assert HeadProfile.from_pretrained(tmp_path).gains is None
+    assert HeadProfile.from_pretrained(tmp_path).card == {}
+
+
+@pytest.mark.parametrize("gains", [torch.ones(2, 4), torch.full((3, 4), -0.1), torch.full((3, 4), torch.nan)])
+def test_gains_that_are_none_are_refused(gains: torch.Tensor) -> None:
+    with pytest.raises(errors.BadProfile, match="gains"):
+        HeadProfile(torch.rand(3, 4), gains=gains)
+
+
+class _Hub:
+    """Takes what is uploaded and keeps it."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.made: list[tuple[str, bool | None]] = []
+
+    def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> str:
+        assert exist_ok
+        self.made.append((repo_id, private))
+        return f"https://hub/{repo_id}"
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> None:
+        self.files = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+
+
+def test_it_goes_to_the_hub_with_a_card_for_people(tmp_path: Path) -> None:
+    hub: Any = _Hub()
+    assert _reinforced().push_to_hub("me/profile", private=True, api=hub) == "https://hub/me/profile"
+    assert hub.made == [("me/profile", True)]
+    for name, content in hub.files.items():
+        (tmp_path / name).write_bytes(content)
+    assert HeadProfile.from_pretrained(tmp_path).card == CARD
+    text = (tmp_path / "README.md").read_text()
+    assert "It is not VHR" in text
+    assert "- revision: abc" in text
+    assert "| recall | 0.700 | 0.710 | +0.010 [-0.020, 0.040] |" in text
+
+
+@pytest.mark.parametrize("name", ["owner/none", "nowhere", "a/b/c"])
+def test_neither_folder_nor_repository_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.BadProfile, match=f"no head profile|{name} holds no head profile"):
+        HeadProfile.from_pretrained(name)

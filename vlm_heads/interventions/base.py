@@ -33,12 +33,14 @@ class Intervention(Protocol):
         neutral: options under which it changes nothing, bit for bit; the laws are tested with them.
         trial: options under which it acts on a model of any size, as a tiny random one; the laws are tested with them.
         reads_hidden: whether `plan` reads `AttentionCall.hidden`.
+        needs_profile: whether its defaults act on nothing without a profile given to `attach`.
     """
 
     name: ClassVar[str]
     neutral: ClassVar[Mapping[str, Any]]
     trial: ClassVar[Mapping[str, Any]] = {}
     reads_hidden: ClassVar[bool] = False
+    needs_profile: ClassVar[bool] = False
 
     def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
         """Return the layers on which `plan` is asked.

@@ -120,7 +120,7 @@ def _try(what: str, attempt: Callable[[], object]) -> Check:
 
 
 def _answer_with(vlm: VLM, kind: type[Any]) -> object:
-    return _answer(vlm, (kind(),))
+    return _answer(vlm, (kind(**kind.trial) if kind.needs_profile else kind(),))
 
 
 def _answer(vlm: VLM, interventions: tuple[Any, ...]) -> object:

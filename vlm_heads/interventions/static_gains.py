@@ -1,0 +1,126 @@
+"""Static gains: the attached form of a reinforced profile, one gain per head for every image. This is not VHR."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from vlm_kernels import AttentionPlan
+
+from vlm_heads.errors import BadOption
+from vlm_heads.families import Anatomy
+from vlm_heads.interventions.base import AttentionCall, Intervention
+from vlm_heads.layer_sets import Layers, resolve_layers
+from vlm_heads.options import require_number
+
+if TYPE_CHECKING:
+    from vlm_heads.profile import HeadProfile
+
+GainList = str | Sequence[tuple[int, int, float]]
+
+_GAIN = re.compile(r"(-?\d+)\.(\d+):(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class StaticGains(Intervention):
+    """A reinforced profile: multiply each head's output by its own fixed gain, before the output projection.
+
+    VHR chooses its heads for each image anew; here nothing is chosen, so it costs no image-free pass, and `fold_gains`
+    writes the same edit into the weights of an ordinary checkpoint. One difference remains: attached, a prompt without
+    an image is left alone; a folded checkpoint cannot tell.
+
+    Attributes:
+        gains: "profile" takes the gains of the profile given to `attach`; or (layer, head, gain) triples, written as
+            "14.3:2+17.0:0.5" for gain 2 on head 3 of layer 14 and 0.5 on head 0 of layer 17. Negative layers count
+            from the end.
+        strength: exponent on every gain; 0 changes nothing, 1 takes the gains as they are.
+        layers: restricts the gains.
+
+    Raises:
+        BadOption: if the list cannot be read or names a head that is not in the model, or a number is out of its range.
+    """
+
+    name: ClassVar[str] = "reinforced"
+    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
+    trial: ClassVar[Mapping[str, Any]] = {"gains": ((0, 0, 3.0), (-1, 1, 0.25))}
+    needs_profile: ClassVar[bool] = True
+
+    gains: GainList = "profile"
+    strength: float = 1.0
+    layers: Layers = "all"
+
+    def __post_init__(self) -> None:
+        require_number("strength", self.strength, at_least=0.0)
+        for _, _, gain in self._listed() or ():
+            require_number("gains", gain, at_least=0.0)
+
+    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+        chosen = resolve_layers(self.layers, anatomy.depth, range(anatomy.depth)) & anatomy.attentions.keys()
+        listed = self._listed()
+        if listed is None:
+            return chosen
+        for layer, head, _ in listed:
+            known = -anatomy.depth <= layer < anatomy.depth and layer % anatomy.depth in anatomy.attentions
+            if not known or not 0 <= head < anatomy.heads:
+                raise BadOption(
+                    f"gains={self.gains!r}: layer {layer}, head {head} is not in a model with {anatomy.depth} layers "
+                    f"of {anatomy.heads} heads"
+                )
+        return chosen & {layer % anatomy.depth for layer, _, _ in listed}
+
+    def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
+        if self._listed() is None and (profile is None or profile.gains is None):
+            raise BadOption(
+                "gains='profile' takes its gains from a reinforced profile, and "
+                f"{'none was given' if profile is None else 'this one holds scores alone'}: `vlm-heads calibrate` "
+                "makes one; give it with --profile, or attach(..., profile=...)"
+            )
+
+    def prepared(
+        self, model: nn.Module, anatomy: Anatomy, profile: HeadProfile | None
+    ) -> AbstractContextManager[Mapping[Any, Any]]:
+        return nullcontext({"gains": self._table(anatomy, profile)})
+
+    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+        known: AttentionPlan | None = call.memory.get(call.layer)
+        if known is not None or not call.prefill or not call.key_map.any_image:
+            return known
+        gains = call.memory["gains"][call.layer]
+        if bool((gains == 1).all()):
+            return None
+        gains, has_image = gains.to(call.query.device), call.key_map.has_image[:, None]
+        call.tally.note((gains != 1) & has_image)
+        # in float32: a half-precision output is rounded once, as a folded weight is
+        plan = AttentionPlan(head_gain=torch.where(has_image, gains, 1.0))
+        call.memory[call.layer] = plan
+        return plan
+
+    def _table(self, anatomy: Anatomy, profile: HeadProfile | None) -> Tensor:
+        """Return float32 `[L, Hq]`: every head's gain."""
+        listed = self._listed()
+        if listed is None:
+            assert profile is not None, "check() insists on it"
+            assert profile.gains is not None, "check() insists on it"
+            return profile.gains**self.strength
+        gains = torch.ones(anatomy.depth, anatomy.heads)
+        for layer, head, gain in listed:
+            gains[layer, head] = gain
+        return gains**self.strength
+
+    def _listed(self) -> tuple[tuple[int, int, float], ...] | None:
+        """Return the triples given, None where the profile holds the gains."""
+        if self.gains == "profile":
+            return None
+        if not isinstance(self.gains, str):
+            return tuple((int(layer), int(head), gain) for layer, head, gain in self.gains)
+        found = [_GAIN.fullmatch(piece.strip()) for piece in self.gains.split("+")]
+        if None in found:
+            raise BadOption(
+                f"gains={self.gains!r}: profile, or layer.head:gain triples as in 14.3:2+17.0:0.5, are needed"
+            )
+        return tuple((int(one[1]), int(one[2]), float(one[3])) for one in found if one is not None)
