@@ -1,6 +1,7 @@
 """Find the attention heads that look at the image, and give them and the image the weight they lost."""
 
 from vlm_heads.attach import Attachment, attach
+from vlm_heads.contrast_methods import known_contrasts
 from vlm_heads.fold import fold_gains
 from vlm_heads.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.grounding import TokenGrounding, token_grounding
@@ -11,6 +12,7 @@ from vlm_heads.interventions.route_gain import RouteGain
 from vlm_heads.interventions.salient_boost import SalientBoost
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
 from vlm_heads.interventions.static_gains import StaticGains
+from vlm_heads.mitigation import Mitigation, parse_mitigation
 from vlm_heads.profile import HeadProfile
 from vlm_heads.scoring import score_heads
 from vlm_heads.vlm import VLM, Answer
@@ -23,6 +25,7 @@ __all__ = [
     "HeadProfile",
     "HeadReinforcement",
     "ImageBoost",
+    "Mitigation",
     "RouteGain",
     "SalientBoost",
     "SinkRedistribution",
@@ -31,8 +34,10 @@ __all__ = [
     "attach",
     "fold_checkpoint",
     "fold_gains",
+    "known_contrasts",
     "known_interventions",
     "parse_intervention",
+    "parse_mitigation",
     "score_heads",
     "token_grounding",
 ]

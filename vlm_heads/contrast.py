@@ -174,6 +174,8 @@ def _without_image(model: nn.Module, inputs: Inputs) -> SecondStream:
     """Return the stream of the same prompts, their image tokens deleted."""
     ids: Tensor = inputs["input_ids"]
     key_map = KeyMap.of_prompt(ids, inputs.get("attention_mask"), examine(model).image_token_id)
+    if not key_map.any_image:
+        raise BadOption("no prompt has an image, so a stream without image would be the first stream itself")
     text = TextOnly.of(key_map.classes)
     kept = text.of_inputs(inputs, {})
     return SecondStream(model, {name: kept[name] for name in kept if name not in ("use_cache", "position_ids")})

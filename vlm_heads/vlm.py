@@ -15,6 +15,7 @@ from torch import nn
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from vlm_heads.attach import Attachment, attach
+from vlm_heads.contrast_methods import Asked, Contrast, check_contrast
 from vlm_heads.errors import BadPrompt
 from vlm_heads.images import ImageSource, load_image
 from vlm_heads.interventions.base import Intervention
@@ -92,6 +93,7 @@ class VLM:
         interventions: Sequence[Intervention] = (),
         *,
         profile: HeadProfile | None = None,
+        contrast: Contrast | None = None,
         **generate_kwargs: Any,
     ) -> Answer:
         """Return what the model says about an image.
@@ -103,7 +105,8 @@ class VLM:
             BadPrompt: if the prompt is empty or carries the image token.
             UnsupportedModel: if an intervention cannot act on this model.
         """
-        return self.answer_batch([image], [prompt], interventions, profile=profile, **generate_kwargs)[0]
+        chosen: dict[str, Any] = {"profile": profile, "contrast": contrast}
+        return self.answer_batch([image], [prompt], interventions, **chosen, **generate_kwargs)[0]
 
     def answer_batch(
         self,
@@ -112,6 +115,7 @@ class VLM:
         interventions: Sequence[Intervention] = (),
         *,
         profile: HeadProfile | None = None,
+        contrast: Contrast | None = None,
         **generate_kwargs: Any,
     ) -> list[Answer]:
         """Return one answer per image, computed in one batch; see `answer`.
@@ -123,13 +127,14 @@ class VLM:
             prompts: one for all, or one per image.
             interventions: see `attach`.
             profile: see `attach`.
+            contrast: a second stream beside the answer's; interventions do not act on it.
             **generate_kwargs: for `generate`.
         """
         start = time.perf_counter()
-        inputs = self.inputs(images, prompts)
+        inputs, decoding = self._asked(images, prompts, contrast, generate_kwargs)
         with self._attached(interventions, profile) as run, torch.inference_mode():
-            output = self.model.generate(**inputs, **_decoding(generate_kwargs))
-        rows = _generated(output, inputs)
+            output = self.model.generate(**inputs, **decoding)
+        rows = _generated(output, inputs, self._ends(decoding))
         seconds = time.perf_counter() - start
         receipt = run.receipt.to_dict() if run is not None else None
         return [self._answer(row, seconds, receipt) for row in rows]
@@ -141,6 +146,7 @@ class VLM:
         interventions: Sequence[Intervention] = (),
         *,
         profile: HeadProfile | None = None,
+        contrast: Contrast | None = None,
         **generate_kwargs: Any,
     ) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece, as it is generated in another thread; see `answer`.
@@ -148,8 +154,8 @@ class VLM:
         The model is free again when the iterator is exhausted or closed. A failure in the other thread is raised here.
         What the generator returns in the end, as `yield from` gives it, is the whole `Answer`.
         """
-        inputs = self.inputs([image], prompt)
-        return self._pieces(inputs, interventions, profile, generate_kwargs)
+        inputs, decoding = self._asked([image], prompt, contrast, generate_kwargs)
+        return self._pieces(inputs, interventions, profile, decoding)
 
     def inputs(self, images: Sequence[ImageSource], prompts: str | Sequence[str]) -> dict[str, Any]:
         """Return what `model.generate` takes for a batch of images and prompts, left-padded.
@@ -157,10 +163,32 @@ class VLM:
         Raises:
             BadPrompt: if there are not as many prompts as images.
         """
-        each = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
-        if len(each) != len(images) or not each:
-            raise BadPrompt(f"{len(each)} prompts were given for {len(images)} images; one each is needed")
-        return model_inputs(self.model, self.processor, [load_image(image) for image in images], each)
+        return model_inputs(
+            self.model, self.processor, [load_image(image) for image in images], _one_each(prompts, len(images))
+        )
+
+    def _asked(
+        self,
+        images: Sequence[ImageSource],
+        prompts: str | Sequence[str],
+        contrast: Contrast | None,
+        generate_kwargs: dict[str, Any],
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the inputs of a batch and the arguments of `generate`, the contrast's processor among them."""
+        decoding = _decoding(generate_kwargs)
+        if contrast is None:
+            return self.inputs(images, prompts), decoding
+        check_contrast(contrast)
+        upright, each = [load_image(image) for image in images], _one_each(prompts, len(images))
+        asked = Asked(self.model, upright, each, self.inputs(upright, each), self.inputs)
+        processors = [*decoding.pop("logits_processor", ()), contrast.processor(asked)]
+        return dict(asked.inputs), {**decoding, "logits_processor": processors}
+
+    def _ends(self, decoding: dict[str, Any]) -> set[int]:
+        """Return the ids that end an answer."""
+        config = decoding.get("generation_config") or self.model.generation_config
+        ends = decoding.get("eos_token_id", config.eos_token_id)
+        return set(ends) if isinstance(ends, list | tuple) else {ends}
 
     @contextmanager
     def _attached(
@@ -177,11 +205,11 @@ class VLM:
         inputs: dict[str, Any],
         interventions: Sequence[Intervention],
         profile: HeadProfile | None,
-        generate_kwargs: dict[str, Any],
+        decoding: dict[str, Any],
     ) -> Generator[str, None, Answer]:
         start = time.perf_counter()
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stop, decoding = _Stop(), _decoding(generate_kwargs)
+        stop = _Stop()
         criteria = [*decoding.pop("stopping_criteria", ()), stop]
         arguments = {**inputs, **decoding, "stopping_criteria": criteria}
         with self._attached(interventions, profile) as run, ThreadPoolExecutor(1, "vlm-heads-stream") as thread:
@@ -191,7 +219,7 @@ class VLM:
             finally:
                 stop.requested = True
             output = work.result()
-        rows = _generated(output, inputs)
+        rows = _generated(output, inputs, self._ends(decoding))
         receipt = run.receipt.to_dict() if run is not None else None
         return self._answer(rows[0], time.perf_counter() - start, receipt)
 
@@ -210,6 +238,13 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]
         return torch.full((input_ids.shape[0],), self.requested, dtype=torch.bool, device=input_ids.device)
 
 
+def _one_each(prompts: str | Sequence[str], count: int) -> list[str]:
+    each = [prompts] * count if isinstance(prompts, str) else list(prompts)
+    if len(each) != count or not each:
+        raise BadPrompt(f"{len(each)} prompts were given for {count} images; one each is needed")
+    return each
+
+
 def _generate(model: Any, streamer: TextIteratorStreamer, arguments: dict[str, Any]) -> Any:
     try:
         with torch.inference_mode():
@@ -226,8 +261,8 @@ def _decoding(generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     return defaults | generate_kwargs
 
 
-def _generated(output: Any, inputs: dict[str, Any]) -> list[list[int]]:
-    """Return each row's new ids, cut at the padding that follows a finished row."""
+def _generated(output: Any, inputs: dict[str, Any], ends: set[int]) -> list[list[int]]:
+    """Return each row's new ids up to its end, without the padding that follows where other rows went on."""
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     prompt = inputs["input_ids"]
     length = prompt.shape[1]
@@ -235,4 +270,5 @@ def _generated(output: Any, inputs: dict[str, Any]) -> list[list[int]]:
     # families that generate from embeddings return the new ids alone
     if sequences.shape[1] >= length and torch.equal(sequences[:, :length], prompt.repeat_interleave(copies, dim=0)):
         sequences = sequences[:, length:]
-    return [row.tolist() for row in sequences]
+    rows: list[list[int]] = sequences.tolist()
+    return [row[: next((at for at, one in enumerate(row) if one in ends), len(row)) + 1] for row in rows]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from vlm_app.console import progress
 if TYPE_CHECKING:
     from vlm_evals.answer import Asking, Processes
 
+    from vlm_heads import Mitigation
+    from vlm_heads.contrast_methods import Contrast
     from vlm_heads.interventions.base import Intervention
 
 BIASES = (-1.0, -0.3, 0.4, 1.2, 2.6)  # added to the end-of-text logits of the plain model; 0 is the plain run itself
@@ -38,29 +40,34 @@ class Arm:
     Attributes:
         name: its folder below the evaluation's; empty for the evaluation's own.
         interventions: attached to every generation.
+        contrast: a second stream beside every generation, or None.
         end_bias: added to the end-of-text logits.
     """
 
     name: str
     interventions: tuple[Intervention, ...] = ()
+    contrast: Contrast | None = None
     end_bias: float = 0.0
 
+    @classmethod
+    def of(cls, name: str, mitigation: Mitigation) -> Arm:
+        """Return the arm of what was written on the command line."""
+        return cls(name, mitigation.interventions, mitigation.contrast)
 
-def arms_of(
-    interventions: tuple[Intervention, ...], *, paired: bool, curve: bool = False, controls: bool = False
-) -> list[Arm]:
+
+def arms_of(mitigation: Mitigation, *, paired: bool, curve: bool = False, controls: bool = False) -> list[Arm]:
     """Return the arms of an evaluation, the plain one first where there are several.
 
     Raises:
         TaskError: if arms are to be compared and there is no intervention, or none has heads to take a control from.
     """
     if not (paired or curve or controls):
-        return [Arm("", interventions)]
-    if not interventions:
+        return [Arm.of("", mitigation)]
+    if not mitigation:
         raise TaskError("--paired, --curve and --controls compare with an intervention: name one, as in --with vhr")
-    arms = [Arm("plain"), Arm("mitigated", interventions)]
+    arms = [Arm("plain"), Arm.of("mitigated", mitigation)]
     if controls:
-        arms += [Arm(name, _with_heads(interventions, heads)) for name, heads in CONTROLS.items()]
+        arms += [control(arms[1], name, heads) for name, heads in CONTROLS.items()]
     if curve:
         arms += [Arm(bias_name(bias), end_bias=bias) for bias in BIASES]
     return arms
@@ -71,17 +78,21 @@ def bias_name(bias: float) -> str:
     return f"bias{bias:+g}"
 
 
-def _with_heads(interventions: Sequence[Intervention], heads: str) -> tuple[Intervention, ...]:
-    """Return the same interventions acting on other heads, those that choose any."""
-    if not any(_chooses_heads(one) for one in interventions):
-        names = ", ".join(one.name for one in interventions)
+def control(arm: Arm, name: str, heads: str) -> Arm:
+    """Return the same arm acting on other heads, where its interventions choose any.
+
+    Raises:
+        TaskError: if none has heads to choose.
+    """
+    if not any(_chooses_heads(one) for one in arm.interventions):
+        names = ", ".join(one.name for one in (*arm.interventions, arm.contrast) if one is not None)
         raise TaskError(f"--controls takes the same gain on other heads, and {names} chooses no heads: leave it out")
-    changed: list[Any] = [replace(one, heads=heads) if _chooses_heads(one) else one for one in interventions]  # type: ignore[type-var]
-    return tuple(changed)
+    changed: list[Any] = [replace(one, heads=heads) if _chooses_heads(one) else one for one in arm.interventions]  # type: ignore[type-var]
+    return replace(arm, name=name, interventions=tuple(changed))
 
 
 def _chooses_heads(intervention: Any) -> bool:
-    return any(one.name == "heads" for one in fields(intervention))
+    return any(one.name == "heads" and "HeadChoice" in str(one.type) for one in fields(intervention))
 
 
 def find_data(
@@ -162,7 +173,7 @@ def ask_arms(
     for arm in arms:
         folder = out / arm.name
         identity = {"protocol": protocol.as_json(), "setting": setting(asking, arm)}
-        here = replace(asking, interventions=arm.interventions, end_bias=arm.end_bias)
+        here = replace(asking, interventions=arm.interventions, contrast=arm.contrast, end_bias=arm.end_bias)
         with (
             open_run(folder, identity, shard=place.index, shards=place.count) as run,
             progress(f"{protocol.metric} {arm.name}".strip(), share if place.first else None) as advance,
@@ -179,10 +190,9 @@ def setting(asking: Asking, arm: Arm) -> dict[str, Any]:
     """Return who answers, as JSON: part of what a run directory is bound to."""
     from vlm_evals.answer import fingerprint
 
-    stated: list[dict[str, Any]] = [
-        {"name": one.name, **asdict(one)}  # type: ignore[call-overload]  # every intervention is a dataclass
-        for one in arm.interventions
-    ]
+    from vlm_heads import Mitigation
+
+    stated = Mitigation(arm.interventions, arm.contrast).stated()
     profile = None if asking.profile is None else content_hash(asking.profile.scores.tolist())
     model = {"model": asking.vlm.name, "weights": fingerprint(asking.vlm.model)}
-    return model | {"interventions": stated, "end_bias": arm.end_bias, "profile": profile}
+    return model | stated | {"end_bias": arm.end_bias, "profile": profile}

@@ -37,11 +37,11 @@ def held_out(
     from vlm_evals.scored import pair_report, score_run
 
     from vlm_app.experiment import arms_of, ask_arms, choose_protocol, find_data
-    from vlm_app.models import load_vlm, parse_interventions
+    from vlm_app.models import load_vlm, parse_mitigations
     from vlm_app.reports import publish
 
     place = Processes.current(device)
-    arms = arms_of(parse_interventions(words or ["vhr"]), paired=True)
+    arms = arms_of(parse_mitigations(words or ["vhr"]), paired=True)
     limits = dict(zip(METRICS, (captions, questioned), strict=True))
     data = find_data(PROTOCOL, "chair", None, out, limit=max(limits.values()), seed=seed, place=place)
     asking = Asking(load_vlm(model, device, seed))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlm_heads import VLM, HeadProfile
+    from vlm_heads import VLM, HeadProfile, Mitigation
     from vlm_heads.interventions.base import Intervention
 
 
@@ -70,6 +70,20 @@ def parse_interventions(words: Sequence[str] | None) -> tuple[Intervention, ...]
     Raises:
         BadOption: for an unknown name or option, with the nearest known one.
     """
-    from vlm_heads import parse_intervention
+    from vlm_heads.errors import BadOption
 
-    return tuple(parse_intervention(word) for word in words or ())
+    found = parse_mitigations(words)
+    if found.contrast is not None:
+        raise BadOption(f"{found.contrast.name} is a second stream and no intervention: leave it out here")
+    return found.interventions
+
+
+def parse_mitigations(words: Sequence[str] | None) -> Mitigation:
+    """Return the interventions and the contrast written as `name` or `name:option=value,…`.
+
+    Raises:
+        BadOption: for an unknown name or option, with the nearest known one, or for two contrasts.
+    """
+    from vlm_heads import parse_mitigation
+
+    return parse_mitigation(words or ())

@@ -19,7 +19,8 @@ With = Annotated[
         "--with",
         "-w",
         metavar="NAME[:OPTION=VALUE,…]",
-        help="Attach an intervention, such as vhr or vhr:gain=1.5,layers=all; may be given several times.",
+        help="An intervention, such as vhr or vhr:gain=1.5,layers=all, or one contrast, such as vcd:alpha=0.5; may be "
+        "given several times.",
     ),
 ]
 Profile = Annotated[Path | None, typer.Option("--profile", help="Head scores saved by `vlm-heads score`.")]

@@ -16,6 +16,7 @@ from vlm_evals.records import Answer, Sample
 from vlm_evals.runs import Run, RunError, content_hash
 from vlm_evals.tasks import Protocol
 from vlm_heads import VLM, HeadProfile, attach
+from vlm_heads.contrast_methods import Contrast
 from vlm_heads.errors import BadImage, NothingIntervened
 from vlm_heads.images import load_image
 from vlm_heads.interventions.base import Intervention
@@ -65,6 +66,7 @@ class Asking:
     Attributes:
         vlm: the model.
         interventions: attached to every generation.
+        contrast: a second stream beside every generation, or None.
         profile: head scores for `attach`, or None.
         end_bias: added to the end-of-text logits at every step; positive makes answers shorter.
         batch_size: samples in one generation; the answers do not depend on it.
@@ -73,6 +75,7 @@ class Asking:
 
     vlm: VLM
     interventions: Sequence[Intervention] = ()
+    contrast: Contrast | None = None
     profile: HeadProfile | None = None
     end_bias: float = 0.0
     batch_size: int = 16
@@ -188,7 +191,7 @@ def _check_fired(asking: Asking, answers: Iterable[Answer]) -> None:
 
 
 def _generation(asking: Asking, protocol: Protocol) -> dict[str, Any]:
-    arguments = dict(protocol.decoding) | {"max_new_tokens": protocol.max_new_tokens}
+    arguments = dict(protocol.decoding) | {"max_new_tokens": protocol.max_new_tokens, "contrast": asking.contrast}
     if asking.end_bias:
         ends = asking.vlm.model.generation_config.eos_token_id
         ids = ends if isinstance(ends, list) else [ends]

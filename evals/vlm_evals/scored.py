@@ -167,12 +167,17 @@ def _settings(run: ScoredRun) -> dict[str, Any]:
 
 
 def _readable(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return who answered with each intervention as one word of the command line, and without what was not used."""
+    """Return who answered with each intervention as one word of the command line, and without what was not used.
+
+    A second stream stands among the interventions, as it does on the command line.
+    """
     words = []
-    for one in setting.get("interventions", ()):
+    second = setting.get("contrast")
+    for one in [*setting.get("interventions", ()), *([second] if second else [])]:
         options = ",".join(f"{name}={value}" for name, value in one.items() if name != "name")
         words.append(f"{one['name']}:{options}" if options else one["name"])
-    return {name: value for name, value in setting.items() if value} | {"interventions": words or ["none"]}
+    used = {name: value for name, value in setting.items() if value and name != "contrast"}
+    return used | {"interventions": words or ["none"]}
 
 
 def _paired_settings(plain: Sequence[ScoredRun], mitigated: ScoredRun) -> dict[str, Any]:

@@ -82,6 +82,15 @@ def test_vhr_makes_the_planted_model_say_what_it_sees(command: Command, banana: 
     assert weak.out == "there is a dog.\n"
 
 
+def test_a_contrast_goes_beside_interventions(command: Command, banana: Path) -> None:
+    words = ["describe", banana, "--model", "planted", "--with", "vhr", "--with", "pai-contrast:gamma=1.5"]
+    assert command(*words).out == "there is a banana.\n"
+    (row,) = command(*words, "--json").value
+    assert row["with"] == ["vhr", "pai-contrast:gamma=1.5"]
+    (alone,) = command("describe", banana, "--model", "planted", "--with", "vcd", "--json").value
+    assert alone["receipt"] is None
+
+
 def test_describe_compares_side_by_side(command: Command, banana: Path) -> None:
     outcome = command("describe", banana, "--model", "planted", "--compare")
     line = next(line for line in outcome.out.splitlines() if "dog" in line)
@@ -119,6 +128,8 @@ def test_doctor_says_what_works(command: Command) -> None:
     assert works["plain generation"]
     assert works["head scores (VHD)"]
     assert works["--with vhr"]
+    assert works["--with vcd"]
+    assert found["image_tokens"] == 16
     assert all(check["works"] or check["remark"] for check in found["checks"])
     assert (found["sinks"]["channels"], bool(found["sinks"]["why"])) == ([], True)
 
@@ -147,6 +158,46 @@ def test_eval_writes_a_run_and_its_report(command: Command, untrained_mini: Path
     refused = command(*words, "--seed", 8)
     assert refused.code == 2
     assert "protocol.seed" in refused.err
+
+
+def test_eval_with_a_contrast_resumes_under_the_same_options_alone(
+    command: Command, untrained_mini: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = [
+        "eval",
+        "chair",
+        "--model",
+        untrained_mini,
+        "--limit",
+        3,
+        "--max-tokens",
+        4,
+        "--out",
+        out,
+        "--batch-size",
+        2,
+    ]
+    report = command(*words, "--with", "vcd:alpha=0.5", "--with", "route", "--json").value
+    assert "vcd:alpha=0.5,bound=0.1,noise_step=500,seed=0" in report["settings"]["interventions"]
+    assert (out / "report.md").read_text().count("vcd:alpha=0.5") > 0
+    again = command(*words, "--with", "vcd:alpha=0.5", "--with", "route", "--json")
+    assert again.value == report
+    refused = command(*words, "--with", "vcd:alpha=0.7", "--with", "route")
+    assert refused.code == 2
+    assert "setting.contrast.alpha" in refused.err
+
+
+@pytest.mark.parametrize("split", ["held-out", "shifted", "scrambled"])
+def test_a_split_of_the_embedded_world_is_a_word(
+    command: Command, untrained_mini: Path, tmp_path: Path, split: str
+) -> None:
+    words = ["eval", "chair", "--model", untrained_mini, "--limit", 2, "--max-tokens", 2, "--out", tmp_path / "run"]
+    report = command(*words, "--split", split, "--json").value
+    assert report["settings"]["protocol"]["name"] == f"world-{split}"
+    both = command(*words, "--split", split, "--protocol", "world-held-out")
+    assert both.code == 2
+    assert "leave one out" in both.err
 
 
 def test_a_protocol_file_asks_the_same_again(command: Command, untrained_mini: Path, tmp_path: Path) -> None:

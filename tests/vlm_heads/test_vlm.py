@@ -206,3 +206,12 @@ def test_several_sequences_per_image_keep_to_their_image(vlm: VLM) -> None:
         num_return_sequences=2,
     )
     assert _rows(answers)[0::2] == ["there is a car.", "there is a bird."]
+
+
+def test_a_row_that_ends_early_carries_no_padding(vlm: VLM) -> None:
+    """One row says "there is a bird" and ends there, the other goes on to "." and the end of text."""
+    end = vlm.processor.tokenizer.convert_tokens_to_ids("bird")
+    pictures = [planted_image("bird"), planted_image("car")]
+    rows = vlm.answer_batch(pictures, "what do you see?", [HeadReinforcement()], eos_token_id=[2, end])
+    assert [len(row.token_ids) for row in rows] == [4, 6]
+    assert rows[0].token_ids[-1] == end

@@ -25,7 +25,7 @@ from vlm_app.options import (
 )
 
 if TYPE_CHECKING:
-    from vlm_heads import VLM, Answer
+    from vlm_heads import VLM, Answer, Mitigation
 
 
 def describe(
@@ -43,10 +43,11 @@ def describe(
     json: Json = False,
 ) -> None:
     """Say what is in images, streaming the answer."""
-    from vlm_app.models import load_profile, load_vlm, parse_interventions
+    from vlm_app.models import load_profile, load_vlm, parse_mitigations
     from vlm_app.pictures import find_pictures
+    from vlm_heads import Mitigation
 
-    interventions = parse_interventions(words or (["vhr"] if compare else None))
+    mitigation = parse_mitigations(words or (["vhr"] if compare else None))
     pictures = find_pictures(images)
     vlm = load_vlm(model, device, seed)
     arguments: dict[str, Any] = {"max_new_tokens": max_tokens, "profile": load_profile(profile)}
@@ -54,21 +55,25 @@ def describe(
     for image, picture in zip(images, pictures, strict=True):
         if not json and len(images) > 1:
             print(f"\n{image}")
-        sides = [(), interventions] if compare else [interventions]
+        sides = [Mitigation(), mitigation] if compare else [mitigation]
         answers = [_say(vlm, picture, prompt, side, arguments, aloud=not json and not compare) for side in sides]
         if compare and not json:
             _print_side_by_side(answers, words or ["vhr"])
-        found.append({"image": image, "prompt": prompt, "model": model} | _row(answers))
+        found.append({"image": image, "prompt": prompt, "model": model, "with": words or []} | _row(answers))
     if json:
         print_json(found)
 
 
 def _say(
-    vlm: VLM, image: Path, prompt: str, interventions: Sequence[Any], arguments: dict[str, Any], *, aloud: bool
+    vlm: VLM, image: Path, prompt: str, mitigation: Mitigation, arguments: dict[str, Any], *, aloud: bool
 ) -> Answer:
     """Return an answer, writing its pieces to standard output as they come if aloud."""
     pieces: Generator[str, None, Answer] = vlm.stream(
-        image, prompt, interventions, **(arguments if interventions else arguments | {"profile": None})
+        image,
+        prompt,
+        mitigation.interventions,
+        contrast=mitigation.contrast,
+        **(arguments if mitigation.interventions else arguments | {"profile": None}),
     )
     while True:
         try:

@@ -25,9 +25,9 @@ def doctor(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Say what works on a model and why the rest does not: every intervention generates two tokens."""
+    """Say what works on a model and why the rest does not: every intervention and contrast generates two tokens."""
     from vlm_app.models import load_vlm
-    from vlm_heads import known_interventions, score_heads
+    from vlm_heads import known_contrasts, known_interventions, score_heads
     from vlm_heads.families import examine
 
     vlm = load_vlm(model, device, seed)
@@ -41,6 +41,7 @@ def doctor(
         "key_value_heads": anatomy.key_heads,
         "head_size": _head_size(anatomy),
         "image_token_id": anatomy.image_token_id,
+        "image_tokens": _image_tokens(vlm, anatomy.image_token_id),
         "attention": str(vlm.model.config.get_text_config()._attn_implementation),
         "device": str(vlm.device),
         "dtype": str(vlm.model.dtype).removeprefix("torch."),
@@ -50,6 +51,7 @@ def doctor(
         _try("plain generation", lambda: _answer(vlm, ())),
         _try("head scores (VHD)", lambda: score_heads(vlm.model, vlm.processor, [_picture()])),
         *(_try(f"--with {name}", partial(_answer_with, vlm, kind)) for name, kind in known_interventions().items()),
+        *(_try(f"--with {name}", partial(_answer_beside, vlm, kind)) for name, kind in known_contrasts().items()),
     ]
     sinks = _sinks(vlm)
     if json:
@@ -123,6 +125,10 @@ def _answer_with(vlm: VLM, kind: type[Any]) -> object:
     return _answer(vlm, (kind(**kind.trial) if kind.needs_profile else kind(),))
 
 
+def _answer_beside(vlm: VLM, kind: type[Any]) -> object:
+    return vlm.answer(_picture(), PROMPT, contrast=kind(), max_new_tokens=2)
+
+
 def _answer(vlm: VLM, interventions: tuple[Any, ...]) -> object:
     return vlm.answer(_picture(), PROMPT, interventions, max_new_tokens=2)
 
@@ -134,6 +140,11 @@ def _picture() -> Any:
     picture = Image.new("RGB", (96, 96), (128, 128, 128))
     picture.paste((255, 0, 0), (24, 24, 72, 72))
     return picture
+
+
+def _image_tokens(vlm: VLM, image_token_id: int) -> int:
+    """Return how many positions a 96 × 96 picture takes in the prompt."""
+    return int((vlm.inputs([_picture()], PROMPT)["input_ids"] == image_token_id).sum())
 
 
 def _head_size(anatomy: Any) -> int:

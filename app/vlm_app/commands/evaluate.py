@@ -19,6 +19,12 @@ ProtocolName = Annotated[
     str | None,
     typer.Option("--protocol", help="world-held-out, world-shifted, world-scrambled, coco, or a protocol file."),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="Of the embedded world: held-out, validation, shifted or scrambled; a short protocol."
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", help="Images to draw with the seed.")]
 Paired = Annotated[bool, typer.Option("--paired", help="Ask the plain model too, and compare.")]
 Controls = Annotated[
@@ -49,7 +55,23 @@ class Request:
     seed: int
     device: str | None
     json: bool
+    split: str | None = None
     curve: bool = False
+
+    @property
+    def protocol_name(self) -> str:
+        """The protocol, by its own name or by the split of the embedded world that it asks about.
+
+        Raises:
+            TaskError: if both are named, or the split is asked for beside pictures of one's own.
+        """
+        from vlm_evals.coco import TaskError
+
+        if self.split is None:
+            return self.protocol or ("world-held-out" if self.data is None else "coco")
+        if self.protocol is not None:
+            raise TaskError("--split and --protocol both say what is asked: leave one out")
+        return f"world-{self.split}"
 
 
 @app.command("chair")
@@ -59,6 +81,7 @@ def chair(
     profile: Profile = None,
     data: Data = None,
     protocol: ProtocolName = None,
+    split: Split = None,
     limit: Limit = None,
     paired: Paired = False,
     curve: Annotated[
@@ -81,7 +104,7 @@ def chair(
     changes = {"prompt": prompt, "pipeline": pipeline, "vocabulary": vocabulary, "max_new_tokens": max_tokens}
     request = Request(
         model, words, profile, data, protocol, limit, paired, controls, out, batch_size, max_failures, seed, device,
-        json, curve,
+        json, split, curve,
     )  # fmt: skip
     _evaluate("chair", request, beams, changes)
 
@@ -93,6 +116,7 @@ def pope(
     profile: Profile = None,
     data: Data = None,
     protocol: ProtocolName = None,
+    split: Split = None,
     limit: Limit = None,
     paired: Paired = False,
     controls: Controls = False,
@@ -122,6 +146,7 @@ def pope(
         seed,
         device,
         json,
+        split,
     )
     _evaluate("pope", request, beams, {"parser": parser, "max_new_tokens": max_tokens})
 
@@ -130,15 +155,15 @@ def _evaluate(metric: Any, request: Request, beams: int | None, stated: dict[str
     from vlm_evals.answer import Asking, Processes
 
     from vlm_app.experiment import arms_of, ask_arms, choose_protocol, find_data
-    from vlm_app.models import load_profile, load_vlm, parse_interventions
+    from vlm_app.models import load_profile, load_vlm, parse_mitigations
     from vlm_app.reports import evaluation_report, publish
 
     changes = {name: value for name, value in stated.items() if value is not None}
     if beams is not None:
         changes["decoding"] = {"do_sample": False, "num_beams": beams}
-    name = request.protocol or ("world-held-out" if request.data is None else "coco")
+    name = request.protocol_name
     arms = arms_of(
-        parse_interventions(request.words), paired=request.paired, curve=request.curve, controls=request.controls
+        parse_mitigations(request.words), paired=request.paired, curve=request.curve, controls=request.controls
     )
     _check_words(metric, changes)
     place = Processes.current(request.device)
