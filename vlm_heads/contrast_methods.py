@@ -219,7 +219,7 @@ class ChangedImage(Contrast):
 
 def known_contrasts() -> dict[str, type[Any]]:
     """Return every contrast class of this file by its command line name, in alphabetical order."""
-    found = [one for one in globals().values() if isinstance(one, type) and Contrast in one.__mro__[1:]]
+    found: list[Any] = [one for one in globals().values() if isinstance(one, type) and Contrast in one.__mro__[1:]]
     return {kind.name: kind for kind in sorted(found, key=lambda kind: str(kind.name))}
 
 
