@@ -129,7 +129,7 @@ class Tracker:
         plan: AttentionPlan | None = None
         moving: LayerTally | None = None
         for index, intervention, tally in acting:
-            call.memory, call.tally = state.memories[index], tally
+            call.memory, call.tally, call.planned = state.memories[index], tally, plan
             part = intervention.plan(call)
             if part is not None:
                 plan = part if plan is None else _both(plan, part, intervention.name)

@@ -117,6 +117,7 @@ class AttentionCall:
         scale: multiplies the logits; None is `D ** -0.5`.
         hidden: `[B, Tq, width]`, what enters the layer, before its norm; only at prefill, and only where an
             intervention reads it.
+        planned: what the interventions before this one want changed in this call, or None.
     """
 
     layer: int
@@ -133,6 +134,7 @@ class AttentionCall:
     scale: float | None = None
     hidden: Tensor | None = None
     computed: tuple[Tensor, Tensor | None] | None = None
+    planned: AttentionPlan | None = None
 
     @property
     def key_map(self) -> KeyMap:
