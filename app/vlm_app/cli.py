@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from vlm_evals.errors import EvaluationError
 
-from vlm_app.commands import bench, compare, demo, describe, doctor, evaluate, fold, judge, score, world
+from vlm_app.commands import bench, calibrate, compare, demo, describe, doctor, evaluate, fold, judge, score, world
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -30,6 +30,7 @@ app.add_typer(judge.app, name="judge")
 app.command("compare")(compare.compare)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
+app.command("calibrate")(calibrate.calibrate)
 app.command("fold")(fold.fold)
 app.command("demo")(demo.demo)
 app.add_typer(world.app, name="world")

@@ -41,6 +41,18 @@ def progress(title: str, total: int | None) -> Iterator[Advance]:
         yield lambda count: bar.advance(task, count)
 
 
+def steps(advance: Advance) -> Advance:
+    """Return what is called with the number done so far, where `advance` wants how many more."""
+    before = 0
+
+    def step(done: int) -> None:
+        nonlocal before
+        advance(done - before)
+        before = done
+
+    return step
+
+
 def print_table(title: str, header: Iterable[str], rows: Iterable[Iterable[str]], *, prose: str | None = None) -> None:
     """Print a table; the first column is text, the column named `prose` is sentences, the others are numbers."""
     from rich.console import Console

@@ -24,7 +24,7 @@ from vlm_app.console import progress
 if TYPE_CHECKING:
     from vlm_evals.answer import Asking, Processes
 
-    from vlm_heads import Mitigation
+    from vlm_heads import HeadProfile, Mitigation
     from vlm_heads.contrast_methods import Contrast
     from vlm_heads.interventions.base import Intervention
 
@@ -193,6 +193,11 @@ def setting(asking: Asking, arm: Arm) -> dict[str, Any]:
     from vlm_heads import Mitigation
 
     stated = Mitigation(arm.interventions, arm.contrast).stated()
-    profile = None if asking.profile is None else content_hash(asking.profile.scores.tolist())
+    profile = None if asking.profile is None else _profile_hash(asking.profile)
     model = {"model": asking.vlm.name, "weights": fingerprint(asking.vlm.model)}
     return model | stated | {"end_bias": arm.end_bias, "profile": profile}
+
+
+def _profile_hash(profile: HeadProfile) -> str:
+    scores = profile.scores.tolist()
+    return content_hash(scores if profile.gains is None else [scores, profile.gains.tolist()])

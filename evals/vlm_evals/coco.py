@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ class CocoFolder:
         root: the folder.
         instances: files with boxes.
         captions: files with human captions.
+        chosen: ids of the images that count; None for all.
     """
 
     root: Path
     instances: tuple[Path, ...]
     captions: tuple[Path, ...]
+    chosen: frozenset[int] | None = None
 
     @classmethod
     def find(cls, root: Path) -> CocoFolder:
@@ -51,6 +54,10 @@ class CocoFolder:
             )
         return cls(root, instances, captions)
 
+    def only(self, images: Iterable[int]) -> CocoFolder:
+        """Return the same folder with some of its images alone."""
+        return replace(self, chosen=frozenset(images))
+
     def hashes(self) -> dict[str, str]:
         """Return file name -> SHA-256."""
         return {path.name: file_hash(path) for path in (*self.instances, *self.captions)}
@@ -61,7 +68,8 @@ class CocoFolder:
         folders = [self.root / name for name in IMAGE_FOLDERS if (self.root / name).is_dir()]
         present = {path.name: path for folder in reversed(folders) for path in folder.iterdir()}
         listed = {image: name for one in self._annotated for image, name in one.files.items()}
-        return {image: present[name] for image, name in listed.items() if name in present}
+        there = {image: present[name] for image, name in listed.items() if name in present}
+        return {image: path for image, path in there.items() if self.chosen is None or image in self.chosen}
 
     @cached_property
     def objects(self) -> dict[int, list[str]]:

@@ -33,6 +33,8 @@ SUBCOMMANDS = [
         "bench generate",
         "bench judge",
         "doctor",
+        "calibrate",
+        "fold",
         "demo",
         "world export",
         "world train",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vlm_app.console import print_json, print_table, progress
+from vlm_app.console import print_json, print_table, progress, steps
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED, Device, Images, Json, Model, Prompt, Seed
 
 
@@ -37,7 +37,7 @@ def score(
             pictures,
             prompt=prompt,
             batch_size=batch_size,
-            progress=_differences(advance),
+            progress=steps(advance),
         )
     profile.save_pretrained(out)
     picture = draw_head_map(profile.scores.numpy(), out / "heads.png", title=f"VHD of {model}, {len(images)} images")
@@ -56,15 +56,3 @@ def score(
 
 def _times(value: float, median: float) -> str:
     return f"{value / median:.1f}" if median > 0 else "–"
-
-
-def _differences(advance: Any) -> Any:
-    """Return what turns counts so far into steps."""
-    before = 0
-
-    def step(done: int) -> None:
-        nonlocal before
-        advance(done - before)
-        before = done
-
-    return step

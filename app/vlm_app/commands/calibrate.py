@@ -1,0 +1,116 @@
+"""`vlm-heads calibrate`: static gains with their measured benefit, or the news that there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlm_app.console import print_json, print_table
+from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
+
+if TYPE_CHECKING:
+    from vlm_app.calibration import Calibration
+
+WORLD = "validation"
+NO_BENEFIT = 1
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="mini, planted, a folder, or a Hugging Face id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the profile.")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder with COCO's pictures and annotations; by default the embedded world."),
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Where everything asked is kept; by default beside the profile.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Pictures to score heads on.")] = 256,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Settings to draw from the grid of 30.")] = 8,
+    captions: Annotated[int, typer.Option("--captions", min=1, help="Pictures to caption, in each part.")] = 150,
+    questioned: Annotated[int, typer.Option("--questioned", min=1, help="Pictures to ask about, in each part.")] = 30,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Tokens a caption may have.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in one generation.")] = 32,
+    even_if_useless: Annotated[
+        bool, typer.Option("--even-if-useless", help="Write the profile where no benefit was shown; it says so.")
+    ] = False,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Choose static gains on one part of the data, measure them on another, and write them if they help.
+
+    Started again it goes on where it stopped. Ends with 1 where no benefit was shown and nothing was written.
+    """
+    from vlm_evals.answer import Asking, Processes
+    from vlm_evals.coco import CocoFolder
+
+    from vlm_app.calibration import Sizes, calibrate
+    from vlm_app.experiment import find_data
+    from vlm_app.models import load_vlm
+
+    place = Processes.current(device)
+    where = runs or out.with_name(f"{out.name}.runs")
+    limit = 2 * max(captions, questioned)
+    pictures = (
+        find_data(f"world-{WORLD}", "chair", None, where, limit=limit, seed=seed, place=place)
+        if data is None
+        else CocoFolder.find(data)
+    )
+    asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
+    sizes = Sizes(samples, trials, captions, questioned, max_tokens)
+    template = f"world-{WORLD}" if data is None else "coco"
+    found = calibrate(asking, pictures, template, where, sizes, seed=seed, place=place)
+    if not place.first:
+        return
+    written = found.benefit or even_if_useless
+    if written:
+        found.profile.save_pretrained(out)
+    if json:
+        print_json({"out": str(out) if written else None, "search": list(found.search), **found.profile.card})
+    else:
+        _print(found, out if written else None, model)
+    if not written:
+        raise typer.Exit(NO_BENEFIT)
+
+
+def _print(found: Calibration, out: Path | None, model: str) -> None:
+    card = found.profile.card
+    rows = [
+        (row["setting"], *(_signed(row[name]) for name in ("chair_s", "recall", "pope_accuracy")), _word(row["kept"]))
+        for row in found.search
+    ]
+    header = ("setting", "CHAIR_S", "recall", "POPE accuracy", "may be chosen")
+    print_table("Tried on one part, difference from plain in percent", header, rows)
+    setting = card["setting"]
+    title = f"{setting['shape']}, strength {setting['strength']:g}, layers {setting['layers']}: on the other part"
+    lines = [
+        (row["metric"], _share(row["plain"]), _share(row["reinforced"]), _interval(row)) for row in card["measured"]
+    ]
+    print_table(title, ("metric", "plain", "reinforced", "difference, 95 % interval"), lines)
+    print(f"{'a benefit was shown' if found.benefit else 'no benefit was shown'}: {found.reason}")
+    if out is None:
+        print("nothing was written; --even-if-useless writes the profile all the same, and it will say so")
+        return
+    print(f"profile: {out}; use it with --with reinforced --profile {out}, or vlm-heads fold {model} --profile {out}")
+
+
+def _word(kept: bool) -> str:
+    return "yes" if kept else "no"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}" if value <= 1 else f"{value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["difference"] is None or row["low"] is None:
+        return "–"
+    factor = 1 if (row["plain"] or 0) > 1 else 100
+    return f"{factor * row['difference']:+.1f} [{factor * row['low']:.1f}, {factor * row['high']:.1f}]"
