@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from vlm_heads.errors import BadPrompt, UnsupportedModel
+from vlm_heads.placement import input_device
 
 Messages = Sequence[dict[str, Any]]
 
@@ -62,15 +63,15 @@ def model_inputs(
         return_tensors="pt",
         add_special_tokens=special,
     )
-    parameter = next(model.parameters())
-    inputs = {name: _moved(value, parameter) for name, value in batch.items()}
+    device, dtype = input_device(model), next(model.parameters()).dtype
+    inputs = {name: _moved(value, device, dtype) for name, value in batch.items()}
     image_token_id = getattr(processor, "image_token_id", None)
     if image_token_id is not None and not bool((inputs["input_ids"] == image_token_id).any(dim=1).all()):
         raise UnsupportedModel("the processor left no image token in the prompt; its chat template takes no image")
     return inputs
 
 
-def _moved(value: Any, like: torch.Tensor) -> Any:
+def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
-    return value.to(like.device, like.dtype if value.is_floating_point() else None)
+    return value.to(device, dtype if value.is_floating_point() else None)

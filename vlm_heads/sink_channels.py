@@ -16,6 +16,7 @@ from torch import Tensor
 from vlm_heads.blind import untouched
 from vlm_heads.errors import BadOption, UnsupportedModel
 from vlm_heads.families import Anatomy
+from vlm_heads.placement import input_device
 
 SinkDims = str | Sequence[int]
 
@@ -195,8 +196,7 @@ def _arbitrary_prompts(anatomy: Anatomy) -> Tensor:
     begin = getattr(text, "bos_token_id", None)
     if isinstance(begin, int):
         ids[:, 0] = begin
-    parameter: Tensor = next(anatomy.decoder.parameters())
-    return ids.to(parameter.device)
+    return ids.to(input_device(anatomy.decoder))
 
 
 def _text_config(anatomy: Anatomy) -> Any:

@@ -20,6 +20,7 @@ from vlm_heads.errors import BadPrompt
 from vlm_heads.images import ImageSource, load_image
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.loading import load
+from vlm_heads.placement import input_device
 from vlm_heads.profile import HeadProfile
 from vlm_heads.prompts import model_inputs
 
@@ -82,9 +83,8 @@ class VLM:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        parameter: torch.Tensor = next(iter(self.model.parameters()))
-        return parameter.device
+        """Where the model takes its inputs."""
+        return input_device(self.model)
 
     def answer(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -129,11 +129,27 @@ def fingerprint(model: torch.nn.Module) -> str:
     Of every parameter the name, the shape and a few values count, so that large models take no time.
     """
     seen = []
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     for name, parameter in model.named_parameters():
-        values = parameter.detach().flatten()
+        if parameter.is_meta and name in tied:  # offloaded, a tied weight is listed twice
+            continue
+        values = _in_memory(model, name, parameter).detach().flatten()
         picked = values[:: max(1, values.numel() // SAMPLED_VALUES)].float().tolist()
         seen.append([name, list(parameter.shape), picked])
     return content_hash(seen)
+
+
+def _in_memory(model: torch.nn.Module, name: str, parameter: torch.Tensor) -> torch.Tensor:
+    """Return a parameter's values, fetched where accelerate has offloaded them."""
+    if not parameter.is_meta:
+        return parameter
+    from accelerate.utils import align_module_device
+
+    owner, _, own = name.rpartition(".")
+    module = model.get_submodule(owner)
+    with align_module_device(module):
+        values: torch.Tensor = getattr(module, own).clone()
+    return values
 
 
 def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -1,0 +1,93 @@
+"""Models that accelerate has spread out: weights that lie in memory or on disk between two forwards."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import cpu_offload, disk_offload
+from transformers.utils import logging
+from vlm_evals.answer import fingerprint
+from vlm_evals.scenes.samples import sample_path
+
+from vlm_heads import VLM, HeadReinforcement, RouteGain, SinkRedistribution, attach, fold_gains, score_heads
+from vlm_heads.errors import UnsupportedModel
+
+HERE = ("vision_tower", "multi_modal_projector")
+TRIALS = [
+    HeadReinforcement(),
+    HeadReinforcement(blind="lockstep"),
+    HeadReinforcement(blind="two-pass"),
+    RouteGain(),
+    SinkRedistribution(**SinkRedistribution.trial),
+]
+
+
+def _automatic(_: Path) -> VLM:
+    return VLM.from_pretrained("mini", device_map="auto")
+
+
+def _in_memory(_: Path) -> VLM:
+    vlm = VLM.from_pretrained("mini")
+    cpu_offload(vlm.model, execution_device="cpu")
+    return vlm
+
+
+def _on_disk(folder: Path) -> VLM:
+    vlm = VLM.from_pretrained("mini")
+    disk_offload(vlm.model, folder, execution_device="cpu")
+    return vlm
+
+
+def _by_layer(folder: Path) -> VLM:
+    """Every second layer and the first weights of the model on disk."""
+    text = "model.language_model"
+    places = {f"{text}.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(8)}
+    places |= {f"{text}.{part}": "cpu" for part in ("embed_tokens", "norm", "rotary_emb")} | {"lm_head": "cpu"}
+    places |= {f"model.{part}": "disk" for part in HERE}
+    return VLM.from_pretrained("mini", device_map=places, offload_folder=folder)
+
+
+SPREAD: dict[str, Callable[[Path], VLM]] = {
+    "auto": _automatic, "in memory": _in_memory, "on disk": _on_disk, "by layer": _by_layer,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def said() -> list[Any]:
+    """What the whole model does in memory: its answer, then one for each intervention; its head scores."""
+    return _says(VLM.from_pretrained("mini"))
+
+
+def _says(vlm: VLM) -> list[Any]:
+    picture = sample_path("park")
+    answers = [
+        vlm.answer(picture, interventions=chosen, max_new_tokens=4) for chosen in ((), *((one,) for one in TRIALS))
+    ]
+    with attach(vlm.model, [HeadReinforcement()]) as run:
+        vlm.answer(picture, max_new_tokens=2)
+    scores = score_heads(vlm.model, vlm.processor, [picture]).scores
+    return [[one.token_ids for one in answers], run.receipt.to_dict(), scores, fingerprint(vlm.model)]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:accelerate")
+@pytest.mark.parametrize("spread", SPREAD)
+def test_a_model_that_is_spread_out_does_what_the_whole_one_does(spread: str, said: list[Any], tmp_path: Path) -> None:
+    logging.disable_progress_bar()
+    vlm = SPREAD[spread](tmp_path / "offload")
+    offloaded = any(parameter.is_meta for parameter in vlm.model.parameters())
+    assert offloaded == (spread != "auto")
+    assert vlm.device == torch.device("cpu")
+    answers, receipt, scores, weights = _says(vlm)
+    assert answers == said[0]
+    assert receipt == said[1]
+    assert torch.equal(scores, said[2])
+    assert weights == said[3]
+    assert any(parameter.is_meta for parameter in vlm.model.parameters()) == offloaded  # back where they were
+
+
+def test_offloaded_weights_are_not_folded_in_memory(tmp_path: Path) -> None:
+    vlm = _on_disk(tmp_path / "offload")
+    with pytest.raises(UnsupportedModel, match="vlm-heads fold"):
+        fold_gains(vlm.model, torch.full((8, 8), 2.0))
