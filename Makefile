@@ -5,16 +5,23 @@ READY := .venv/.ready
 # Two processes with one thread each beat one with two on models as small as the tests use.
 WORKERS ?= 2
 REPORT ?= demo-report
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noninteractive
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench compare test-gpu clean
+.PHONY: demo test check bench compare test-gpu browser clean
 
 demo: $(READY)
 	$(BIN)/python -m vlm_app.held_out --out $(REPORT)
 
-test: check
+test: check browser
 	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal --durations=10
+
+# Debian's Chromium for the tests of the page; where it cannot be had they are skipped and say so.
+browser:
+	@command -v chromium >/dev/null || $(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 \
+		|| { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
+		|| echo "no chromium here and none can be installed: the browser tests will be skipped"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

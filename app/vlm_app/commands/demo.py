@@ -2,19 +2,101 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import signal
+import socket
+import sys
+import threading
+from importlib.util import find_spec
+from typing import Annotated, Any
 
 import typer
 from vlm_evals.errors import EvaluationError
 
-from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
+from vlm_app.console import print_json, remark
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed
+
+FIRST_PORT, PORTS = 7860, 100
 
 
 def demo(
-    share: Annotated[bool, typer.Option("--share", help="Also on a public address.")] = False,
+    share: Annotated[bool, typer.Option("--share", help="Also on a public address, through Gradio's servers.")] = False,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="The first port to try; 0 takes any.")
+    ] = FIRST_PORT,
+    model: Model = DEFAULT_MODEL,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Open the web page; it is not part of this version."""
-    raise EvaluationError("this version has no web page: use `vlm-heads describe IMAGE --with vhr --compare` instead")
+    """Open the web page on 127.0.0.1: what a model looks at, and what mitigation changes."""
+    if find_spec("gradio") is None:
+        raise EvaluationError("the page needs gradio, which is not installed: pip install 'vlm-heads[page]'")
+    free = free_port(port)
+    if port and free != port:
+        remark(f"port {port} is taken; {free} is used")
+    if share:
+        remark(
+            "--share: anybody who learns the public address can use this page, and every picture passes through "
+            "Gradio's servers"
+        )
+    from vlm_app.models import load_vlm
+    from vlm_app.session import Session
+
+    session = Session(load_vlm(model, device, seed), seed)
+    try:
+        session.warm_up()
+        _stay_at_home(session.folder)
+        from vlm_app.page import build_page, launch
+
+        blocks = build_page(session)
+        try:
+            local, public = launch(blocks, free, share=share)
+            _say(local, public, json)
+            _until_stopped()
+        finally:
+            blocks.close(verbose=False)
+    finally:
+        session.close()
+
+
+def free_port(first: int) -> int:
+    """Return the first port on 127.0.0.1 that nobody listens on.
+
+    Raises:
+        EvaluationError: if there is none near.
+    """
+    for port in range(first, min(first + PORTS, 65536)) if first else [0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise EvaluationError(f"no port from {first} to {first + PORTS - 1} is free: give another with --port")
+
+
+def _stay_at_home(folder: Any) -> None:
+    """Tell libraries, before they are imported, to report nothing and to write into the temporary folder alone."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+
+
+def _say(local: str, public: str | None, json: bool) -> None:
+    if json:
+        print_json({"url": local, "public": public})
+    else:
+        print(f"vlm-heads demo: {local}" + (f" and {public}" if public else ""))
+        remark("Press Ctrl+C to end it.")
+    sys.stdout.flush()
+
+
+def _until_stopped() -> None:
+    """Wait for Ctrl+C or a polite kill."""
+    stopped = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: stopped.set())
+    stopped.wait()

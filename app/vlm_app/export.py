@@ -1,0 +1,108 @@
+"""One run as files: a PNG of every view, the run as JSON, the head profile."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vlm_app.inside import Inside
+from vlm_app.marks import Named
+from vlm_app.plots import draw_answers, draw_head_map, draw_patches, draw_tokens
+from vlm_app.recipe import Recipe
+from vlm_app.side_by_side import Side
+
+_LIBRARIES = ("vlm-heads", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One answer as it is exported: its title, how it came, and the objects it names."""
+
+    title: str
+    side: Side
+    named: Sequence[Named]
+
+
+def write_run(
+    folder: Path,
+    recipe: Recipe,
+    model: str,
+    objects: Collection[str] | None,
+    columns: Sequence[Column],
+    inside: Inside,
+) -> list[Path]:
+    """Write a run's files into a folder and return them.
+
+    Args:
+        folder: that exists.
+        recipe: of the run.
+        model: by name.
+        objects: what the picture shows; None where that is not known.
+        columns: the answers.
+        inside: what was looked at.
+    """
+    texts = [(column.title, column.side.text, column.named) for column in columns]
+    strips = [(side, said.tokens) for side, said in inside.said.items()]
+    written = [
+        draw_answers(texts, folder / "answers.png"),
+        draw_tokens(strips, folder / "tokens.png"),
+        draw_head_map(inside.profile.scores.numpy(), folder / "heads.png", title=f"VHD of {model} on {recipe.image}"),
+    ]
+    if inside.grid is not None and inside.said:
+        before, after = inside.weights()
+        maps = [("plain", before)] + ([] if after is None else [("mitigated", after)])
+        sinks = inside.sinks()
+        written.append(draw_patches(inside.image, inside.grid, maps, sinks, folder / "patches.png", inside.what()))
+    run = folder / "run.json"
+    run.write_text(
+        json.dumps(_run(recipe, model, objects, columns, inside), indent=2, ensure_ascii=False) + "\n", "utf-8"
+    )
+    return [*written, run, _profile(folder, inside)]
+
+
+def _run(
+    recipe: Recipe, model: str, objects: Collection[str] | None, columns: Sequence[Column], inside: Inside
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "recipe": asdict(recipe),
+        "picture_shows": None if objects is None else sorted(objects),
+        "answers": [_answer(column) for column in columns],
+        "t_vhd": {side: [asdict(token) for token in said.tokens] for side, said in inside.said.items()},
+        "vhd": inside.profile.scores.tolist(),
+        "sink_channels": list(inside.channels),
+        "sink_share_moved": inside.shares,
+        "looked_at": {"side": inside.side, "token": inside.token, "head": inside.head},
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _answer(column: Column) -> dict[str, Any]:
+    side = column.side
+    return {
+        "title": column.title,
+        "text": side.text,
+        "token_ids": [] if side.answer is None else list(side.answer.token_ids),
+        "seconds": side.seconds,
+        "seconds_to_first_token": side.first,
+        "tokens": side.tokens,
+        "failure": side.failure or None,
+        "objects": [asdict(one) for one in column.named],
+        "receipt": None if side.answer is None else side.answer.receipt,
+    }
+
+
+def _profile(folder: Path, inside: Inside) -> Path:
+    """Write the head profile, two files for `HeadProfile.from_pretrained`, as one archive."""
+    target = folder / "head_profile.zip"
+    with tempfile.TemporaryDirectory(dir=folder) as loose, zipfile.ZipFile(target, "w") as archive:
+        inside.profile.save_pretrained(loose)
+        for path in sorted(Path(loose).iterdir()):
+            archive.write(path, path.name)
+    return target
