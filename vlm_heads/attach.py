@@ -15,11 +15,12 @@ from vlm_heads import attention
 from vlm_heads.errors import AlreadyAttached, BadOption, NothingIntervened, UnsupportedModel
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.interventions.base import Intervention
+from vlm_heads.layer_edit import Backend
 from vlm_heads.nearest import suggest
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import InterventionReceipt, Receipt
 from vlm_heads.refused_modes import refusing
-from vlm_heads.tracking import Backend, Tracker
+from vlm_heads.tracking import Tracker
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
 

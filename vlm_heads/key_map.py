@@ -6,20 +6,27 @@ import torch
 from torch import Tensor
 from vlm_kernels import KeyClass
 
+ROOM = 256  # keys laid out ahead as generated, so that most steps write nothing
+
 
 class KeyMap:
     """The class of every key seen so far, for each row of the batch.
 
     Attributes:
-        classes: int8 `[B, T]` with the values of `KeyClass`, `T` keys seen so far.
+        length: keys seen so far.
         prompt_length: columns of the prompt, padding and image positions included.
+        rewritten: how often keys came that were no generated ones, or were dropped; what was derived from the classes
+            before holds no longer then.
     """
 
     def __init__(self, classes: Tensor) -> None:
-        self.classes = classes
-        self.prompt_length = classes.shape[1]
+        self.length = self.prompt_length = classes.shape[1]
+        self.rewritten = 0
+        self._store = classes  # never written to, so that views of it stay what they are
+        self._with_prompt: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         image = classes == KeyClass.IMAGE
         self._any_image: bool | None = None
+        self._padded: tuple[int, bool] | None = None
         self.has_image = image.any(dim=1)
         columns = torch.arange(1, classes.shape[1] + 1, device=classes.device)
         self._last = ((classes != KeyClass.PADDING) * columns).amax(dim=1) - 1
@@ -41,9 +48,9 @@ class KeyMap:
         return cls(classes)
 
     @property
-    def length(self) -> int:
-        """Keys seen so far."""
-        return self.classes.shape[1]
+    def classes(self) -> Tensor:
+        """int8 `[B, T]` with the values of `KeyClass`, `T` keys seen so far."""
+        return self._store[:, : self.length]
 
     @property
     def any_image(self) -> bool:
@@ -53,19 +60,37 @@ class KeyMap:
         return self._any_image
 
     @property
+    def any_padding(self) -> bool:
+        """Whether any key seen so far is padding. Asked once per prompt and turn, because the answer waits."""
+        if self._padded is None or self._padded[0] != self.rewritten:
+            self._padded = (self.rewritten, bool((self.classes < 0).any()))
+        return self._padded[1]
+
+    @property
     def last_positions(self) -> Tensor:
         """int64 `[B]`: column of each row's last prompt position, the one that predicts the first token."""
         return self._last
 
     def grow(self, past: int, count: int) -> None:
         """Append `count` generated keys after the first `past`; keys beyond those were dropped by the caller."""
-        rows = self.classes.shape[0]
-        fresh = self.classes.new_full((rows, count), int(KeyClass.GENERATED))
-        self.classes = torch.cat([self.classes[:, :past], fresh], dim=1)
+        if past != self.length:
+            self.rewritten += 1
+            self._lay_out(self._store[:, :past], count)
+        elif past + count > self._store.shape[1]:
+            self._lay_out(self.classes, count)
+        self.length = past + count
 
     def append(self, past: int, classes: Tensor) -> None:
         """Append keys of known classes `[B, count]` after the first `past`, as a next turn's prompt brings them."""
-        self.classes = torch.cat([self.classes[:, :past], classes], dim=1)
+        self.rewritten += 1
+        self._lay_out(torch.cat([self._store[:, :past], classes], dim=1), 0)
+        self.length = past + classes.shape[1]
+
+    def _lay_out(self, classes: Tensor, count: int) -> None:
+        """Store these classes, and generated keys after them, `count` or as many again at least."""
+        room = max(ROOM, count, classes.shape[1])
+        self._store = torch.nn.functional.pad(classes, (0, room), value=int(KeyClass.GENERATED))
+        self._with_prompt.clear()
 
     def seen_by(self, keys: int, prompt: Tensor | None = None) -> Tensor:
         """Return int8 `[B, keys]`: the classes of the keys that a layer with `keys` keys holds.
@@ -76,9 +101,16 @@ class KeyMap:
             keys: how many the layer holds.
             prompt: int8 `[B, T]`, the prompt's classes on this layer where it tells sinks from other keys.
         """
-        classes = self.classes
-        if prompt is not None:
-            classes = torch.cat([prompt[:, : self.length], classes[:, prompt.shape[1] :]], dim=1)
+        store = self._store if prompt is None else self._marked(prompt)
         if keys <= self.length:
-            return classes[:, self.length - keys :]
-        return torch.nn.functional.pad(classes, (0, keys - self.length), value=int(KeyClass.PADDING))
+            return store[:, self.length - keys : self.length]
+        return torch.nn.functional.pad(store[:, : self.length], (0, keys - self.length), value=int(KeyClass.PADDING))
+
+    def _marked(self, prompt: Tensor) -> Tensor:
+        """Return the store with other classes for the prompt, made anew where one of the two is another."""
+        known = self._with_prompt.get(id(prompt))
+        if known is not None and known[0] is prompt and known[1] is self._store:
+            return known[2]
+        marked = torch.cat([prompt[:, : self._store.shape[1]], self._store[:, prompt.shape[1] :]], dim=1)
+        self._with_prompt[id(prompt)] = (prompt, self._store, marked)
+        return marked

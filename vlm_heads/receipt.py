@@ -36,7 +36,7 @@ class LayerTally:
 
     def note_step(self, moved: Tensor) -> None:
         """Keep the mass that one decode step moved; it is summed up now and then, because a sum costs a launch."""
-        self._pending.append(moved.detach())
+        self._pending.append(moved.detach() if moved.requires_grad else moved)
         if len(self._pending) >= _STEPS_KEPT:
             self._sum_up()
 
@@ -48,8 +48,8 @@ class LayerTally:
 
     def _sum_up(self) -> None:
         pending, self._pending = self._pending, []
-        for step in pending:
-            self.moved = _plus(self.moved, step.sum())
+        if pending:  # steps of batches of any size, each [B, Hq, 1]
+            self.moved = _plus(self.moved, torch.cat(pending).sum())
 
 
 @dataclass

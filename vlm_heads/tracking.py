@@ -11,24 +11,23 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from vlm_kernels import AttentionPlan, attend
+from vlm_kernels import AttentionPlan
 
 from vlm_heads.attention import PlainAttention
 from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, untouched
-from vlm_heads.errors import BadOption, UnsupportedGeneration
+from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import AttentionCall, GenerationState, Intervention
 from vlm_heads.key_map import KeyMap
+from vlm_heads.layer_edit import Backend
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import LayerTally, Receipt
-
-Backend = Literal["auto", "reference", "torch", "triton"]
 
 
 class Tracker:
@@ -124,7 +123,7 @@ class Tracker:
         acting = self._acting.get(layer)
         if state is None or not acting:
             return compute()
-        call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, LayerTally())
+        call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, acting[0][2])
         call.scale, call.hidden = settings.get("scaling"), self._hidden
         plan: AttentionPlan | None = None
         moving: LayerTally | None = None
@@ -132,9 +131,9 @@ class Tracker:
             call.memory, call.tally, call.planned = state.memories[index], tally, plan
             part = intervention.plan(call)
             if part is not None:
-                plan = part if plan is None else _both(plan, part, intervention.name)
+                plan = part if plan is None else state.edits.both(layer, plan, part, intervention.name)
                 moving = tally if part.moves_weight else moving
-        return self._carried_out(plan, call, moving)
+        return state.edits.of(layer, plan).carried_out(call, moving, self._backend)
 
     def look_both_ways(self, inputs: dict[str, Any], positions: int) -> tuple[Recording, Recording]:
         """Return the heads at each row's last `positions` with the image and without it, nothing changed."""
@@ -148,34 +147,6 @@ class Tracker:
         without = Recording(positions)
         self._record(without, self._entry, self._blind_inputs(text, inputs))
         return with_image, without
-
-    def _carried_out(
-        self, plan: AttentionPlan | None, call: AttentionCall, moving: LayerTally | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if plan is None:
-            return call.plain_with_weights()
-        call.state.touched = True
-        if plan.head_gain is not None and not plan.edits_weights and self._backend in ("auto", "torch"):
-            output, weights = call.plain_with_weights()
-            return (output * plan.head_gain[:, None, :, None]).to(output.dtype), weights
-        output, seen = attend(
-            call.query,
-            call.key,
-            call.value,
-            plan=plan,
-            key_class=call.key_class(),
-            mask=call.mask,
-            scale=call.scale,
-            backend=self._backend,
-            want=() if moving is None else ("moved",),
-            plain_output=call.plain().transpose(1, 2) if call.query.shape[2] > 1 else None,
-        )
-        if moving is not None and seen.moved is not None:
-            if call.query.shape[2] > 1:
-                moving.note((seen.moved > 0).any(dim=-1), seen.moved)
-            else:
-                moving.note_step(seen.moved)
-        return output.transpose(1, 2).contiguous(), None
 
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._turns.take()
@@ -322,14 +293,6 @@ class _Turns:
         if self._holders and self._holders[-1] == threading.get_ident():
             self._holders.pop()
             self._lock.release()
-
-
-def _both(plan: AttentionPlan, part: AttentionPlan, name: str) -> AttentionPlan:
-    """Return two edits of one layer as one; raise `BadOption` where they exclude each other."""
-    try:
-        return plan | part
-    except ValueError as conflict:
-        raise BadOption(f"{name} does not go together with what is attached before it: {conflict}") from conflict
 
 
 def _acting_by_layer(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlm_kernels import reference, torch_backend
 from vlm_kernels.plan import AttentionPlan, Aux
+from vlm_kernels.torch_decode import PreparedDecode
 
 Backend = Literal["auto", "reference", "torch", "triton"]
 BACKENDS: tuple[Backend, ...] = ("auto", "reference", "torch", "triton")
@@ -82,6 +83,32 @@ def attend(
         want=want,
         plain_output=plain_output,
     )
+
+
+def prepare_decode(
+    query: Tensor, key: Tensor, value: Tensor, *, plan: AttentionPlan, key_class: Tensor, backend: Backend = "auto"
+) -> PreparedDecode | None:
+    """Return the plan made ready for decode steps that only add generated keys; None where each step is `attend`'s.
+
+    Ready plans are for a CPU, where a step's cost on a small model is the number of its operations. A backend that is
+    named and is not PyTorch, and a plan that changes logits key by key, have nothing to make ready.
+
+    Args:
+        query: `[B, Hq, 1, D]` of a step, whose shape and dtype all later ones have.
+        key: `[B, Hkv, T, D]` of that step.
+        value: `[B, Hkv, T, D]` of that step.
+        plan: what to change.
+        key_class: int8 `[B, T]`, see `KeyClass`.
+        backend: as in `attend`.
+
+    Raises:
+        ValueError: if shapes do not fit each other or a name is unknown.
+    """
+    _check_names(backend, ())
+    if backend not in ("auto", "torch") or query.shape[2] != 1 or not PreparedDecode.takes(plan, query.device):
+        return None
+    _check_shapes(query, key, value, plan, key_class, None, ())
+    return PreparedDecode(plan, key_class, query.shape[1], query.dtype)
 
 
 def _check_names(backend: str, want: Collection[str]) -> None:

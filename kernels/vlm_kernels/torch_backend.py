@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vlm_kernels.plan import MAX_CLASSES, AttentionPlan, Aux, KeyClass, Redistribution
+from vlm_kernels.plan import AttentionPlan, Aux, KeyClass, Redistribution
+from vlm_kernels.torch_decode import PreparedDecode, StepMask
+from vlm_kernels.torch_rule import RuleTables
 
 CHUNK_WEIGHTS = 1 << 22  # weights held at a time: 16 MiB in float32
 
@@ -40,6 +42,13 @@ def attend(
     """
     if not plan.edits_weights and not want:
         return gained(query, key, value, plan, mask, scale, plain_output), Aux()
+    if query.shape[2] == 1 and PreparedDecode.takes(plan, query.device) and set(want) <= {"moved"}:
+        assert key_class is not None
+        step = StepMask.of(mask, key_class, key.shape[1], query.dtype)
+        if step.usable:
+            prepared = PreparedDecode(plan, key_class, query.shape[1], query.dtype)
+            output, moved = prepared.attend(query, key, value, step, scale)
+            return output.transpose(1, 2), Aux(moved=_or_nothing(moved, query) if "moved" in want else None)
     call = _Call.of(query, key, value, plan, key_class, mask, scale)
     if query.shape[2] == 1:
         rows = call.edited(0, 1, want)
@@ -48,6 +57,12 @@ def attend(
     if query.shape[0] > 1 and not query.is_cuda:
         return _prefill_row_by_row(call, key, value, want, plain_output)
     return _prefill(call, key, value, want, plain_output)
+
+
+def _or_nothing(moved: Tensor | None, query: Tensor) -> Tensor:
+    if moved is not None:
+        return moved
+    return query.new_zeros(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
 
 
 def gained(
@@ -182,22 +197,26 @@ class _Call:
         weights, alive = self._weights(start, stop, key_class, seen)
         if alive is not None:
             weights *= alive
-        mass = blind = chosen = freed = None
+        mass = blind = chosen = moved = None
         if key_class is not None:
             if "mass" in want:
                 mass = _per_class(weights, _indicators(key_class, self.plan.classes, weights.dtype))
             if "blinded" in want:
                 blind = _blinded(weights, self.value, key_class).to(self.query.dtype)
             if self.plan.moves_weight and self.plan.redistribution is not None:
-                chosen, freed = _redistribute(weights, key_class, self.plan.redistribution, start)
+                chosen, moved = _redistribute(weights, self.tables, self.plan.redistribution, start)
             if self.plan.class_gain is not None:
                 self._gain_classes(weights, key_class, start, stop)
-        moved = None
-        if "moved" in want:
-            moved = (
-                weights.new_zeros(weights.shape[:3]) if chosen is None or freed is None else (freed * chosen)[..., 0]
-            )
-        return _Rows(_weighted(weights, self.value), chosen, mass, blind, moved)
+        if "moved" in want and moved is None:
+            moved = weights.new_zeros(weights.shape[:3])
+        return _Rows(_weighted(weights, self.value), chosen, mass, blind, moved if "moved" in want else None)
+
+    @functools.cached_property
+    def tables(self) -> RuleTables:
+        """The rule laid out over all keys, once for all chunks."""
+        assert self.plan.redistribution is not None
+        assert self.key_class is not None
+        return RuleTables.of(self.plan.redistribution, self.key_class, self.key.dtype)
 
     def _weights(self, start: int, stop: int, key_class: Tensor | None, seen: int) -> tuple[Tensor, Tensor | None]:
         """Return softmax weights `[B, Hq, rows, seen]`, and 0 or 1 per row: whether it sees any key, None if all do.
@@ -254,52 +273,17 @@ class _Call:
         weights.addcmul_(weights, spread.view_as(weights))
 
 
-def _redistribute(weights: Tensor, key_class: Tensor, rule: Redistribution, start: int) -> tuple[Tensor, Tensor]:
-    """Let sinks hand weight to image keys, in place; return which rows did and what sinks had to give, both `[..., 1]`.
-
-    Every class enters linearly: one table gives each key's share in the rule's terms, and one product sums them up.
-    """
+def _redistribute(weights: Tensor, tables: RuleTables, rule: Redistribution, start: int) -> tuple[Tensor, Tensor]:
+    """Let sinks hand weight to image keys, in place; return which rows did `[..., 1]`, and what they handed on."""
     batch, heads, rows, seen = weights.shape
-    table, offset = _rule_table(rule.moved, rule.max_sink_share, rule.min_image_mass, weights.dtype, weights.device)
-    per_key, loss, gain = table[:, key_class.long()].split_with_sizes((_TERMS, 1, 1))
-    flat = weights.view(batch, heads * rows, seen)
-    terms = torch.baddbmm(offset, flat, per_key.permute(1, 2, 0))
-    if rule.share_epsilon > 0.0:
-        keys = ((key_class == KeyClass.IMAGE_SINK) | (key_class == KeyClass.IMAGE)).sum(-1)
-        terms[..., 0] += rule.max_sink_share * rule.share_epsilon * keys[:, None]
-    least = terms.amin(-1, keepdim=True)
-    chosen = (least > 0 if rule.strict else least >= 0).view(batch, heads, rows, 1)
-    if rule.heads is not None:
-        chosen = chosen & rule.heads[:, :, None, None]
+    allowed = None if rule.heads is None else rule.heads[:, :, None, None]
     if rule.rows is not None:
-        chosen = chosen & _rows_from(rule.rows, start, start + rows, weights.device)
-    _, freed, image = terms.split_with_sizes((_TERMS - 2, 1, 1), -1)
-    change = torch.addcmul(loss.transpose(0, 1), freed / image, gain.transpose(0, 1))
-    flat.addcmul_(flat, change.mul_(chosen.view(batch, heads * rows, 1)))
-    return chosen, freed.view(chosen.shape)
-
-
-_TERMS = 5
-
-
-@functools.lru_cache(maxsize=32)
-def _rule_table(
-    moved: float, max_sink_share: float, min_image_mass: float, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return what a key of each class adds to the rule's five terms and two changes `[7, classes + 1]`, and an offset.
-
-    Terms: room left under the sink share, image mass above its least, mass of image keys that are no sinks above
-    nothing, the mass that sinks would hand on, and the mass that receives it. None of them is negative in a selected
-    row. Changes: what a key loses as a sink, and its part in the ratio of mass handed on to mass receiving. The last
-    column stands for padding, class -1.
-    """
-    table = torch.zeros(7, MAX_CLASSES + 1, dtype=dtype)
-    table[:, KeyClass.TEXT_SINK] = torch.tensor([0.0, 0.0, 0.0, moved, 0.0, -moved, 0.0])
-    table[:, KeyClass.IMAGE_SINK] = torch.tensor([max_sink_share - 1.0, 1.0, 0.0, moved, 0.0, -moved, 0.0])
-    table[:, KeyClass.IMAGE] = torch.tensor([max_sink_share, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
-    nothing = torch.finfo(dtype).tiny
-    offset = torch.tensor([0.0, -min_image_mass, -nothing, 0.0, nothing], dtype=dtype)
-    return table.to(device), offset.to(device)
+        late = _rows_from(rule.rows, start, start + rows, weights.device)
+        allowed = late if allowed is None else allowed & late
+    if allowed is not None:
+        allowed = allowed.expand(batch, heads, rows, 1).reshape(batch, heads * rows, 1)
+    chosen, moved = tables.upto(seen).redistribute(weights.view(batch, heads * rows, seen), allowed)
+    return chosen.view(batch, heads, rows, 1), moved.reshape(batch, heads, rows)
 
 
 def _indicators(key_class: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,9 @@
 """KeyMap: what each key is, as the cache grows, slides and has free slots."""
 
 import torch
+from vlm_kernels import KeyClass
 
-from vlm_heads.key_map import KeyMap
+from vlm_heads.key_map import ROOM, KeyMap
 
 #      padding, text, image, image, text | two images, padding on the right
 IDS = torch.tensor([[0, 5, 9, 9, 6], [9, 5, 9, 6, 0]])
@@ -44,6 +45,28 @@ def test_keys_dropped_by_the_caller_are_forgotten() -> None:
     key_map.grow(5, 3)
     key_map.grow(6, 1)  # two of the three guesses were thrown away
     assert key_map.seen_by(7)[0].tolist() == [-1, 0, 3, 3, 0, 4, 4]
+
+
+def test_a_map_that_outgrows_its_room_keeps_what_it_knew() -> None:
+    key_map = _map()
+    marked = key_map.classes.clone()
+    marked[0, 2] = KeyClass.IMAGE_SINK
+    early = key_map.seen_by(5, marked)
+    for past in range(5, 5 + 2 * ROOM):
+        key_map.grow(past, 1)
+    assert key_map.rewritten == 0
+    seen = key_map.seen_by(5 + 2 * ROOM, marked)
+    assert torch.equal(seen[:, :5], marked)
+    assert (seen[:, 5:] == KeyClass.GENERATED).all()
+    assert torch.equal(early, marked)
+    assert key_map.any_padding
+
+
+def test_padding_of_a_next_turn_is_seen() -> None:
+    key_map = KeyMap.of_prompt(torch.tensor([[5, 9, 6]]), None, image_token_id=9)
+    assert not key_map.any_padding
+    key_map.append(3, torch.tensor([[int(KeyClass.PADDING), 0]], dtype=torch.int8))
+    assert key_map.any_padding
 
 
 def test_a_sliding_layer_holds_the_last_keys_and_a_static_cache_has_free_slots() -> None:

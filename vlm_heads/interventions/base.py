@@ -18,6 +18,7 @@ from vlm_kernels import AttentionPlan, KeyClass
 from vlm_heads.blind import BlindMode, GainRule, LockstepStream, Recording, last_positions
 from vlm_heads.families import Anatomy
 from vlm_heads.key_map import KeyMap
+from vlm_heads.layer_edit import GenerationEdits
 from vlm_heads.receipt import LayerTally
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class GenerationState:
         memories: one dictionary per attached intervention.
         touched: whether any plan was carried out in this forward.
         marked: int8 `[B, T]` by layer, the prompt's classes where an intervention told sinks from other keys.
+        edits: what was put together of the interventions' plans, for as long as they ask for the same.
     """
 
     key_map: KeyMap
@@ -96,6 +98,7 @@ class GenerationState:
     memories: list[dict[Any, Any]] = field(default_factory=list)
     touched: bool = False
     marked: dict[int, Tensor] = field(default_factory=dict)
+    edits: GenerationEdits = field(default_factory=GenerationEdits)
 
 
 @dataclass(slots=True)
