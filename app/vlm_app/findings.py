@@ -1,4 +1,5 @@
-"""What is true of a model on the embedded world: its vision-aware heads, its sinks, and whether T-VHD tells inventions.
+"""What is true of a model on the embedded world: its vision-aware heads, its sinks, whether T-VHD tells inventions,
+and what it would recall of pictures that it does not look at.
 
 python -m vlm_app.findings --out runs/findings
 """
@@ -28,6 +29,7 @@ from vlm_heads.prompts import model_inputs
 
 SEED = 7
 RESAMPLES = 2000
+BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def first_mentions(vlm: VLM, pictures: Sequence[Scene]) -> Iterator[FirstMention
         traced = token_grounding(vlm.model, vlm.processor, Image.fromarray(scene.image), DESCRIBE, ids)
         shown = {CATEGORIES[category].name for category in scene.categories}
         known: set[str] = set()
-        for token, (word, node) in _deciding_tokens(finder, [piece.text for piece in traced]):
+        for token, (word, node) in deciding_tokens(finder, [piece.text for piece in traced]):
             if node not in known:
                 known.add(node)
                 at = max(token - word.count(" "), 0)  # `hot dog` is decided at `hot`
@@ -78,7 +80,7 @@ def _greedy(vlm: VLM, picture: Image.Image) -> tuple[list[int], list[float]]:
     return ids, chances
 
 
-def _deciding_tokens(finder: ObjectFinder, pieces: Sequence[str]) -> Iterator[tuple[int, tuple[str, str]]]:
+def deciding_tokens(finder: ObjectFinder, pieces: Sequence[str]) -> Iterator[tuple[int, tuple[str, str]]]:
     """Yield (token, mention) for every mention, the token being the one that completes it."""
     found = 0
     for end in range(1, len(pieces) + 1):
@@ -158,6 +160,28 @@ def sinks(vlm: VLM, pictures: Sequence[Scene]) -> list[dict[str, float]]:
     return rows
 
 
+def recalls(vlm: VLM, pictures: Sequence[Scene]) -> dict[str, float]:
+    """Return the share of objects that greedy captions name: of the scene they are about, and of another.
+
+    `shuffled` holds each scene's caption against the next scene's objects: what a model would recall that knows the
+    world and does not look.
+    """
+    finder = ObjectFinder()
+    images = [Image.fromarray(scene.image) for scene in pictures]
+    said: list[set[str]] = []
+    for start in range(0, len(images), BATCH):
+        answers = vlm.answer_batch(images[start : start + BATCH], DESCRIBE, max_new_tokens=96)
+        said += [{mention.node for mention in finder.find(answer.text).mentions} for answer in answers]
+    shown = [{CATEGORIES[category].name for category in scene.categories} for scene in pictures]
+    return {"own": recall(said, shown), "shuffled": recall(said, [*shown[1:], *shown[:1]])}
+
+
+def recall(said: Sequence[set[str]], shown: Sequence[set[str]]) -> float:
+    """Return the share of all objects shown that were said of the same scene."""
+    found = sum(len(named & there) for named, there in zip(said, shown, strict=True))
+    return found / sum(len(there) for there in shown)
+
+
 def find(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for findings.json.")] = Path("runs/findings"),
     model: Annotated[str, typer.Option("--model", help="mini, an id or a folder.")] = "mini",
@@ -177,6 +201,7 @@ def find(
             word: float(np.mean([mention.position for mention in mentions if mention.invented is invented]))
             for word, invented in (("faithful", False), ("invented", True))
         },
+        "recall": recalls(vlm, pictures),
         "heads": head_spread(vlm, pictures[:64]),
         "sinks": sinks(vlm, pictures[:16]),
     }

@@ -1,138 +1,155 @@
 """The league: every setting on the same scenes, each against the plain model's trade-off curve at its own recall.
 
-    python -m vlm_app.league --out runs/league
+    python -m vlm_app.league --out runs/league --write docs/results.md
+    python -m vlm_app.league --out runs/league-1 --model checkpoints/mini-1 --only route
 
 A sweep on validation scenes chooses one setting per method, the one with the lowest CHAIR_S at equal recall; the
-published setting, the chosen ones and their controls are then measured on scenes that nothing was chosen on. Stopped
-and started again it goes on where it stopped.
+published setting, the chosen ones, their controls and the other methods are then measured on scenes that nothing was
+chosen on. Stopped and started again it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from vlm_evals.answer import Asking, Processes
-from vlm_evals.coco import CocoFolder
+from vlm_evals.coco import CocoFolder, TaskError
 from vlm_evals.pairs import compare_chair, compare_pope
-from vlm_evals.records import write_json, write_text
+from vlm_evals.records import read_json, write_json, write_text
 from vlm_evals.runs import answers_in
 from vlm_evals.scenes.export import export_world
 from vlm_evals.scored import score_run
-from vlm_evals.tasks import bind
+from vlm_evals.tasks import DESCRIBE, Metric, bind
 
+from vlm_app.cli import run_app
+from vlm_app.console import remark
 from vlm_app.experiment import BIASES, Arm, ask_arms, bias_name
-from vlm_app.models import load_vlm, parse_interventions
-from vlm_heads import score_heads
+from vlm_app.league_entries import PUBLISHED, Entry, choose, finalists, other_methods, sweep_of_settings
+from vlm_app.league_heads import heads_that_invent, why_not
+from vlm_app.league_pages import results_page, write_block
+from vlm_app.models import load_vlm, parse_mitigations
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Model, Seed
+from vlm_heads import HeadProfile, score_heads
 
 PROFILE_SCENES = 64
-SEED = 7
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of the league.
-
-    Attributes:
-        method: what it is a setting of; one setting per method is chosen.
-        words: the interventions, as on the command line.
-        controls: whether the same gain on other heads is measured beside it.
-    """
-
-    method: str
-    words: tuple[str, ...]
-    controls: bool = True
-
-    @property
-    def name(self) -> str:
-        """Folder and row name."""
-        return "+".join(self.words).replace(":", " ").replace(",", " ")
-
-    @property
-    def reads_profile(self) -> bool:
-        """Whether its heads come from one profile for all samples."""
-        return any("heads=fixed" in word for word in self.words)
-
-    def on(self, heads: str) -> Entry:
-        """Return the control: the same setting on other heads."""
-        parted = (word.partition(":") for word in self.words)
-        kept = [
-            (name, [one for one in rest.split(",") if one and not one.startswith("heads=")]) for name, _, rest in parted
-        ]
-        return replace(self, words=tuple(f"{name}:{','.join([*rest, f'heads={heads}'])}" for name, rest in kept))
-
-
-def sweep_of_settings() -> list[Entry]:
-    """Return what is tried on validation scenes: gains, layer sets, and heads per sample, fixed, or all."""
-    vhr = [
-        Entry(f"VHR, {how}", (f"vhr:gain={gain},layers={layers},heads={heads}",))
-        for heads, how in (("vhd", "heads per sample"), ("fixed", "fixed heads"))
-        for layers in ("paper", "all")
-        for gain in (0.5, 1.5, 2.0, 3.0)
-    ]
-    route = [
-        Entry(f"RouteGain, {how}", (f"route:image={gain},layers=last-half,heads={heads}",), controls=heads != "all")
-        for heads, how in (("vhd", "heads per sample"), ("all", "all heads"))
-        for gain in (1.5, 2.0, 3.0)
-    ]
-    return [*vhr, *route]
-
-
-PUBLISHED = Entry("VHR", ("vhr:gain=2.0,layers=paper,heads=vhd",))
-OTHERS = [Entry(name, (word,), controls=False) for name, word in (
-    ("PAI", "pai"), ("PAINT", "paint"), ("ClearSight", "vaf"), ("Devils", "devils"), ("SPIN", "spin"),
-)]  # fmt: skip
+FEWEST = 12  # scenes; fewer leave nothing to resample
+BATCH = 100
 
 
 @dataclass(frozen=True)
 class Round:
-    """What is measured on one split: how many scenes are captioned, and how many are asked about."""
+    """What is measured on one split.
+
+    Attributes:
+        split: of the embedded world.
+        captions: scenes that are captioned.
+        asked: scenes that POPE's questions are asked about.
+        route_only: whether RouteGain's rows alone play, beside the published VHR.
+    """
 
     split: str
     captions: int
     asked: int = 0
+    route_only: bool = False
 
 
-def measure(
-    asking: Asking, entries: Sequence[Entry], where: Round, out: Path, profile: Any, place: Processes
-) -> dict[str, Any]:
-    """Return a comparison of every entry with the plain model on one split: CHAIR with its curve, and POPE if asked."""
-    data = _world(where, out, place)
-    found: dict[str, Any] = {"split": where.split, "captions": where.captions, "asked": where.asked}
-    protocol = bind(f"world-{where.split}", "chair", data, limit=where.captions, seed=SEED)
-    curve = [Arm("plain"), *(Arm(bias_name(bias), end_bias=bias) for bias in BIASES)]
-    arms = [Arm(entry.name, parse_interventions(entry.words)) for entry in entries]
-    fixed = [arm for arm, entry in zip(arms, entries, strict=True) if entry.reads_profile]
-    free = [arm for arm, entry in zip(arms, entries, strict=True) if not entry.reads_profile]
-    folder = out / where.split / "chair"
-    for some, reads in (([*curve, *free], None), (fixed, profile)):
-        ask_arms(replace(asking, profile=reads), protocol, data, some, folder, place)
-    scores = {arm.name: score_run(folder / arm.name).captions for arm in (*curve, *arms)}
-    points = {bias: scores[bias_name(bias)] for bias in BIASES}
-    rows = {arm.name: scores[arm.name] for arm in arms}
-    found["chair"] = compare_chair(scores["plain"], scores["plain"], curve=points, controls=rows, seed=SEED)
-    found["seconds"] = {name: _seconds(folder / name) for name in ("plain", *rows)}
-    if where.asked:
-        protocol = bind(f"world-{where.split}", "pope", data, limit=where.asked, seed=SEED)
-        folder = out / where.split / "pope"
-        for some, reads in (([curve[0], *free], None), (fixed, profile)):
-            ask_arms(replace(asking, profile=reads), protocol, data, some, folder, place)
-        answers = {arm.name: score_run(folder / arm.name).answers for arm in (curve[0], *arms)}
-        others = {arm.name: answers[arm.name] for arm in arms}
-        found["pope"] = compare_pope(answers["plain"], answers["plain"], controls=others, seed=SEED)
-    return found
+ROUNDS = (
+    Round("validation", 300),
+    Round("held-out", 600, asked=150),
+    Round("shifted", 500),
+    Round("scrambled", 400, route_only=True),
+)
 
 
-def _world(where: Round, out: Path, place: Processes) -> CocoFolder:
-    folder = out / "data" / where.split
-    if place.first and not (folder / "captions.json").is_file():
-        export_world(folder, split=where.split, images=max(where.captions, 2 * where.asked), seed=SEED)
-    place.wait()
-    return CocoFolder.find(folder)
+@dataclass(frozen=True)
+class League:
+    """Who plays where.
+
+    Attributes:
+        asking: the model and how it is asked.
+        out: folder of the runs.
+        place: of this process.
+        seed: draws the scenes and the resamples.
+        profile: head scores for the settings with fixed heads.
+    """
+
+    asking: Asking
+    out: Path
+    place: Processes
+    seed: int
+    profile: HeadProfile | None = None
+
+    def measure(self, entries: Sequence[Entry], where: Round) -> dict[str, Any]:
+        """Return a comparison of every entry with the plain model on one split: CHAIR with its curve, and POPE."""
+        curve = [Arm("plain"), *(Arm(bias_name(bias), end_bias=bias) for bias in BIASES)]
+        folder = self._ask("chair", entries, curve, where, where.captions)
+        names = [entry.name for entry in entries]
+        scores = {name: score_run(folder / name).captions for name in (*(arm.name for arm in curve), *names)}
+        plain, points = scores["plain"], {bias: scores[bias_name(bias)] for bias in BIASES}
+        rows = {name: scores[name] for name in names}
+        found: dict[str, Any] = asdict(where) | {
+            "chair": compare_chair(plain, plain, curve=points, controls=rows, seed=self.seed),
+            "seconds": {name: _seconds(folder / name) for name in ("plain", *names)},
+            "idle": [entry.name for entry in entries if _idle(folder / entry.name)],
+        }
+        if where.asked:
+            folder = self._ask("pope", entries, curve[:1], where, where.asked)
+            answers = {name: score_run(folder / name).answers for name in ("plain", *names)}
+            plain_answers = answers.pop("plain")
+            found["pope"] = compare_pope(plain_answers, plain_answers, controls=answers, seed=self.seed)
+        return found
+
+    def _ask(self, metric: Metric, entries: Sequence[Entry], more: Sequence[Arm], where: Round, limit: int) -> Path:
+        data, folder = self.world(where), self.out / where.split / metric
+        protocol = bind(f"world-{where.split}", metric, data, limit=limit, seed=self.seed)
+        arms = {entry: Arm.of(entry.name, parse_mitigations(entry.words)) for entry in entries}
+        free = [*more, *(arm for entry, arm in arms.items() if not entry.reads_profile)]
+        fixed = [arm for entry, arm in arms.items() if entry.reads_profile]
+        for some, profile in ((free, None), (fixed, self.profile)):
+            for arm in some:
+                if self.place.first:
+                    remark(f"{where.split}, {metric}: {arm.name}")
+                ask_arms(replace(self.asking, profile=profile), protocol, data, [arm], folder, self.place)
+        return folder
+
+    def world(self, where: Round) -> CocoFolder:
+        """Return the scenes of a split, drawn where they are missing."""
+        folder = self.out / "data" / where.split
+        if self.place.first and not (folder / "captions.json").is_file():
+            export_world(folder, split=where.split, images=max(where.captions, 2 * where.asked), seed=self.seed)
+        self.place.wait()
+        return CocoFolder.find(folder)
+
+    def with_profile(self, where: Round) -> League:
+        """Return the same with head scores of the first scenes of a split; kept for the next start."""
+        folder = self.out / "profile"
+        pictures = list(self.world(where).images.values())[:PROFILE_SCENES]
+        if self.place.first and not folder.is_dir():
+            vlm = self.asking.vlm
+            score_heads(vlm.model, vlm.processor, [str(path) for path in pictures]).save_pretrained(folder)
+        self.place.wait()
+        return replace(self, profile=HeadProfile.from_pretrained(folder))
+
+    def others(self, where: Round) -> tuple[list[Entry], dict[str, str]]:
+        """Return the other methods that can play, and by label why the rest cannot; after the plain model's round."""
+        path = self.out / "heads.json"
+        if self.place.first and not path.is_file():
+            plain = self.out / where.split / "chair" / "plain"
+            heads = heads_that_invent(self.asking.vlm, plain, self.world(where), DESCRIBE)
+            write_json(path, {"adhh": heads})
+        self.place.wait()
+        entries = other_methods(read_json(path)["adhh"])
+        reasons = {entry: why_not(self.asking.vlm, entry) for entry in entries}
+        able = [entry for entry, reason in reasons.items() if reason is None]
+        return able, {entry.label: reason for entry, reason in reasons.items() if reason is not None}
 
 
 def _seconds(folder: Path) -> float:
@@ -141,123 +158,76 @@ def _seconds(folder: Path) -> float:
     return math.fsum(spent) / len(spent)
 
 
-def choose(sweep: Sequence[Entry], measured: Mapping[str, Any]) -> list[Entry]:
-    """Return one entry per method: the lowest CHAIR_S at equal recall; none for one that left the curve."""
-    best: dict[str, tuple[float, Entry]] = {}
-    for entry in sweep:
-        off = measured["chair"]["controls"][entry.name]["curve_difference"]["chair_s"]["estimate"]
-        if off is not None and (entry.method not in best or off < best[entry.method][0]):
-            best[entry.method] = (off, entry)
-    return [entry for _, entry in best.values()]
+def _idle(folder: Path) -> bool:
+    """Whether interventions were attached and never acted on any scene."""
+    receipts = [answer.receipt for answer in answers_in(folder).values() if answer.receipt]
+    return bool(receipts) and not any(one["layers"] for receipt in receipts for one in receipt["interventions"])
 
 
-def table(entries: Sequence[tuple[str, Entry]], measured: Mapping[str, Any]) -> str:
-    """Return a Markdown table of one split; numbers in percent, intervals at 95 %."""
-    chair, pope = measured["chair"], measured.get("pope")
-    header = [
-        "setting",
-        "CHAIR_S",
-        "CHAIR_I distinct",
-        "recall",
-        "words",
-        "CHAIR_S at equal recall",
-        "CHAIR_I distinct, equal recall",
-    ]
-    header += ["repeated", *(["POPE accuracy", "yes"] if pope else []), "time"]
-    plain_pope = [_percent(pope["plain"]["accuracy"]), _percent(pope["plain"]["yes_ratio"])] if pope else []
-    lines = [_line(header), _line(["---"] * len(header))]
-    lines.append(
-        _line(
-            [
-                "plain (greedy)",
-                *_numbers(chair["plain"]),
-                "0",
-                "0",
-                _percent(chair["plain"]["repeated_mentions"]),
-                *plain_pope,
-                "1.00",
-            ]
-        )
-    )
-    for label, entry in entries:
-        row = chair["controls"][entry.name]
-        cells = [f"{label}: `{' '.join(entry.words)}`", *_numbers(row)]
-        cells += [_interval(row["curve_difference"][name]) for name in ("chair_s", "chair_i_distinct")]
-        cells.append(_percent(row["repeated_mentions"]))
-        if pope:
-            answered = pope["controls"][entry.name]
-            cells += [
-                f"{_percent(answered['accuracy'])} ({_interval(answered['difference']['accuracy'])})",
-                _percent(answered["yes_ratio"]),
-            ]
-        lines.append(_line([*cells, f"{measured['seconds'][entry.name] / measured['seconds']['plain']:.2f}"]))
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _numbers(row: Mapping[str, Any]) -> list[str]:
-    return [*(_percent(row[name]) for name in ("chair_s", "chair_i_distinct", "recall")), f"{row['mean_tokens']:.1f}"]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _interval(estimate: Mapping[str, Any]) -> str:
-    if estimate["estimate"] is None:
-        return "off the curve"
-    return f"{100 * estimate['estimate']:+.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+def about(model: str, rounds: Sequence[Round], place: Processes, seed: int) -> dict[str, Any]:
+    """Return when, with what code and on what the league was played, without a path of this machine."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    known = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    commit = known.stdout.strip() or f"version {version('vlm-heads')}"
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": f"{commit} with changes" if changed.stdout.strip() else commit,
+        "model": Path(model).name,
+        "processes": place.count,
+        "seed": seed,
+        "scenes": {where.split: where.captions for where in rounds},
+    }
 
 
 def play(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the tables.")] = Path("runs/league"),
-    model: Annotated[str, typer.Option("--model", help="mini, an id or a folder.")] = "mini",
-    device: Annotated[str | None, typer.Option("--device")] = None,
-    scale: Annotated[float, typer.Option("--scale", help="Share of the full number of scenes.")] = 1.0,
-    asked: Annotated[int, typer.Option("--asked", help="Held-out scenes to ask POPE's questions about.")] = 150,
-    others: Annotated[bool, typer.Option(help="Also the other methods at their defaults.")] = True,
+    model: Model = DEFAULT_MODEL,
+    only: Annotated[str | None, typer.Option("--only", help="route: RouteGain's rows alone, for another seed.")] = None,
+    scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
+    write: Annotated[Path | None, typer.Option("--write", help="Page whose block `league` is filled in.")] = None,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
 ) -> None:
     """Play the league and write league.md and league.json; `accelerate launch` shares the work between processes."""
+    if only not in (None, "route"):
+        raise TaskError(f"--only {only}: the one word it knows is route")
     place = Processes.current(device)
-    asking = Asking(load_vlm(model, device, SEED), batch_size=50)
-    rounds = [
-        Round(where.split, max(20, round(scale * where.captions)), round(scale * where.asked))
-        for where in (Round("validation", 300), Round("held-out", 600, asked), Round("shifted", 500))
-    ]
-    pictures = list(_world(rounds[0], out, place).images.values())[:PROFILE_SCENES]
-    profile = score_heads(asking.vlm.model, asking.vlm.processor, [str(path) for path in pictures])
-    sweep = sweep_of_settings()
-    validated = measure(asking, sweep, rounds[0], out, profile, place)
-    finalists = _finalists(choose(sweep, validated), OTHERS if others else [])
-    entries = [entry for _, entry in finalists]
-    results = [measure(asking, entries, where, out, profile, place) for where in rounds[1:]]
-    if not place.first:
-        return
-    sections = [
-        f"## Sweep on {rounds[0].captions} validation scenes\n\n{table([(e.method, e) for e in sweep], validated)}"
-    ]
-    sections += [f"## {found['split']}, {found['captions']} scenes\n\n{table(finalists, found)}" for found in results]
-    write_text(out / "league.md", "\n".join(sections))
-    write_json(out / "league.json", {"sweep": validated, "final": results})
-    print(f"league: {out / 'league.md'}")
+    vlm = load_vlm(model, device, seed)
+    league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, place, seed)
+    rounds = [_scaled(where, scale) for where in ROUNDS]
+    found = _played(league, rounds, route_only=only == "route")
+    if place.first:
+        found["about"] = about(model, rounds, place, seed)
+        write_json(out / "league.json", found)
+        write_text(out / "league.md", results_page(found))
+        if write is not None:
+            write_block(write, "league", results_page(found))
+        print(f"league: {write or out / 'league.md'}")
 
 
-def _finalists(chosen: Sequence[Entry], others: Sequence[Entry]) -> list[tuple[str, Entry]]:
-    """Return (label, entry) of the published setting, the chosen ones, their controls, and the other methods."""
-    labelled = []
-    for label, entry in [("VHR as published", PUBLISHED), *((f"{entry.method}, chosen", entry) for entry in chosen)]:
-        labelled.append((label, entry))
-        if entry.controls:
-            labelled += [(f"control: {heads} heads", entry.on(heads)) for heads in ("bottom", "random")]
-    labelled += [(f"{entry.method}, default", entry) for entry in others]
-    once: dict[str, tuple[str, Entry]] = {}
-    for label, entry in labelled:
-        once.setdefault(entry.name, (label, entry))
-    return list(once.values())
+def _scaled(where: Round, scale: float) -> Round:
+    asked = max(2, round(scale * where.asked)) if where.asked else 0
+    return replace(where, captions=max(FEWEST, round(scale * where.captions)), asked=asked)
+
+
+def _played(league: League, rounds: Sequence[Round], *, route_only: bool) -> dict[str, Any]:
+    first, *rest = rounds
+    sweep = sweep_of_settings(route_only=route_only)
+    league = league if route_only else league.with_profile(first)
+    validated = league.measure(sweep, first)
+    others, unfit = ([], {}) if route_only else league.others(first)
+    final = finalists(choose(sweep, validated), others, route_only=route_only)
+    results = []
+    for where in rest:
+        route = [entry for entry in final if entry.is_route or entry.name == PUBLISHED.name]
+        results.append(league.measure(route if where.route_only else final, where))
+    rows = {entry.name: asdict(entry) for entry in (*sweep, *final)}
+    return {"rows": rows, "unfit": unfit, "sweep": validated, "final": results}
 
 
 if __name__ == "__main__":
-    typer.run(play)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(play)
+    run_app(app)

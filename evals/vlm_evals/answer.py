@@ -71,6 +71,7 @@ class Asking:
         end_bias: added to the end-of-text logits at every step; positive makes answers shorter.
         batch_size: samples in one generation; the answers do not depend on it.
         max_failures: unreadable images a run may hold before it is given up.
+        allow_idle: whether an intervention may find nothing to act on in the whole share.
     """
 
     vlm: VLM
@@ -80,6 +81,7 @@ class Asking:
     end_bias: float = 0.0
     batch_size: int = 16
     max_failures: int = 20
+    allow_idle: bool = False
 
 
 def answer_samples(
@@ -105,7 +107,7 @@ def answer_samples(
 
     Raises:
         RunError: if more images are unreadable than `max_failures`.
-        NothingIntervened: if an intervention found nothing to act on in the whole share.
+        NothingIntervened: if an intervention found nothing to act on in the whole share, unless that is allowed.
         VlmHeadsError: if the model or an intervention cannot do what is asked.
     """
     place = processes or Processes()
@@ -119,6 +121,8 @@ def answer_samples(
         run.append(_answer_batch(asking, protocol, batch))
         _check_failures(run, asking.max_failures)
         progress(len(batch))
+    if asking.allow_idle:
+        return
     own = {sample.sample_id for sample in share}
     _check_fired(asking, [answer for name, answer in run.answers.items() if name in own])
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlm_heads import HeadProfile, attach
+from vlm_heads import VLM, HeadProfile, attach, parse_intervention
 from vlm_heads.errors import BadOption
 from vlm_heads.interventions.route_gain import RouteGain
+from vlm_heads.planted import COLOURS, PRIOR_WORD, planted_image
 
 
 def _routed(call: Any, chosen: Tensor, image: float, generated: float, first: int) -> Tensor:
@@ -88,3 +89,23 @@ def test_default_layers_are_the_last_half_and_damping_alone_acts(model: Any) -> 
 def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadOption, match=next(iter(wrong))):
         RouteGain(**wrong)
+
+
+PLANTED: dict[str, bool] = {  # options -> whether the picture's word wins over the prior's
+    "route": True,  # votes: image 2.0 against 1.6
+    "route:heads=mass": True,
+    "route:heads=all": True,  # the heads of the prior have no image route to gain
+    "route:image=1.5": False,  # 1.5 against 1.6
+    "route:image=0.5": False,
+    "route:heads=bottom": False,
+    "route:heads=random": False,  # one of the two vision heads of a layer at most, with this seed
+    "route:image=3,heads=bottom": False,
+}
+
+
+@pytest.mark.parametrize("words", PLANTED)
+def test_the_planted_image_route_is_what_recovers_the_word(words: str) -> None:
+    vlm = VLM.from_pretrained("planted")
+    for word in COLOURS:
+        said = vlm.answer(planted_image(word), interventions=[parse_intervention(words)]).text
+        assert said == f"there is a {word if PLANTED[words] else PRIOR_WORD}."
