@@ -11,7 +11,7 @@ from vlm_heads import HeadReinforcement, RouteGain, SinkRedistribution, attach
 from vlm_heads.errors import BadOption
 from vlm_heads.layer_edit import GenerationEdits
 
-MOST_OPERATIONS = {"vhr": 3, "var": 20, "route": 12}  # a layer and decode step, beyond those of the plain model
+MOST_OPERATIONS = {"vhr": 1, "var": 15, "route": 6}  # a layer and decode step, beyond those of the plain model
 VAR = SinkRedistribution(**SinkRedistribution.trial, layers="all")
 
 
@@ -43,11 +43,9 @@ def _operations_of_a_step(llava: Any) -> int:
 )
 def test_a_decode_step_takes_few_operations(name: str, intervention: Any, llava: Any) -> None:
     plain = _operations_of_a_step(llava)
-    with attach(llava.model, [intervention]) as run:
+    with attach(llava.model, [intervention]):
         edited = _operations_of_a_step(llava)
-    layers = len(run.receipt.interventions[0].layers)
-    assert layers > 1
-    assert edited - plain <= MOST_OPERATIONS[name] * layers
+    assert plain < edited <= plain + MOST_OPERATIONS[name] * len(llava.decoder_layers)
 
 
 def test_a_step_without_sinks_is_the_plain_models(llava: Any) -> None:
