@@ -11,7 +11,7 @@ from vlm_heads import HeadReinforcement, RouteGain, SinkRedistribution, attach
 from vlm_heads.errors import BadOption
 from vlm_heads.layer_edit import GenerationEdits
 
-MOST_OPERATIONS = {"vhr": 1, "var": 15, "route": 6}  # a layer and decode step, beyond those of the plain model
+MOST_OPERATIONS = {"vhr": 1, "var": 15, "route": 8}  # a layer and decode step, beyond those of the plain model
 VAR = SinkRedistribution(**SinkRedistribution.trial, layers="all")
 
 
