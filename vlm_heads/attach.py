@@ -17,6 +17,7 @@ from vlm_heads.families import Anatomy, examine
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.layer_edit import Backend
 from vlm_heads.nearest import suggest
+from vlm_heads.placement import require_one_device
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import InterventionReceipt, Receipt
 from vlm_heads.refused_modes import refusing
@@ -87,6 +88,7 @@ def attach(
 def installed(anatomy: Anatomy, tracker: Tracker) -> Iterator[None]:
     """Switch the language model to our attention function and follow its forwards; undo both."""
     modules = list(anatomy.attentions.values())
+    require_one_device(modules)
     with _attaching:
         if any(attention.is_bound(module) for module in modules):
             raise AlreadyAttached("the model is inside another attach; give all interventions to one attach")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
+
+from vlm_heads.errors import UnsupportedModel
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -20,3 +24,13 @@ def input_device(model: nn.Module) -> torch.device:
         if where is not None:
             return torch.device(where)
     return first
+
+
+def require_one_device(modules: Iterable[nn.Module]) -> None:
+    """Raise `UnsupportedModel` if modules compute on more than one device; where their weights lie does not matter."""
+    devices = sorted({str(input_device(module)) for module in modules})
+    if len(devices) > 1:
+        raise UnsupportedModel(
+            f"the decoder's layers compute on {' and '.join(devices)}, and what is known about the keys lies on one "
+            "device: place the language model on one, by a device_map of its own, and offload what does not fit"
+        )

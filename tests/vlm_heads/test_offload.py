@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,3 +92,13 @@ def test_offloaded_weights_are_not_folded_in_memory(tmp_path: Path) -> None:
     vlm = _on_disk(tmp_path / "offload")
     with pytest.raises(UnsupportedModel, match="vlm-heads fold"):
         fold_gains(vlm.model, torch.full((8, 8), 2.0))
+
+
+def test_layers_that_compute_on_several_devices_are_refused(llava: Any) -> None:
+    """As a model spread over two GPUs says it, its weights offloaded in between."""
+    for layer, block in enumerate(llava.decoder_layers):
+        block.self_attn.to("meta")
+        block.self_attn._hf_hook = SimpleNamespace(execution_device=f"cuda:{min(layer, 1)}")
+    with pytest.raises(UnsupportedModel, match="cuda:0 and cuda:1"), attach(llava.model, [HeadReinforcement()]):
+        raise AssertionError("nothing may run")
+    assert llava.model.model.language_model.config._attn_implementation == "sdpa"
