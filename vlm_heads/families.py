@@ -31,6 +31,7 @@ class Exceptions:
             text keys and are left alone.
         blind_from_decoder: the image-free pass starts at the decoder, because the model's own forward insists on an
             image.
+        drops_processors: its own `generate` does not hand logits processors on, so a second stream would be ignored.
         paper_tail: share of the layers, counted from the end, that VHR's authors reinforced on this family.
     """
 
@@ -39,12 +40,14 @@ class Exceptions:
     image_token: str | None = None
     cross_attention: tuple[str, ...] = ()
     blind_from_decoder: bool = False
+    drops_processors: bool = False
     paper_tail: float | None = None
 
 
 EXCEPTIONS: Mapping[str, Exceptions] = {
     "instructblip": Exceptions(blind_from_decoder=True, paper_tail=18 / 32),
     "blip-2": Exceptions(blind_from_decoder=True),
+    "janus": Exceptions(drops_processors=True),
     "mllama": Exceptions(cross_attention=("cross_attn",)),
 }
 

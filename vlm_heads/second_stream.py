@@ -24,7 +24,7 @@ class SecondStream:
         inputs: what its forward takes: another image, none, or another prompt; a row for each row of the first stream.
 
     Raises:
-        UnsupportedModel: if the family generates past its own forward.
+        UnsupportedModel: if the family generates past its own forward, or ignores logits processors.
     """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
@@ -32,6 +32,10 @@ class SecondStream:
         if anatomy.exceptions.blind_from_decoder:
             raise UnsupportedModel(
                 f"{anatomy.model_type} generates past its own forward, so a second stream cannot be run beside it"
+            )
+        if anatomy.exceptions.drops_processors:
+            raise UnsupportedModel(
+                f"the generate() of {anatomy.model_type} drops logits processors, so a second stream would be ignored"
             )
         self.rows = int(inputs["input_ids"].shape[0])
         self._model: Any = model
@@ -73,7 +77,7 @@ class SecondStream:
             ids, next_sequence_length=ids.shape[1], is_first_iteration=first, **kwargs
         )
         output = self._model(**inputs, return_dict=True)
-        self._kwargs = self._model._update_model_kwargs_for_generation(output, kwargs)
+        self._kwargs = self._model._update_model_kwargs_for_generation(output, kwargs, is_encoder_decoder=False)
         logits: Tensor = output.logits
         return logits[:, -1].float()
 

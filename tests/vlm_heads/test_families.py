@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlm_heads import HeadReinforcement, attach
+from vlm_heads import HeadReinforcement, attach, errors
 
 
 def _same(left: Any, right: Any) -> bool:
@@ -18,7 +18,9 @@ def _distance(left: Any, right: Any) -> float:
     return max((a - b).abs().max().item() for a, b in zip(left.logits, right.logits, strict=True))
 
 
-def test_reinforcement_equals_hooks_on_the_output_projection(family: str, tiny: Any, hooked_vhr: Any) -> None:
+def test_reinforcement_equals_hooks_on_the_output_projection(
+    family: str, tiny: Any, hooked_vhr: Any, support: Any
+) -> None:
     model = tiny(family)
     oracle = hooked_vhr(model, gain=2.5, layers={0, 1, 2})
     with oracle.hooked():
@@ -29,6 +31,7 @@ def test_reinforcement_equals_hooks_on_the_output_projection(family: str, tiny: 
     assert _distance_from_plain(model, got) > 1e-2  # the comparison would be empty otherwise
     chosen = {layer: [int(head) for head in mask] for layer, mask in oracle.chosen.items()}
     assert run.receipt.interventions[0].heads() == chosen
+    support.states(family, "vhr", "equals hooks")
 
 
 def _distance_from_plain(model: Any, got: Any) -> float:
@@ -36,12 +39,13 @@ def _distance_from_plain(model: Any, got: Any) -> float:
     return (plain.logits[0] - got.logits[0]).abs().max().item()
 
 
-def test_neutral_gain_changes_no_bit(family: str, tiny: Any) -> None:
+def test_neutral_gain_changes_no_bit(family: str, tiny: Any, support: Any) -> None:
     model = tiny(family)
     plain = model.generate()
     with attach(model.model, [HeadReinforcement(gain=1.0, layers="all")]):
         assert _same(plain, model.generate())
     assert _same(plain, model.generate())
+    support.states(family, "gain 1", "no bit changes")
 
 
 @pytest.mark.parametrize("offset_family", ["qwen2_vl", "qwen3_vl", "glm4v"])
@@ -78,7 +82,7 @@ def _shortened(inputs: dict[str, Any], by: int) -> dict[str, Any]:
     }
 
 
-def test_a_left_padded_batch_gives_what_its_rows_give_alone(family: str, tiny: Any) -> None:
+def test_a_left_padded_batch_gives_what_its_rows_give_alone(family: str, tiny: Any, support: Any) -> None:
     model = tiny(family)
     first = model.inputs
     torch.manual_seed(9)
@@ -97,3 +101,72 @@ def test_a_left_padded_batch_gives_what_its_rows_give_alone(family: str, tiny: A
             alone = run(row, *what)
             for ours, theirs in zip(together.logits, alone.logits, strict=True):
                 assert (ours[index] - theirs[0]).abs().max() < 2e-4, f"row {index}, {'with' if what else 'without'} VHR"
+    support.states(family, "padded batch", "equals its rows")
+
+
+NEEDS_IMAGE = ("instructblip", "blip2")
+
+
+def test_without_an_image_nothing_fires_and_that_is_said(family: str, tiny: Any, support: Any) -> None:
+    model = tiny(family)
+    if family in NEEDS_IMAGE:  # its own generate() insists on pixel values
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            model.model.generate(input_ids=torch.tensor([[1, 5, 7, 8]]), max_new_tokens=2)
+        support.states(family, "no image", "the family needs one")
+        return
+    text = {"input_ids": torch.tensor([[1, 5, 7, 8]]), "max_new_tokens": 3, "do_sample": False}
+    plain = model.model.generate(**text)
+    with attach(model.model, [HeadReinforcement(layers="all")], allow_idle=True) as run:
+        assert torch.equal(plain, model.model.generate(**text))
+    assert run.receipt.imageless == 1
+    with (
+        pytest.raises(errors.NothingIntervened, match="no prompt had image tokens"),
+        attach(model.model, [HeadReinforcement(layers="all")]),
+    ):
+        model.model.generate(**text)
+    support.states(family, "no image", "nothing fires, said")
+
+
+BY_PROMPT = ("idefics2", "idefics3", "smolvlm", "mllama")  # pixel values are [prompts, images, ...]
+
+
+def _with_two_images(family: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return one prompt whose image comes twice, with a picture of its own each time and text between them."""
+    image = 200 if family == "mllama" else 150
+    ids = inputs["input_ids"]
+    first, last = (int(at) for at in (ids[0] == image).nonzero()[[0, -1], 0])
+    # some families mark the borders of an image by tokens beside it: they come twice too
+    span = slice(max(1, first - 1), last + 2)
+    doubled = {}
+    for name, value in inputs.items():
+        if value.dim() == 2 and value.shape == ids.shape:
+            doubled[name] = torch.cat([value[:, : span.stop], value[:, span], value[:, span.stop :]], dim=1)
+        else:
+            other = torch.randn_like(value) if name == "pixel_values" else value
+            doubled[name] = torch.cat([value, other], dim=int(family in BY_PROMPT and name != "cross_attention_mask"))
+    if family == "mllama":
+        doubled["cross_attention_mask"] = torch.ones(1, doubled["input_ids"].shape[1], 2, 1).long()
+    return doubled
+
+
+def test_two_images_in_one_prompt_equal_hooks(family: str, tiny: Any, hooked_vhr: Any, support: Any) -> None:
+    model = tiny(family)
+    if family in NEEDS_IMAGE:  # one image is projected into one span of query tokens
+        support.states(family, "two images", "the family takes one")
+        return
+    model.inputs = _with_two_images(family, model.inputs)
+    with hooked_vhr(model, gain=2.5, layers={0, 1, 2}).hooked():
+        expected = model.generate()
+    with attach(model.model, [HeadReinforcement(gain=2.5, layers="all")]):
+        got = model.generate()
+    assert _distance(expected, got) < 2e-4
+    assert _distance_from_plain(model, got) > 1e-2
+    support.states(family, "two images", "equals hooks")
+
+
+def test_the_table_holds_every_family_and_every_cell(support: Any) -> None:
+    families = [name.split("[")[0] for name in support.read()[1]]
+    assert len(families) == len(set(families)) == 21
+    assert all(cell for row in support.read()[1].values() for cell in row.values())
+    with pytest.raises(AssertionError, match="stale"):
+        support.states("llava", "vhr", "does not work")

@@ -72,13 +72,16 @@ def test_methods_that_exclude_each_other_are_refused(names: tuple[str, str], lla
 
 
 @pytest.mark.parametrize("name", ["var", "route", "pai", "vaf"])
-def test_the_backend_agrees_with_the_specification_on_every_family(name: str, family: str, tiny: Any) -> None:
+def test_the_backend_agrees_with_the_specification_on_every_family(
+    name: str, family: str, tiny: Any, support: Any
+) -> None:
     model = tiny(family)
     if family == "gemma3":  # its projector begins as zeros, so that all image keys would be the same
         torch.nn.init.normal_(model.model.model.multi_modal_projector.mm_input_projection_weight)
     if family == "mllama":
         with pytest.raises(UnsupportedModel, match="cross-attention"), attach(model.model, [_active(name)]):
             pass
+        support.states(family, name, "refused: the image is read through cross-attention")
         return
     active = _with_sinks(model) if name == "var" else _active(name)
     plain = model.generate(steps=3)
@@ -87,6 +90,7 @@ def test_the_backend_agrees_with_the_specification_on_every_family(name: str, fa
     with attach(model.model, [active]):
         assert _far(expected, model.generate(steps=3)) < 2e-4
     assert any((a != b).any() for a, b in zip(plain.logits, expected.logits, strict=True))
+    support.states(family, name, "equals the specification")
 
 
 def _with_sinks(model: Any) -> Intervention:
