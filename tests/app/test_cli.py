@@ -131,6 +131,8 @@ def test_doctor_says_what_works(command: Command) -> None:
     assert works["head scores (VHD)"]
     assert works["--with vhr"]
     assert works["--with vcd"]
+    fired = {check["what"]: check["fired"] for check in found["checks"]}
+    assert (fired["--with vhr"], fired["--with adhh"], fired["--with vcd"]) == (True, False, None)
     assert found["image_tokens"] == 16
     assert all(check["works"] or check["remark"] for check in found["checks"])
     assert (found["sinks"]["channels"], bool(found["sinks"]["why"])) == ([], True)

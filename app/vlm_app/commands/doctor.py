@@ -50,7 +50,10 @@ def doctor(
     checks = [
         _try("plain generation", lambda: _answer(vlm, ())),
         _try("head scores (VHD)", lambda: score_heads(vlm.model, vlm.processor, [_picture()])),
-        *(_try(f"--with {name}", partial(_answer_with, vlm, kind)) for name, kind in known_interventions().items()),
+        *(
+            _try(f"--with {name}", partial(_answer_with, vlm, kind), anatomy.depth)
+            for name, kind in known_interventions().items()
+        ),
         *(_try(f"--with {name}", partial(_answer_beside, vlm, kind)) for name, kind in known_contrasts().items()),
     ]
     sinks = _sinks(vlm)
@@ -102,23 +105,35 @@ def _print_sinks(sinks: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was tried; the remark says why not, or what to know."""
+    """One thing that was tried; the remark says why not, or what to know.
+
+    Attributes:
+        what: that was tried.
+        works: whether it can be used on this model.
+        remark: why not, or what to know.
+        fired: whether an intervention acted on the trial picture; None where nothing was attached.
+    """
 
     what: str
     works: bool
     remark: str
+    fired: bool | None = None
 
 
-def _try(what: str, attempt: Callable[[], object]) -> Check:
+def _try(what: str, attempt: Callable[[], object], depth: int = 0) -> Check:
     from vlm_heads.errors import NothingIntervened, VlmHeadsError
 
     try:
-        attempt()
+        done = attempt()
     except NothingIntervened:
-        return Check(what, True, "attaches, and found nothing to act on in a test picture")
+        return Check(what, True, "attaches, and found nothing to act on in a trial picture", fired=False)
     except VlmHeadsError as error:
         return Check(what, False, str(error))
-    return Check(what, True, "")
+    receipt = getattr(done, "receipt", None)
+    if receipt is None:
+        return Check(what, True, "")
+    layers = receipt["interventions"][0]["layers"]
+    return Check(what, True, f"fired on {len(layers)} of {depth} layers of a trial picture", fired=True)
 
 
 def _answer_with(vlm: VLM, kind: type[Any]) -> object:
