@@ -109,7 +109,8 @@ class Recipe:
 
     def command(self, model: str = DEFAULT_MODEL) -> str:
         """Return the command line that gives both answers of this run."""
-        pieces = ["vlm-heads", "describe", self.image or "IMAGE", "--prompt", self.prompt, "--compare"]
+        pieces = ["vlm-heads", "describe", self.image or "IMAGE", "--prompt", self.prompt]
+        pieces += ["--compare"] if self.words else []
         if model != DEFAULT_MODEL:
             pieces += ["--model", model]
         for word in self.words:

@@ -6,9 +6,13 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from vlm_evals.errors import EvaluationError
@@ -40,18 +44,22 @@ def demo(
             "--share: anybody who learns the public address can use this page, and every picture passes through "
             "Gradio's servers"
         )
+    with _at_home():
+        _serve(model, seed, device, free, share, json)
+
+
+def _serve(model: str, seed: int, device: str | None, port: int, share: bool, json: bool) -> None:
     from vlm_app.models import load_vlm
     from vlm_app.session import Session
 
     session = Session(load_vlm(model, device, seed), seed)
     try:
         session.warm_up()
-        _stay_at_home(session.folder)
         from vlm_app.page import build_page, launch
 
         blocks = build_page(session)
         try:
-            local, public = launch(blocks, free, share=share)
+            local, public = launch(blocks, port, share=share)
             _say(local, public, json)
             _until_stopped()
         finally:
@@ -77,12 +85,27 @@ def free_port(first: int) -> int:
     raise EvaluationError(f"no port from {first} to {first + PORTS - 1} is free: give another with --port")
 
 
-def _stay_at_home(folder: Any) -> None:
-    """Tell libraries, before they are imported, to report nothing and to write into the temporary folder alone."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
-    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+@contextmanager
+def _at_home() -> Iterator[None]:
+    """Tell libraries, before they are imported, to report nothing and to write into a temporary folder alone.
+
+    The folder is gone afterwards, and what was told is taken back.
+    """
+    before, tempdir = dict(os.environ), tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="vlm-heads-") as folder:
+        tempfile.tempdir = folder
+        os.environ |= {
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_TEMP_DIR": str(Path(folder, "uploads")),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path(folder, "matplotlib"))),
+        }
+        try:
+            yield
+        finally:
+            tempfile.tempdir = tempdir
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _say(local: str, public: str | None, json: bool) -> None:

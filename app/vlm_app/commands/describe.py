@@ -37,6 +37,12 @@ def describe(
     ] = False,
     profile: Profile = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens an answer may have.")] = 256,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="Sample with this temperature; 0 is greedy.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", min=0.01, max=1.0, help="Share of the probability that is sampled from.")
+    ] = 1.0,
     model: Model = DEFAULT_MODEL,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
@@ -51,12 +57,14 @@ def describe(
     pictures = find_pictures(images)
     vlm = load_vlm(model, device, seed)
     arguments: dict[str, Any] = {"max_new_tokens": max_tokens, "profile": load_profile(profile)}
+    if temperature > 0.0:
+        arguments |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     found = []
     for image, picture in zip(images, pictures, strict=True):
         if not json and len(images) > 1:
             print(f"\n{image}")
         sides = [Mitigation(), mitigation] if compare else [mitigation]
-        answers = [_say(vlm, picture, prompt, side, arguments, aloud=not json and not compare) for side in sides]
+        answers = [_say(vlm, picture, prompt, side, arguments, seed, aloud=not json and not compare) for side in sides]
         if compare and not json:
             _print_side_by_side(answers, words or ["vhr"])
         found.append({"image": image, "prompt": prompt, "model": model, "with": words or []} | _row(answers))
@@ -65,9 +73,12 @@ def describe(
 
 
 def _say(
-    vlm: VLM, image: Path, prompt: str, mitigation: Mitigation, arguments: dict[str, Any], *, aloud: bool
+    vlm: VLM, image: Path, prompt: str, mitigation: Mitigation, arguments: dict[str, Any], seed: int, *, aloud: bool
 ) -> Answer:
-    """Return an answer, writing its pieces to standard output as they come if aloud."""
+    """Return an answer, writing its pieces to standard output as they come if aloud; each draws from the same seed."""
+    import torch
+
+    torch.manual_seed(seed)
     pieces: Generator[str, None, Answer] = vlm.stream(
         image,
         prompt,

@@ -1,0 +1,237 @@
+"""The page in a real browser: Debian's Chromium, driven through what a visitor does.
+
+One server and one browser for all of it: `vlm-heads demo` in a process of its own, with the planted model, whose
+answers are known. What the page shows without a browser is in `test_session.py`.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from vlm_app.commands.demo import free_port
+from vlm_app.offline import POLICY
+
+CHROMIUM = shutil.which("chromium")
+PATIENCE = 60_000  # milliseconds: two loaded cores are slow, and nothing here waits for time to pass
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; `make browser` installs Debian's")
+
+
+@dataclass
+class Served:
+    """A running demo, and where it may and may not write."""
+
+    url: str
+    process: subprocess.Popen[str]
+    temporary: Path
+    home: Path
+    outside: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def end(self) -> int:
+        """Kill it politely; return its exit code."""
+        self.process.terminate()
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    temporary, home = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("home")
+    places = {"TMPDIR": str(temporary), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vlm_app.cli", "demo", "--model", "planted", "--port", "0"],
+        env={name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"} | places,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=home,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+/", line)
+    assert found, line or process.communicate()[1]
+    served = Served(found[0], process, temporary, home)
+    yield served
+    if process.poll() is None:
+        served.end()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visitor(browser: Browser, served: Served) -> Iterator[BrowserContext]:
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        context.set_default_timeout(PATIENCE)
+        yield context
+
+
+def _open(context: BrowserContext, served: Served, query: str = "") -> Page:
+    """Return the page, loaded; requests that leave this machine and errors of its scripts are noted."""
+    page = context.new_page()
+
+    def note(url: str) -> None:
+        if urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1":
+            served.outside.append(url)
+
+    page.on("request", lambda request: note(request.url))
+    page.on("websocket", lambda opened: note(opened.url))
+    page.on("pageerror", lambda error: served.failures.append(str(error)))
+    page.goto(served.url + query)
+    expect(page.locator("#vh-samples .vh-thumb[aria-pressed=true]")).to_have_count(1, timeout=PATIENCE)
+    return page
+
+
+def _ran(page: Page) -> tuple[str, str]:
+    """Wait until a run is over and looked into; return both answers."""
+    expect(page.locator("#vh-run")).to_be_enabled(timeout=PATIENCE)
+    expect(page.locator("#vh-status")).to_contain_text("Done.", timeout=PATIENCE)
+    expect(page.locator("#vh-overlays")).not_to_be_empty(timeout=PATIENCE)
+    return page.locator("#vh-plain .vh-text").inner_text(), page.locator("#vh-mitigated .vh-text").inner_text()
+
+
+def test_a_visit_from_sample_to_export(visitor: BrowserContext, served: Served, tmp_path: Path) -> None:
+    page = _open(visitor, served)
+    page.click("[data-pick=planted-car]")
+    page.click("#vh-run")
+    plain, mitigated = _ran(page)
+    assert plain.startswith("there is a dog")
+    assert mitigated.startswith("there is a car")
+    expect(page.locator("#vh-plain .vh-absent")).to_have_attribute("title", "dog: not in the picture")
+    expect(page.locator("#vh-mitigated .vh-receipt")).to_contain_text("vhr: 2 layers, 4 heads")
+    expect(page.locator("#vh-plain .vh-speed")).to_contain_text("tokens/s")
+
+    # a token, then a head: hovered, clicked
+    page.click("#vh-strips [data-side=mitigated][data-token='3']")
+    expect(page.locator(".vh-what")).to_contain_text("“car” of the mitigated answer: all heads")
+    assert page.locator("#vh-overlays svg").count() == 2
+    head = page.locator("#vh-heads [data-layer='2'][data-head='1']")
+    head.hover()
+    expect(page.locator(".vh-hover")).to_contain_text("layer 2, head 1, VHD")
+    head.click()
+    expect(page.locator(".vh-what")).to_contain_text("layer 2, head 1")
+
+    # a slider, moved by the keyboard: 2.00 to 0.00
+    page.locator("#vh-vhr-gain input[type=range]").focus()
+    page.keyboard.press("Home")
+    page.click("#vh-run")
+    _ran(page)
+    expect(page.locator("#vh-mitigated h3")).to_have_text("vhr:gain=0")
+    assert parse_qs(urlsplit(page.url).query)["with"] == ["vhr:gain=0"]
+    page.get_by_role("tab", name="As code").click()
+    expect(page.locator("#vh-command")).to_contain_text("--with vhr:gain=0")
+    expect(page.locator("#vh-python")).to_contain_text("HeadReinforcement(gain=0")
+
+    # its link, opened again
+    link = page.url
+    again = visitor.new_page()
+    again.goto(link)
+    expect(again.locator("#vh-vhr-gain input[type=number]")).to_have_value("0", timeout=PATIENCE)
+    again.close()
+
+    page.get_by_role("tab", name="Export").click()
+    page.click("#vh-export")
+    with page.expect_download() as download:
+        page.get_by_role("link").filter(has_text=re.compile("B")).first.click()
+    assert download.value.path().stat().st_size > 0
+
+
+def test_two_visitors_at_once_keep_their_own_answers(browser: Browser, served: Served) -> None:
+    contexts = [browser.new_context() for _ in range(2)]
+    pages = [
+        _open(context, served, query)
+        for context, query in zip(contexts, ("?with=vhr", "?with=vhr:gain=0.5"), strict=True)
+    ]
+    for page in pages:
+        page.click("#vh-run")
+    said = [_ran(page)[1] for page in pages]
+    assert [text.split()[3].strip(".") for text in said] == ["car", "dog"]
+    for page in pages:  # and what is inside is each one's own
+        page.click("#vh-strips [data-side=mitigated][data-token='3']")
+    expect(pages[0].locator(".vh-what")).to_contain_text("“car”")
+    expect(pages[1].locator(".vh-what")).to_contain_text("“dog”")
+    for context in contexts:
+        context.close()
+
+
+def test_pictures_that_cannot_be_used_get_a_line(visitor: BrowserContext, served: Served, tmp_path: Path) -> None:
+    broken = tmp_path / "holiday.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    page = _open(visitor, served)
+    page.get_by_role("button", name="Remove Image").click()
+    page.locator("#vh-picture input[type=file]").set_input_files(broken)
+    expect(page.locator("#vh-samples .vh-thumb[aria-pressed=true]")).to_have_count(0)
+    page.click("#vh-run")
+    alert = page.locator("#vh-status [role=alert]")
+    expect(alert).to_contain_text("holiday.png")
+    expect(alert).not_to_contain_text(str(served.temporary))
+    expect(page.locator("#vh-run")).to_be_enabled()
+
+
+def test_a_link_that_cannot_be_followed_gets_a_line(visitor: BrowserContext, served: Served) -> None:
+    page = _open(visitor, served, "?with=vrh")
+    expect(page.locator("#vh-status [role=alert]")).to_contain_text("did you mean 'vhr'")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_keyboard_alone_is_enough_and_nothing_overflows(browser: Browser, served: Served, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark") as context:
+        context.set_default_timeout(PATIENCE)
+        page = _open(context, served)
+        page.locator("#vh-prompt textarea, #vh-prompt input").focus()
+        page.keyboard.press("Enter")
+        _ran(page)
+        page.locator("#vh-strips button[tabindex='0']").first.focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        expect(page.locator(".vh-what")).to_contain_text("“is”")
+        page.locator("#vh-heads button[tabindex='0']").focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        expect(page.locator(".vh-what")).to_contain_text("layer 1, head 1")
+        expect(page.locator("#vh-heads [data-layer='1'][data-head='1']")).to_be_focused()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) > port
+
+
+def test_nothing_left_this_machine_and_nothing_is_left_behind(served: Served) -> None:
+    """Last in the file: it ends the server."""
+    assert "default-src 'self'" in POLICY
+    assert served.outside == []
+    assert served.failures == []
+    assert list(served.temporary.iterdir())
+    assert served.end() == 0
+    assert list(served.temporary.iterdir()) == []
+    assert [path for path in served.home.rglob("*") if path.is_file()] == []

@@ -1,0 +1,352 @@
+"""What the page shows, without a browser: answers side by side, marks, links, code, looking inside, files."""
+
+import json
+import re
+import shlex
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from vlm_app import views
+from vlm_app.cards import cards, presets
+from vlm_app.form import option_keys, values_of, words_of
+from vlm_app.marks import Marker, Named, changed_words
+from vlm_app.recipe import Recipe
+from vlm_app.session import Screen, Session
+from vlm_app.side_by_side import Side, race
+
+from vlm_heads import VLM, HeadProfile, known_contrasts, known_interventions, parse_mitigation
+from vlm_heads.errors import BadImage, BadOption
+from vlm_heads.planted import planted_image
+
+CAR = "sample:planted-car"
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    made = Session(VLM.from_pretrained("planted"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def rambling(untrained_mini: Path) -> VLM:
+    """A model that says random words and does not stop."""
+    vlm = VLM.from_pretrained(untrained_mini)
+    vlm.model.generation_config.eos_token_id = None
+    return vlm
+
+
+def _run(session: Session, key: str, recipe: Recipe) -> Screen:
+    *_, last = session.run(key, session.sample("planted-car"), recipe)
+    return last
+
+
+def _text(html: str) -> str:
+    (found,) = re.findall(r'<p class="vh-text"[^>]*>(.*?)</p>', html)
+    return re.sub(r"<[^>]+>", "", found.replace(" (not in the picture)", ""))
+
+
+# Side by side
+
+
+def test_both_answers_come_with_their_marks_and_receipt(session: Session) -> None:
+    screen = _run(session, "a", Recipe(CAR))
+    assert (_text(screen.plain), _text(screen.mitigated)) == ("there is a dog.", "there is a car.")
+    assert '<mark class="vh-absent" title="dog: not in the picture">' in screen.plain
+    assert 'class="vh-shown" title="car: in the picture"' in screen.mitigated
+    assert "tokens/s" in screen.plain
+    assert "vhr: 2 layers, 4 heads" in screen.mitigated  # as planted: two vision heads in each of layers 2 and 3
+
+
+def test_the_sides_take_turns_token_by_token(rambling: VLM) -> None:
+    session = Session(rambling)
+    counts = []
+    streams = [partial(vlm.stream, planted_image("car"), max_new_tokens=12) for vlm in (session.vlm, session.twin)]
+    for sides in race(streams, 7, threading.Event()):
+        counts.append((sides[0].tokens, sides[1].tokens))
+    assert counts[-1] == (12, 12)
+    assert all(0 <= first - second <= 1 for first, second in counts), counts
+    session.close()
+
+
+@pytest.mark.parametrize("decoding", [{"do_sample": False}, {"do_sample": True, "temperature": 1.0, "top_k": 0}])
+def test_a_side_says_what_it_says_alone(rambling: VLM, decoding: dict[str, Any]) -> None:
+    """Even when it draws: each side has random numbers of its own."""
+    session = Session(rambling)
+    asked: dict[str, Any] = {"max_new_tokens": 10, **decoding}
+    mitigation = parse_mitigation(["vhr"]).interventions
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    streams = [
+        partial(session.vlm.stream, planted_image("bird"), **asked),
+        partial(session.twin.stream, planted_image("bird"), interventions=mitigation, **asked),
+    ]
+    *_, sides = race(streams, 7, threading.Event())
+    assert torch.equal(torch.get_rng_state(), before)
+    for side, attached in zip(sides, ((), mitigation), strict=True):
+        torch.manual_seed(7)
+        alone = rambling.answer(planted_image("bird"), interventions=attached, **asked)
+        assert side.answer is not None
+        assert side.answer.token_ids == alone.token_ids
+    session.close()
+
+
+def test_a_stopped_run_ends_at_the_next_token_and_says_so(rambling: VLM) -> None:
+    session = Session(rambling)
+    picture = session.sample(session.samples[0])
+    for _ in session.run("a", picture, Recipe(picture.name, max_tokens=512)):
+        if session.visit("a").sides[0].tokens:
+            session.stop("a")
+    assert session.screen(session.visit("a")).status == "Stopped."
+    assert all(0 < side.tokens < 512 for side in session.visit("a").sides)
+    session.begin("a")
+    *_, screen = session.run("a", picture, Recipe(picture.name, max_tokens=3))
+    assert screen.status == "Done."
+    session.close()
+
+
+def test_nobody_listening_stops_the_run(rambling: VLM) -> None:
+    session = Session(rambling)
+    picture = session.sample(session.samples[0])
+    running = session.run("a", picture, Recipe(picture.name, max_tokens=512))
+    next(running)
+    running.close()
+    assert all(side.done and side.tokens < 512 for side in session.visit("a").sides)
+    session.close()
+
+
+def test_a_side_that_fails_says_so_beside_the_other(session: Session) -> None:
+    screen = _run(session, "a", Recipe(CAR, words=("var",)))
+    assert _text(screen.plain) == "there is a dog."
+    assert "no attention sinks" in screen.mitigated
+
+
+def test_two_visitors_do_not_mix(session: Session) -> None:
+    said: dict[str, str] = {}
+
+    def ask(key: str, word: str) -> None:
+        said[key] = _text(_run(session, key, Recipe(CAR, words=(word,))).mitigated)
+
+    threads = [threading.Thread(target=ask, args=each) for each in (("strong", "vhr"), ("weak", "vhr:gain=0.5"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == {"strong": "there is a car.", "weak": "there is a dog."}
+    assert session.visit("strong").recipe.words == ("vhr",)
+    session.leave("strong")
+    assert session.visit("strong").sides == ()
+
+
+def test_the_twin_shares_every_weight_and_no_module(session: Session) -> None:
+    weights = zip(session.vlm.model.parameters(), session.twin.model.parameters(), strict=True)
+    assert all(one is other for one, other in weights)
+    assert not set(session.vlm.model.modules()) & set(session.twin.model.modules())
+
+
+# Marks
+
+
+def test_objects_are_marked_where_they_stand() -> None:
+    text = "A hot dog and two chairs."
+    #       0 2   6   10  14  18
+    found = Marker().named(text, {"chair"})
+    assert found == [Named(2, 9, "hot dog", False), Named(18, 24, "chair", True)]
+    assert [text[one.start : one.end] for one in found] == ["hot dog", "chairs"]
+
+
+def test_what_nobody_knows_is_not_guessed(session: Session) -> None:
+    assert [one.shown for one in Marker().named("a dog", None)] == [None]
+    html = views.answer("Plain", Side("a dog", 2, 1.0, done=True), Marker().named("a dog", None), (), checked=False)
+    assert "not checked" in html
+    assert "vh-absent" not in html
+
+
+def test_words_that_differ_are_found_without_case_and_stops() -> None:
+    # a b c. / A x c: `b` became `x`; a and c stayed
+    assert changed_words("a b c.", "A x c") == [(2, 3)]
+    assert changed_words("A x c", "a b c.") == [(2, 3)]
+    assert changed_words("a b", "a b") == []
+    assert changed_words("", "a") == []
+
+
+def test_what_a_model_says_cannot_become_markup() -> None:
+    html = views.answer("<b>", Side("<script>x</script> dog", done=True), (), [(0, 8)])
+    assert "<script" not in html
+    assert "<b>" not in html
+
+
+# Recipes: links and code
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        Recipe(CAR, "Is there a car?", ("vhr:gain=1.5,layers=1+18-31", "pai", "vcd"), 12, 0.7, 0.9, 3),
+        Recipe(CAR, words=()),
+        Recipe(CAR, 'a "quoted" & odd ? prompt', ()),
+    ],
+)
+def test_a_link_brings_the_state_back(recipe: Recipe) -> None:
+    assert Recipe.from_query(recipe.query()) == recipe
+
+
+@pytest.mark.parametrize(
+    "query", ["seed=x", "temperature=-1", "with=vrh", "max_tokens=0", "with=vhr:gian=2", "top_p=2"]
+)
+def test_a_broken_link_is_refused_in_a_line(query: str) -> None:
+    with pytest.raises(BadOption):
+        Recipe.from_query(query)
+
+
+def test_ones_own_picture_is_in_no_link() -> None:
+    assert "image" not in Recipe("holiday.png").query()
+
+
+@pytest.mark.parametrize("words", [("vhr",), ("vhr:gain=1.5", "spin:kept=0.5"), ("pai", "vcd:alpha=0.5"), ()])
+def test_the_python_says_what_the_page_said(
+    session: Session, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    recipe = Recipe(CAR, words=words, max_tokens=8, temperature=0.9)
+    _run(session, "a", recipe)
+    capsys.readouterr()
+    exec(recipe.python("planted"), {})
+    plain, mitigated = capsys.readouterr().out.splitlines()
+    said = [side.text for side in session.visit("a").sides]
+    assert [plain, mitigated][: len(said)] == said
+
+
+def test_the_command_line_says_what_the_page_said(session: Session, command: Callable[..., Any]) -> None:
+    recipe = Recipe(CAR, words=("vhr:gain=1.5",), max_tokens=8, temperature=0.9, top_p=0.8)
+    _run(session, "a", recipe)
+    (row,) = command(*shlex.split(recipe.command("planted"))[1:], "--json").value
+    assert [row[side]["text"] for side in ("plain", "mitigated")] == [one.text for one in session.visit("a").sides]
+
+
+# Cards
+
+
+def test_every_method_that_acts_by_itself_has_a_card_with_every_option_explained() -> None:
+    found = {card.name: card for card in cards()}
+    alone = {name for name, kind in known_interventions().items() if not kind.needs_profile}
+    assert found.keys() == alone | known_contrasts().keys()
+    for card in cards():
+        assert card.title
+        assert card.label
+        for control in card.controls:
+            assert control.help, (card.name, control.option.name)
+            if control.slides:
+                assert control.low <= control.option.default <= control.high
+
+
+def test_sliders_end_where_the_method_does() -> None:
+    controls = {control.option.name: control for card in cards() if card.name == "var" for control in card.controls}
+    assert (controls["moved"].low, controls["moved"].high) == (0.0, 1.0)
+    with pytest.raises(BadOption):
+        parse_mitigation(["var:moved=1.1"])
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_goes_through_the_form_unchanged(name: str) -> None:
+    words = presets()[name]
+    chosen, values = values_of(words)
+    assert sorted(words_of(chosen, values)) == sorted(words)
+
+
+def test_an_emptied_field_is_the_default() -> None:
+    chosen, _ = values_of(("vhr",))
+    assert words_of(chosen, [None] * len(option_keys())) == ("vhr",)
+
+
+# Pictures of one's own
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\x00\x00"])
+def test_a_picture_that_cannot_be_read_is_named_without_its_folder(
+    session: Session, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "holiday.png"
+    path.write_bytes(content)
+    with pytest.raises(BadImage, match=r"^holiday\.png"):
+        session.own(path)
+
+
+def test_ones_own_picture_is_not_checked(session: Session, tmp_path: Path) -> None:
+    planted_image("bird").save(tmp_path / "mine.png")
+    *_, screen = session.run("a", session.own(tmp_path / "mine.png"), Recipe("mine.png"))
+    assert _text(screen.mitigated) == "there is a bird."
+    assert "not checked" in screen.mitigated
+
+
+# Looking inside, and what is taken home
+
+
+def test_the_planted_heads_and_the_invented_token_are_seen(session: Session) -> None:
+    _run(session, "a", Recipe(CAR))
+    inside = session.look("a")
+    assert inside is not None
+    assert {(layer, head) for layer, head, _ in inside.profile.top(4)} == {(2, 1), (2, 3), (3, 0), (3, 2)}
+    assert inside.said["plain"].tokens[inside.token].text.strip() == "dog"  # the object that is not there comes first
+    session.pick_token("a", "mitigated", 3)
+    session.pick_head("a", 2, 1)
+    before, after = inside.weights()
+    assert after is not None
+    # a vision head, doubled; its layer sees what layer 1 changed, and that is nothing it attends by
+    assert after.sum() == pytest.approx(2 * before.sum(), rel=0.01)
+    assert "layer 2, head 1" in inside.overlays()
+    session.pick_head("a", 2, 1)
+    assert "all heads" in inside.what()
+    assert session.pick_token("a", "nowhere", 99) is inside
+
+
+def test_sinks_are_outlined_and_the_share_of_their_mass_is_said() -> None:
+    session = Session(VLM.from_pretrained("planted-sinks"))
+    picture = session.sample("planted-car-sinks")
+    recipe = Recipe(picture.name, words=("var:threshold=relative,layers=2+3",))
+    *_, screen = session.run("a", picture, recipe)
+    assert _text(screen.mitigated) == "there is a car."
+    inside = session.look("a")
+    assert inside is not None
+    assert inside.overlays().count("class=vh-sink") == 2 * 2  # two black corners, plain and mitigated
+    assert 0.0 < inside.shares["var"] <= 0.6  # of what selected heads hold; others keep theirs
+    assert "% of the sinks&#x27; mass moved" in session.screen(session.visit("a")).mitigated
+    session.close()
+
+
+def test_a_run_is_taken_home_as_files(session: Session) -> None:
+    _run(session, "b", Recipe(CAR))
+    paths = {path.name: path for path in session.export("b")}
+    assert paths.keys() == {"answers.png", "tokens.png", "heads.png", "patches.png", "run.json", "head_profile.zip"}
+    for name in ("answers.png", "tokens.png", "heads.png", "patches.png"):
+        with Image.open(paths[name]) as picture:
+            assert min(picture.size) > 100
+    run = json.loads(paths["run.json"].read_text())
+    assert [one["text"] for one in run["answers"]] == ["there is a dog.", "there is a car."]
+    assert run["answers"][0]["objects"][0]["shown"] is False
+    loose = paths["run.json"].parent / "loose"
+    with zipfile.ZipFile(paths["head_profile.zip"]) as archive:
+        archive.extractall(loose)
+    assert HeadProfile.from_pretrained(loose).top(1)[0][:2] in {(2, 1), (2, 3), (3, 0), (3, 2)}
+    folder = paths["run.json"].parent
+    session.leave("b")
+    assert not folder.exists()
+
+
+def test_nothing_to_take_home_before_a_run(session: Session) -> None:
+    with pytest.raises(BadOption, match="run the model first"):
+        session.export("nobody")
+
+
+def test_closing_leaves_nothing_behind() -> None:
+    session = Session(VLM.from_pretrained("planted"))
+    assert session.sample_file("planted-car").is_file()
+    session.close()
+    assert not session.folder.exists()
