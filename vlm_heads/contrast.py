@@ -73,8 +73,13 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         if seen is None or length == self._prompt_length:
             if rows % self._stream.rows:
                 raise UnsupportedGeneration(f"{rows} rows are generated, but the second stream has {self._stream.rows}")
+            copies = rows // self._stream.rows
+            if not torch.equal(ids[::copies].repeat_interleave(copies, dim=0), ids):
+                raise UnsupportedGeneration(
+                    f"{rows} different rows are generated, but the second stream has {self._stream.rows}"
+                )
             self._prompt_length = length
-            return self._stream.begin(rows // self._stream.rows)
+            return self._stream.begin(copies)
         if seen.shape != (rows, length - 1):
             raise UnsupportedGeneration(
                 "a second stream goes token by token with one set of inputs: candidates that assisted decoding takes "

@@ -204,6 +204,8 @@ def test_what_cannot_be_done_is_refused_by_name(tiny: Any) -> None:
     inputs, text = _batch()
     with pytest.raises(UnsupportedGeneration, match="3 rows"):
         contrast.image_free(model, inputs)(torch.ones(3, 4).long(), torch.zeros(3, 200))
+    with pytest.raises(UnsupportedGeneration, match="4 different rows"):
+        contrast.image_free(model, inputs)(torch.arange(16).view(4, 4), torch.zeros(4, 200))
     processor = contrast.image_free(model, inputs)
     processor(torch.ones(2, 13).long(), torch.zeros(2, 200))
     with pytest.raises(UnsupportedGeneration, match="token by token"):
