@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,7 @@ BANDWIDTH_FLOATS = 1 << 26  # 256 MB, larger than any cache
 
 
 Way = Callable[[], AbstractContextManager[Any]]
+Clock = Callable[[], float]
 
 
 def ways_to_generate(vlm: VLM, named: Mapping[str, Sequence[Intervention]], inputs: dict[str, Any]) -> dict[str, Way]:
@@ -54,13 +55,30 @@ def time_generation(
 
     Returns:
         way -> `prefill_ms` (the prompt and the first token), `decode_ms` (per further token), `prefill_ratio` and
-        `decode_ratio` (to plain, medians over turns), `peak_mb` (of the device, or of the process where the system
-        tells it); `floor` has `decode_ms` alone: the language model's weights read once at the speed measured here.
+        `decode_ratio` (to plain, medians over turns), `prefill_least_ms` and `decode_least_ms` (of all turns),
+        `peak_mb` (of the device, or of the process where the system tells it); `floor` has `decode_ms` alone: the
+        language model's weights read once at the speed measured here.
     """
     from PIL import Image
 
     inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], PROMPT)
-    ways = ways_to_generate(vlm, named, inputs)
+    found = time_ways(vlm, inputs, ways_to_generate(vlm, named, inputs), tokens=tokens, rounds=rounds)
+    return found | {"floor": {"decode_ms": 1000 * _language_bytes(vlm.model) / _bandwidth(vlm.device)}}
+
+
+def time_ways(
+    vlm: VLM, inputs: dict[str, Any], ways: Mapping[str, Way], *, tokens: int, rounds: int, clock: Clock = perf_counter
+) -> dict[str, dict[str, float]]:
+    """Return the times and memory peak of ways to generate from the same inputs; see `time_generation`.
+
+    Args:
+        vlm: the model.
+        inputs: of `generate`.
+        ways: name -> what is entered around a generation; one is called "plain".
+        tokens: generated after the first.
+        rounds: how often each way is timed, after one round that is thrown away.
+        clock: what tells the seconds.
+    """
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     peaks: dict[str, float] = {}
     for turn in range(rounds + 1):
@@ -68,12 +86,11 @@ def time_generation(
             _reset_peak(vlm.device)
             with way() as entered:
                 processors = [entered] if isinstance(entered, contrast.ContrastProcessor) else None
-                first, rest = _generate(vlm.model, inputs, tokens, processors)
+                first, rest = _generate(vlm.model, inputs, tokens, processors, clock)
             if turn:
                 seen[name].append((first, rest / tokens))
                 peaks[name] = max(peaks.get(name, 0.0), _peak(vlm.device))
-    found = {name: _medians(pairs, seen["plain"]) | {"peak_mb": peaks[name]} for name, pairs in seen.items()}
-    return found | {"floor": {"decode_ms": 1000 * _language_bytes(vlm.model) / _bandwidth(vlm.device)}}
+    return {name: _medians(pairs, seen["plain"]) | {"peak_mb": peaks[name]} for name, pairs in seen.items()}
 
 
 def _medians(pairs: Sequence[tuple[float, float]], plain: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -84,6 +101,8 @@ def _medians(pairs: Sequence[tuple[float, float]], plain: Sequence[tuple[float, 
         "decode_ms": 1000 * statistics.median(decode),
         "prefill_ratio": statistics.median(ratio for ratio, _ in ratios),
         "decode_ratio": statistics.median(ratio for _, ratio in ratios),
+        "prefill_least_ms": 1000 * min(prefill),
+        "decode_least_ms": 1000 * min(decode),
     }
 
 
@@ -104,30 +123,34 @@ def _peak(device: torch.device) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-class _FirstToken(StoppingCriteria):
+class _FirstToken(StoppingCriteria):  # type: ignore[misc]
     """Stops nothing; notes when the first token is there, which cuts one `generate` into prefill and decode."""
 
-    at: float | None = None
+    def __init__(self, clock: Clock) -> None:
+        self.at: float | None = None
+        self._clock = clock
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         if self.at is None:
-            _wait(input_ids.device)
-            self.at = time.perf_counter()
+            wait(input_ids.device)
+            self.at = self._clock()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _generate(model: Any, inputs: dict[str, Any], tokens: int, processors: list[Any] | None) -> tuple[float, float]:
+def _generate(
+    model: Any, inputs: dict[str, Any], tokens: int, processors: list[Any] | None, clock: Clock
+) -> tuple[float, float]:
     """Return the seconds until the first token, and those that exactly `tokens` more take."""
-    first = _FirstToken()
-    _wait(model.device)
-    start = time.perf_counter()
+    first = _FirstToken(clock)
+    wait(model.device)
+    start = clock()
     with torch.inference_mode():
         model.generate(
             **inputs, do_sample=False, min_new_tokens=tokens + 1, max_new_tokens=tokens + 1,
             logits_processor=processors, stopping_criteria=[first],
         )  # fmt: skip
-    _wait(model.device)
-    end = time.perf_counter()
+    wait(model.device)
+    end = clock()
     assert first.at is not None
     return first.at - start, end - first.at
 
@@ -142,7 +165,8 @@ def _eager(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Return when everything that was started on a device has ended."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -161,11 +185,11 @@ def _bandwidth(device: torch.device) -> float:
     block = torch.ones(BANDWIDTH_FLOATS, device=device)
     best = float("inf")
     for _ in range(5):
-        _wait(device)
-        start = time.perf_counter()
+        wait(device)
+        start = perf_counter()
         block.sum()
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
+        wait(device)
+        best = min(best, perf_counter() - start)
     return block.numel() * block.element_size() / best
 
 

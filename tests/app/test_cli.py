@@ -32,6 +32,7 @@ SUBCOMMANDS = [
         "bench kernel",
         "bench generate",
         "bench judge",
+        "bench cost",
         "doctor",
         "calibrate",
         "fold",
@@ -305,8 +306,8 @@ def test_bench_kernels_checks_before_it_times(command: Command) -> None:
 
 
 def launch(count: int, *words: object) -> subprocess.CompletedProcess[str]:
-    arguments = ["--cpu", "--num_processes", str(count), "--num_machines", "1", "--mixed_precision", "no"]
-    program = [sys.executable, "-m", "accelerate.commands.launch", *arguments, "--main_process_port", "0"]
+    # accelerate launch starts a single process where there is no GPU
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*program, "-m", "vlm_app.cli", *map(str, words)], capture_output=True, text=True, check=False, env=environment
@@ -322,6 +323,8 @@ def test_two_processes_give_the_report_of_one(
     two = launch(2, *words, "--device", "cpu", "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert json.loads(two.stdout) == one
+    (start,) = json.loads((tmp_path / "two" / "environment.json").read_text())
+    assert start["processes"] == 2
     assert [path.name for path in (tmp_path / "two").glob("answers*")] == ["answers.jsonl"]
     texts = [[answer.text for answer in answers_in(tmp_path / name).values()] for name in ("one", "two")]
     assert texts[0] == texts[1]

@@ -79,6 +79,33 @@ def generate(
         _print_generation(found)
 
 
+@app.command("cost")
+def cost(
+    model: Model = DEFAULT_MODEL,
+    tokens: Tokens = 24,
+    rounds: Rounds = 7,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Check the cost card of `doctor --cost` against whole generations at batch 1, 8 and 32."""
+    from vlm_app.cost import check_costs, predict_costs
+    from vlm_app.models import load_vlm
+
+    vlm = load_vlm(model, device, seed)
+    checked = check_costs(vlm, predict_costs(vlm, rounds=rounds), tokens=tokens, rounds=rounds)
+    if json:
+        print_json(checked)
+        return
+    header = ("intervention", "batch", "prefill, predicted", "measured", "token, predicted", "measured", "within 25 %")
+    names = ("prefill_predicted", "prefill_measured", "token_predicted", "token_measured")
+    rows = [
+        (row["name"], str(row["batch"]), *(f"{row[name]:.2f}" for name in names), "yes" if row["within"] else "no")
+        for row in checked
+    ]
+    print_table(f"{model}: times over plain, predicted and measured", header, rows)
+
+
 def _kernels(device: str | None, dtype: str, seconds: float, part: str = "") -> list[dict[str, Any]]:
     from vlm_evals.errors import EvaluationError
     from vlm_kernels.bench import SHAPES, measure

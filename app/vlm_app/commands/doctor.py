@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from vlm_app.console import print_json, print_table
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
+    from vlm_app.cost import Cost
     from vlm_heads import VLM
 
 PROMPT = "Please describe this image in detail."
@@ -21,6 +22,9 @@ PROMPT = "Please describe this image in detail."
 
 def doctor(
     model: Annotated[str, typer.Argument(help="mini, planted, a folder, or a Hugging Face id.")] = DEFAULT_MODEL,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Also predict what each intervention costs here, at batch 1, 8 and 32.")
+    ] = False,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
@@ -57,13 +61,32 @@ def doctor(
         *(_try(f"--with {name}", partial(_answer_beside, vlm, kind)) for name, kind in known_contrasts().items()),
     ]
     sinks = _sinks(vlm)
+    costs = _costs(vlm) if cost else []
     if json:
-        print_json(facts | {"checks": [asdict(check) for check in checks], "sinks": sinks})
+        found = facts | {"checks": [asdict(check) for check in checks], "sinks": sinks}
+        print_json(found | ({"costs": [one.as_row() for one in costs]} if cost else {}))
         return
     print_table(f"{model}", ("", ""), [(name.replace("_", " "), str(value)) for name, value in facts.items()])
     rows = [(check.what, "yes" if check.works else "no", check.remark) for check in checks]
     print_table("What works", ("", "works", "remark"), rows, prose="remark")
     _print_sinks(sinks)
+    if costs:
+        _print_costs(costs)
+
+
+def _costs(vlm: VLM) -> list[Cost]:
+    from vlm_app.cost import predict_costs
+
+    return predict_costs(vlm)
+
+
+def _print_costs(costs: Sequence[Cost]) -> None:
+    names = ("extra_prefill_ms", "prefill_ratio", "extra_token_ms", "token_ratio", "kept_mb")
+    header = ("intervention", "batch", "layers", "prefill, + ms", "× plain", "token, + ms", "× plain", "kept, MB")
+    rows = [
+        (one.name, str(one.batch), str(one.layers), *(f"{getattr(one, name):.2f}" for name in names)) for one in costs
+    ]
+    print_table("Predicted cost on this machine; `vlm-heads bench cost` checks it", header, rows)
 
 
 def _sinks(vlm: VLM) -> dict[str, Any]:
