@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from vlm_kernels import reference
-from vlm_kernels.dispatch import attend
+from vlm_kernels.dispatch import attend, prepare_decode
 from vlm_kernels.materialised import flex_attention_twice, materialised_attention
 from vlm_kernels.plan import AttentionPlan, KeyClass, Redistribution
 from vlm_kernels.torch_backend import plain_attention
+from vlm_kernels.torch_decode import StepMask
 
 EDITED_ROWS = 64
 MOST_MATERIALISED_BYTES = 1 << 30
@@ -56,7 +57,8 @@ class Timing:
     """One way on one shape: milliseconds a call, the ratio to stock attention, and the floor beside them.
 
     Attributes:
-        way: "stock", "edited" (redistribution and head gain), "head gain" alone, or another way to what "edited" does.
+        way: "stock", "edited" (redistribution and head gain), "prepared" (the same from a plan made ready once, as it
+            is for the steps of an attached generation on a CPU), "head gain" alone, or another way to the same.
         spread: half the distance between the quartiles, as a share of the median.
         ratio: median ratio to stock attention in the same turn; None where the result was wrong.
         floor_share: time that reading keys and values (decode) or multiplying (prefill) takes at least, over `ms`.
@@ -165,6 +167,9 @@ class _Timed:
             "edited": lambda: attend(*states, plan=self.plan, key_class=self.key_class)[0],
             "head gain": lambda: attend(*states, plan=gain_only)[0],
         }
+        if self.query.shape[2] == 1 and (ready := prepare_decode(*states, plan=self.plan, key_class=self.key_class)):
+            every_key = StepMask(None, usable=True)
+            ways["prepared"] = lambda: ready.attend(*states, every_key, None)[0].transpose(1, 2)
         if self.query.shape[:3].numel() * self.shape.keys * 4 <= MOST_MATERIALISED_BYTES:
             ways["materialised"] = lambda: materialised_attention(*states, self.plan, self.key_class)
         if self.query.is_cuda:

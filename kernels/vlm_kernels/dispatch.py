@@ -66,7 +66,7 @@ def attend(
     _check_shapes(query, key, value, plan, key_class, mask, want)
     if backend == "reference":
         return reference.attend(query, key, value, plan=plan, key_class=key_class, mask=mask, scale=scale, want=want)
-    if _takes_triton(query, value, plan, backend) and (plan.edits_weights or want):
+    if _takes_triton(query, value, backend) and (plan.edits_weights or want):
         from vlm_kernels import triton_backend
 
         call = triton_backend.attend
@@ -171,12 +171,10 @@ def _without_unused_cache(
     return key[:, :, :rows], value[:, :, :rows], None if key_class is None else key_class[:, :rows], plan
 
 
-def _takes_triton(query: Tensor, value: Tensor, plan: AttentionPlan, backend: Backend) -> bool:
+def _takes_triton(query: Tensor, value: Tensor, backend: str) -> bool:
     if backend == "torch" or (backend == "auto" and not query.is_cuda):
         return False
     refusal = _refusal(query.device, query.dtype, query.shape[-1], value.shape[-1])
-    if refusal is None and plan.logit_factor is not None:
-        refusal = "its kernels have no logit factor"
     if refusal is None:
         return True
     if backend == "triton":

@@ -56,6 +56,7 @@ def attend(
         plan.head_gain,
         plan.class_gain,
         plan.logit_boost,
+        plan.logit_factor,
         plan.rows if plan.uses_rows else None,
         rule.heads if rule else None,
         rule.rows if rule else None,

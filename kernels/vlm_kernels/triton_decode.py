@@ -34,7 +34,12 @@ def _each_class(
     return tl.reshape(repeated, (HEADS * CLASS_SLOTS, BLOCK))
 
 
-@triton.jit(do_not_specialize=["keys", "span", "mask_batch", "mask_head", "boost_batch", "boost_head"])
+@triton.jit(
+    do_not_specialize=[
+        "keys", "span", "mask_batch", "mask_head", "boost_batch",
+        "boost_head", "factor_batch", "factor_head", "class_batch",
+    ]
+)  # fmt: skip
 def decode_kernel(
     query,
     key,
@@ -42,6 +47,7 @@ def decode_kernel(
     key_class,
     mask,
     boost,
+    factor,
     head_gain,
     class_gain,
     rule_heads,
@@ -72,6 +78,9 @@ def decode_kernel(
     mask_head,
     boost_batch,
     boost_head,
+    factor_batch,
+    factor_head,
+    class_batch,
     scale,  # times log2(e)
     moved,
     max_sink_share,
@@ -87,6 +96,7 @@ def decode_kernel(
     MASK: tl.constexpr,
     HAS_CLASSES: tl.constexpr,
     HAS_BOOST: tl.constexpr,
+    HAS_FACTOR: tl.constexpr,
     MOVES: tl.constexpr,
     STRICT: tl.constexpr,
     HAS_EXTRA: tl.constexpr,
@@ -121,15 +131,16 @@ def decode_kernel(
         mask=valid[:, None] & (column[None, :] < SIZE),
         other=0.0,
     )
-    boosted_row = True
+    planned = True
     if HAS_PLAN_ROWS:
-        boosted_row = tl.load(plan_rows + batch) <= 0
+        planned = tl.load(plan_rows + batch) <= 0
 
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, PADDED), tl.float32)
     key_base = key + batch * key_batch + kv_head * key_head
     value_base = value + batch * value_batch + kv_head * value_head
+    class_base = key_class + batch * class_batch
     stop = tl.minimum(keys, (split + 1) * span)
     for start in range(split * span, stop, BLOCK):
         number = start + tl.arange(0, BLOCK)
@@ -140,18 +151,20 @@ def decode_kernel(
             other=0.0,
         )
         logits = tl.dot(q, k, input_precision="ieee") * scale
+        known = (tile_head < head_limit)[:, None] & here[None, :]
+        if HAS_FACTOR:
+            place = factor + batch * factor_batch + tile_head[:, None] * factor_head + number[None, :]
+            times = tl.load(place, mask=known & planned, other=1.0)
+            logits *= _each_class(times.to(tl.float32), HEADS, BLOCK)
         if HAS_BOOST:
-            strength = tl.load(
-                boost + batch * boost_batch + tile_head[:, None] * boost_head + number[None, :],
-                mask=(tile_head < head_limit)[:, None] & here[None, :] & boosted_row,
-                other=0.0,
-            ).to(tl.float32)
-            logits += _each_class(strength, HEADS, BLOCK) * tl.abs(logits)
-        kind = tl.load(key_class + batch * keys + number, mask=here, other=-1) if HAS_CLASSES else tl.where(here, 0, -1)
+            place = boost + batch * boost_batch + tile_head[:, None] * boost_head + number[None, :]
+            strength = tl.load(place, mask=known & planned, other=0.0)
+            logits += _each_class(strength.to(tl.float32), HEADS, BLOCK) * tl.abs(logits)
+        kind = tl.load(class_base + number, mask=here, other=-1) if HAS_CLASSES else tl.where(here, 0, -1)
         seen = kind[None, :] == row_class[:, None]
         if MASK != 0:
             place = mask + batch * mask_batch + tile_head[:, None] * mask_head + number[None, :]
-            added = tl.load(place, mask=(tile_head < head_limit)[:, None] & here[None, :], other=0)
+            added = tl.load(place, mask=known, other=0)
             added = _each_class(added, HEADS, BLOCK)
             if MASK == 1:
                 seen = seen & (added != 0)
@@ -280,6 +293,7 @@ def decode(
     head_gain: Tensor | None,
     class_gain: Tensor | None,
     logit_boost: Tensor | None,
+    logit_factor: Tensor | None,
     rows: Tensor | None,
     rule_heads: Tensor | None,
     rule_rows: Tensor | None,
@@ -302,7 +316,7 @@ def decode(
     batch, heads, _, size = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     key, value, query = launch.unit_stride(key), launch.unit_stride(value), launch.unit_stride(query)
-    rich = mask is not None or logit_boost is not None or want_blinded
+    rich = mask is not None or logit_boost is not None or logit_factor is not None or want_blinded
     shape = DecodeShape.of(size, heads // kv_heads, query.dtype, rich)
     tiles = batch * kv_heads * triton.cdiv(heads // kv_heads, shape.heads)
     span = keys_per_split(keys, tiles, shape.block, launch.processors(query.device))
@@ -311,14 +325,16 @@ def decode(
     results = launch.empty_results(query, classes, want_mass, want_blinded, want_moved)
     mask_bytes, mask_strides = launch.spread(mask, (batch, heads, 1, keys), query)
     boost, boost_strides = launch.spread(logit_boost, (batch, heads, keys), query)
+    factor, factor_strides = launch.spread(logit_factor, (batch, heads, keys), query)
     with launch.on_device(query):
         decode_kernel[(tiles, splits)](
             query,
             key,
             value,
-            launch.dense(key_class, query),
+            query if key_class is None else launch.unit_stride(key_class),
             mask_bytes,
             boost,
+            factor,
             launch.dense(head_gain, query),
             launch.dense(class_gain, query),
             launch.dense(rule_heads, query),
@@ -337,6 +353,8 @@ def decode(
             *value.stride()[:3],
             *mask_strides[:2],
             *boost_strides,
+            *factor_strides,
+            0 if key_class is None else key_class.stride(0),
             scale * launch.LOG2_E,
             moved,
             max_sink_share,
@@ -352,6 +370,7 @@ def decode(
             MASK=launch.mask_kind(mask),
             HAS_CLASSES=key_class is not None,
             HAS_BOOST=logit_boost is not None,
+            HAS_FACTOR=logit_factor is not None,
             MOVES=moved > 0.0,
             STRICT=strict,
             HAS_EXTRA=share_epsilon > 0.0,
@@ -380,6 +399,7 @@ def _(
     head_gain: Tensor | None,
     class_gain: Tensor | None,
     logit_boost: Tensor | None,
+    logit_factor: Tensor | None,
     rows: Tensor | None,
     rule_heads: Tensor | None,
     rule_rows: Tensor | None,

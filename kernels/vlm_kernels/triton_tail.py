@@ -27,15 +27,17 @@ def _tile(
     key_class,  # of this batch row
     mask,  # of this batch row
     boost,  # of this batch row
+    factor,  # of this batch row
     start,
     keys,
     row,  # [ROWS], number of the query row
     head,  # [ROWS]
     valid,  # [ROWS]
-    boosted,  # [ROWS]
+    planned,  # [ROWS], whether factor and boost act
     mask_head,
     mask_row,
     boost_head,
+    factor_head,
     scale,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
@@ -43,6 +45,7 @@ def _tile(
     MASK: tl.constexpr,
     HAS_CLASSES: tl.constexpr,
     HAS_BOOST: tl.constexpr,
+    HAS_FACTOR: tl.constexpr,
 ):
     """Return the logits `[ROWS, BLOCK]` of one block of keys in units of log2, hidden ones -inf, and key classes."""
     number = start + tl.arange(0, BLOCK)
@@ -54,11 +57,13 @@ def _tile(
         other=0.0,
     )
     logits = tl.dot(q, k, input_precision="ieee") * scale
+    acting = planned[:, None] & here[None, :]
+    if HAS_FACTOR:
+        times = tl.load(factor + head[:, None] * factor_head + number[None, :], mask=acting, other=1.0)
+        logits *= times.to(tl.float32)
     if HAS_BOOST:
-        strength = tl.load(
-            boost + head[:, None] * boost_head + number[None, :], mask=boosted[:, None] & here[None, :], other=0.0
-        ).to(tl.float32)
-        logits += strength * tl.abs(logits)
+        strength = tl.load(boost + head[:, None] * boost_head + number[None, :], mask=acting, other=0.0)
+        logits += strength.to(tl.float32) * tl.abs(logits)
     kind = tl.load(key_class + number, mask=here, other=-1) if HAS_CLASSES else tl.where(here, 0, -1)
     seen = (kind >= 0)[None, :] & valid[:, None]
     if MASK == 0:
@@ -77,8 +82,11 @@ def _tile(
 
 
 @triton.jit(
-    do_not_specialize=["first", "rows", "keys", "mask_batch", "mask_head", "mask_row", "boost_batch", "boost_head"]
-)
+    do_not_specialize=[
+        "first", "rows", "keys", "mask_batch", "mask_head", "mask_row",
+        "boost_batch", "boost_head", "factor_batch", "factor_head", "class_batch",
+    ]
+)  # fmt: skip
 def tail_kernel(
     query,
     key,
@@ -86,6 +94,7 @@ def tail_kernel(
     key_class,
     mask,
     boost,
+    factor,
     head_gain,
     class_gain,
     rule_heads,
@@ -115,6 +124,9 @@ def tail_kernel(
     mask_row,
     boost_batch,
     boost_head,
+    factor_batch,
+    factor_head,
+    class_batch,
     scale,  # times log2(e)
     moved,
     max_sink_share,
@@ -129,6 +141,7 @@ def tail_kernel(
     MASK: tl.constexpr,
     HAS_CLASSES: tl.constexpr,
     HAS_BOOST: tl.constexpr,
+    HAS_FACTOR: tl.constexpr,
     MOVES: tl.constexpr,
     STRICT: tl.constexpr,
     HAS_EXTRA: tl.constexpr,
@@ -160,9 +173,10 @@ def tail_kernel(
         planned = planned & (row >= tl.load(plan_rows + batch))
     key_base = key + batch * key_batch + kv_head * key_head
     value_base = value + batch * value_batch + kv_head * value_head
-    class_base = key_class + batch * keys
+    class_base = key_class + batch * class_batch
     mask_base = mask + batch * mask_batch
     boost_base = boost + batch * boost_batch
+    factor_base = factor + batch * factor_batch
     stop = keys
     if MASK == 0:
         stop = tl.minimum(keys, first + (tl.program_id(0) * ROWS + ROWS - 1) // GROUP + 1)
@@ -173,8 +187,9 @@ def tail_kernel(
     sums = tl.zeros((ROWS, 8), tl.float32)
     for start in range(0, stop, BLOCK):
         logits, kind = _tile(
-            q, key_base, key_row, class_base, mask_base, boost_base, start, keys, row, head, valid, planned,
-            mask_head, mask_row, boost_head, scale, SIZE, PADDED, BLOCK, MASK, HAS_CLASSES, HAS_BOOST,
+            q, key_base, key_row, class_base, mask_base, boost_base, factor_base, start, keys, row, head, valid,
+            planned, mask_head, mask_row, boost_head, factor_head, scale, SIZE, PADDED, BLOCK, MASK, HAS_CLASSES,
+            HAS_BOOST, HAS_FACTOR,
         )  # fmt: skip
         new_top = tl.maximum(top, tl.max(logits, 1))
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -228,8 +243,9 @@ def tail_kernel(
     text_acc = tl.zeros((ROWS, PADDED), tl.float32)
     for start in range(0, stop, BLOCK):
         logits, kind = _tile(
-            q, key_base, key_row, class_base, mask_base, boost_base, start, keys, row, head, valid, planned,
-            mask_head, mask_row, boost_head, scale, SIZE, PADDED, BLOCK, MASK, HAS_CLASSES, HAS_BOOST,
+            q, key_base, key_row, class_base, mask_base, boost_base, factor_base, start, keys, row, head, valid,
+            planned, mask_head, mask_row, boost_head, factor_head, scale, SIZE, PADDED, BLOCK, MASK, HAS_CLASSES,
+            HAS_BOOST, HAS_FACTOR,
         )  # fmt: skip
         weights = tl.exp2(logits - highest[:, None])
         number = start + tl.arange(0, BLOCK)
@@ -242,11 +258,11 @@ def tail_kernel(
             text = tl.where(((kind != 2) & (kind != 3))[None, :], weights, 0.0)
             text_sum += tl.sum(text, 1)
             text_acc += tl.dot(text.to(v.dtype), v, input_precision="ieee")
-        factor = tl.zeros((ROWS, BLOCK), tl.float32)
+        times = tl.zeros((ROWS, BLOCK), tl.float32)
         for other in tl.static_range(8):
             mine = tl.sum(tl.where(classes == other, factors, 0.0), 1)
-            factor = tl.where(kind[None, :] == other, mine[:, None], factor)
-        acc += tl.dot((weights * factor * inverse[:, None]).to(v.dtype), v, input_precision="ieee")
+            times = tl.where(kind[None, :] == other, mine[:, None], times)
+        acc += tl.dot((weights * times * inverse[:, None]).to(v.dtype), v, input_precision="ieee")
 
     here = ((place * rows + row) * SIZE)[:, None] + column[None, :]
     tl.store(output + here, acc.to(output.dtype.element_ty), mask=filled)
@@ -286,6 +302,7 @@ def tail(
     head_gain: Tensor | None,
     class_gain: Tensor | None,
     logit_boost: Tensor | None,
+    logit_factor: Tensor | None,
     rows: Tensor | None,
     rule_heads: Tensor | None,
     rule_rows: Tensor | None,
@@ -319,14 +336,16 @@ def tail(
         return results
     mask_bytes, mask_strides = launch.spread(mask, (batch, heads, count, keys), query)
     boost, boost_strides = launch.spread(logit_boost, (batch, heads, keys), query)
+    factor, factor_strides = launch.spread(logit_factor, (batch, heads, keys), query)
     with launch.on_device(query):
         tail_kernel[(triton.cdiv(pairs, shape.rows), batch * kv_heads)](
             query,
             key,
             value,
-            launch.dense(key_class, query),
+            query if key_class is None else launch.unit_stride(key_class),
             mask_bytes,
             boost,
+            factor,
             launch.dense(head_gain, query),
             launch.dense(class_gain, query),
             launch.dense(rule_heads, query),
@@ -345,6 +364,8 @@ def tail(
             *value.stride()[:3],
             *mask_strides,
             *boost_strides,
+            *factor_strides,
+            0 if key_class is None else key_class.stride(0),
             scale * launch.LOG2_E,
             moved,
             max_sink_share,
@@ -359,6 +380,7 @@ def tail(
             MASK=launch.mask_kind(mask),
             HAS_CLASSES=key_class is not None,
             HAS_BOOST=logit_boost is not None,
+            HAS_FACTOR=logit_factor is not None,
             MOVES=moved > 0.0,
             STRICT=strict,
             HAS_EXTRA=share_epsilon > 0.0,
@@ -388,6 +410,7 @@ def _(
     head_gain: Tensor | None,
     class_gain: Tensor | None,
     logit_boost: Tensor | None,
+    logit_factor: Tensor | None,
     rows: Tensor | None,
     rule_heads: Tensor | None,
     rule_rows: Tensor | None,

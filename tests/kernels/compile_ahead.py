@@ -28,7 +28,7 @@ FLOAT_ARGUMENTS = ("scale", "moved", "max_sink_share", "min_image_mass")
 COUNTS = ("heads", "kv_heads", "keys", "span", "first", "rows", "mass_classes", "gain_classes")
 VAR_AND_VHR = {"MOVES": True, "HAS_CLASSES": True, "HAS_HEAD_GAIN": True}
 EVERYTHING = VAR_AND_VHR | {
-    "MASK": 1, "HAS_BOOST": True, "HAS_EXTRA": True, "HAS_CLASS_GAIN": True, "HAS_RULE_HEADS": True,
+    "MASK": 1, "HAS_BOOST": True, "HAS_FACTOR": True, "HAS_EXTRA": True, "HAS_CLASS_GAIN": True, "HAS_RULE_HEADS": True,
     "HAS_RULE_ROWS": True, "HAS_PLAN_ROWS": True, "WANT_MASS": True, "WANT_BLINDED": True, "WANT_MOVED": True,
 }  # fmt: skip
 

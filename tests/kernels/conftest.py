@@ -88,7 +88,7 @@ def plan_on(plan: AttentionPlan, device: torch.device) -> AttentionPlan:
     rule = plan.redistribution
     if rule is not None and rule.heads is not None:
         rule = replace(rule, heads=rule.heads.to(device))
-    names = ("head_gain", "class_gain", "logit_boost")
+    names = ("head_gain", "class_gain", "logit_boost", "logit_factor")
     moved = {name: getattr(plan, name).to(device) for name in names if getattr(plan, name) is not None}
     return replace(plan, redistribution=rule, **moved)
 
@@ -145,6 +145,10 @@ def plan_of(name: str, shape: Shape, generator: torch.Generator) -> AttentionPla
         "eight-classes": AttentionPlan(class_gain=2.0 * rand(shape.batch, heads, 8)),
         "boost": AttentionPlan(logit_boost=rand(shape.batch, heads, shape.keys), rows=first),
         "shared-boost": AttentionPlan(logit_boost=rand(1, 1, shape.keys)),
+        "factor": AttentionPlan(logit_factor=0.5 + rand(1, 1, shape.keys), rows=first),
+        "factor-and-boost": AttentionPlan(
+            logit_factor=0.5 + rand(shape.batch, heads, shape.keys), logit_boost=rand(shape.batch, 1, shape.keys)
+        ),
         "everything": AttentionPlan(
             head_gain=head_gain,
             class_gain=2.0 * rand(shape.batch, heads, 4),
@@ -158,7 +162,7 @@ def plan_of(name: str, shape: Shape, generator: torch.Generator) -> AttentionPla
 
 PLAN_NAMES = (
     "head-gain", "redistribution", "redistribution-strict", "redistribution-picked", "class-gain", "eight-classes",
-    "boost", "shared-boost", "everything",
+    "boost", "shared-boost", "factor", "factor-and-boost", "everything",
 )  # fmt: skip
 
 
@@ -199,8 +203,10 @@ def specified(call: Call) -> tuple[Tensor, Aux]:
 def complaint(call: Call, output: Tensor, aux: Aux, tolerance: float = TOLERANCE, mass: float = MASS_TOLERANCE) -> str:
     """Return what disagrees with the specification, or an empty string; errors count relative to a size above 1.
 
-    A boost makes logits up to twice as large, and with them the rounding of the weights.
+    A boost or a factor makes logits up to twice as large, or three times both, and with them the weights' rounding.
     """
+    if call.plan.logit_factor is not None:
+        tolerance, mass = 2 * tolerance, 2 * mass
     if call.plan.logit_boost is not None:
         tolerance, mass = 2 * tolerance, 2 * mass
     expected, expected_aux = specified(call)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from vlm_kernels import triton_backend, triton_decode
+from vlm_kernels import Aux, triton_backend, triton_decode
 
 CASES = (
     ("decode", "redistribution"),
@@ -24,6 +24,10 @@ CASES = (
     ("decode-float-mask", "shared-boost"),
     ("decode-all-masked", "everything"),
     ("decode-one-key", "redistribution"),
+    ("decode-80-group-4", "factor"),
+    ("decode-128-split", "factor-and-boost"),
+    ("prefill-padded", "factor"),
+    ("prefill-continued", "factor-and-boost"),
     ("all-sinks", "redistribution"),
     ("no-image", "everything"),
     ("prefill", "everything"),
@@ -102,10 +106,37 @@ def test_the_operators_are_registered_as_torch_asks(make_call):
     call = make_call("decode", "redistribution")
     flags = (0.125, 0.6, 0.5, 0.2, 0.0, False, 5, True, False, True)
     states = (call.query, call.key, call.value)
-    decode_arguments = (*states, call.key_class, *[None] * 7, *flags)
+    decode_arguments = (*states, call.key_class, *[None] * 8, *flags)
     torch.library.opcheck(triton_decode.decode, decode_arguments, test_utils=("test_schema", "test_faketensor"))
     call = make_call("prefill", "redistribution")
     states = (call.query, call.key, call.value)
-    tail_arguments = (torch.zeros_like(call.query), 0, *states, call.key_class, *[None] * 7, *flags)
+    tail_arguments = (torch.zeros_like(call.query), 0, *states, call.key_class, *[None] * 8, *flags)
     tail = triton_backend.triton_tail.tail
     torch.library.opcheck(tail, tail_arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("shape", ["decode-128-split", "prefill"])
+def test_a_compiled_graph_holds_the_operators(shape, make_call, disagreement):
+    """Without a break: `fullgraph` raises on one. The graph is run as it was captured, by the interpreter."""
+    call = make_call(shape, "redistribution")
+    held = []
+
+    def keep(graph, _):
+        held.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    def edited(query, key, value):
+        scale, rule = query.shape[-1] ** -0.5, call.plan.redistribution
+        rest = (None,) * 8
+        flags = (scale, rule.moved, rule.max_sink_share, rule.min_image_mass, 0.0, False, 5, True, False, True)
+        if query.shape[2] == 1:
+            output, mass, _, moved = torch.ops.vlm_kernels.decode(query, key, value, call.key_class, *rest, *flags)
+        else:
+            output = torch.zeros_like(query)
+            states = (query, key, value, call.key_class)
+            mass, _, moved = torch.ops.vlm_kernels.tail(output, 0, *states, *rest, *flags)
+        return output, mass, moved
+
+    output, mass, moved = torch.compile(edited, fullgraph=True, backend=keep)(call.query, call.key, call.value)
+    assert any("vlm_kernels" in target for target in held)
+    assert disagreement(call, output, Aux(mass=mass, moved=moved)) == ""

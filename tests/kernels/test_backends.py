@@ -89,7 +89,7 @@ def test_a_batch_gives_what_its_rows_give_alone(any_plan, make_call):
         rule = call.plan.redistribution
         if rule is not None:
             rule = replace(rule, heads=alone(rule.heads), rows=alone(rule.rows))
-        names = ("head_gain", "class_gain", "logit_boost", "rows")
+        names = ("head_gain", "class_gain", "logit_boost", "logit_factor", "rows")
         plan = AttentionPlan(redistribution=rule, **{name: alone(getattr(call.plan, name)) for name in names})
         states = (call.query[here], call.key[here], call.value[here])
         output, _ = attend(*states, plan=plan, key_class=call.key_class[here], backend="torch")

@@ -60,8 +60,3 @@ def test_an_unused_cache_is_cut_off() -> None:
     expected, _ = attend(**call, plan=plan, backend="reference")
     got, _ = attend(**call, plan=plan, backend="torch")
     assert (expected - got).abs().max() < 2e-6
-
-
-def test_triton_refuses_by_name() -> None:
-    with pytest.raises(RuntimeError, match="triton"):
-        attend(**_call(1, 5), plan=AttentionPlan(logit_factor=torch.ones(1, 1, 5)), backend="triton")
