@@ -33,8 +33,7 @@ bench: $(READY)
 	$(BIN)/vlm-heads bench
 
 compare: $(READY)
-	$(BIN)/accelerate launch --cpu --num_processes $(WORKERS) --num_machines 1 --mixed_precision no --dynamo_backend no \
-		--main_process_port 0 -m vlm_app.league --out runs/league
+	$(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m vlm_app.league --out runs/league
 
 test-gpu: $(READY)
 	$(BIN)/pytest -q -m gpu

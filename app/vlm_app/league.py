@@ -190,7 +190,7 @@ def play(
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
 ) -> None:
-    """Play the league and write league.md and league.json; `accelerate launch` shares the work between processes."""
+    """Play the league and write league.md and league.json; `torchrun` shares the work between processes."""
     if only not in (None, "route"):
         raise TaskError(f"--only {only}: the one word it knows is route")
     place = Processes.current(device)

@@ -26,7 +26,7 @@ SAMPLED_VALUES = 16  # of a parameter, at least
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share a run, as `accelerate launch` starts them.
+    """The processes that share a run, as `torchrun` starts them, or `accelerate launch` on GPUs.
 
     Attributes:
         index: of this process, from 0.
