@@ -13,7 +13,6 @@ times the whole thing and is what the card is checked against.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ import torch
 from PIL import Image
 from vlm_kernels import CLASS_COUNT
 
-from vlm_app.timing import PROMPT, Clock, Way, time_ways, wait
+from vlm_app.timing import PROMPT, Way, clock_of, time_ways, wait
 from vlm_heads import VLM, attach, known_interventions
 from vlm_heads.errors import UnsupportedModel, VlmHeadsError
 from vlm_heads.families import Anatomy, examine
@@ -226,11 +225,6 @@ def few_layers(vlm: VLM, layers: int = FEW_LAYERS) -> VLM:
     finally:
         torch.set_default_dtype(before)
     return VLM(model, vlm.processor, f"{layers} layers of {vlm.name}")
-
-
-def clock_of(vlm: VLM) -> Clock:
-    """Return the clock to time with: on a CPU with one thread the time this process had, whatever else runs there."""
-    return time.process_time if vlm.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def _fits(intervention: Any, anatomy: Anatomy) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.base import Intervention
 
 PROMPT = "Please describe this image in detail."
+_MEMORY = Path("/proc/meminfo")
 _CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 BANDWIDTH_FLOATS = 1 << 26  # 256 MB, larger than any cache
 
@@ -62,8 +63,14 @@ def time_generation(
     from PIL import Image
 
     inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], PROMPT)
-    found = time_ways(vlm, inputs, ways_to_generate(vlm, named, inputs), tokens=tokens, rounds=rounds)
+    ways = ways_to_generate(vlm, named, inputs)
+    found = time_ways(vlm, inputs, ways, tokens=tokens, rounds=rounds, clock=clock_of(vlm))
     return found | {"floor": {"decode_ms": 1000 * _language_bytes(vlm.model) / _bandwidth(vlm.device)}}
+
+
+def clock_of(vlm: VLM) -> Clock:
+    """Return the clock to time with: on a CPU with one thread the time this process had, whatever else runs there."""
+    return process_time if vlm.device.type == "cpu" and torch.get_num_threads() == 1 else perf_counter
 
 
 def time_ways(
@@ -193,6 +200,14 @@ def _bandwidth(device: torch.device) -> float:
     return block.numel() * block.element_size() / best
 
 
+def free_memory() -> float:
+    """Return the bytes of memory that can be had without swapping; infinity where the system does not tell."""
+    if not _MEMORY.exists():
+        return float("inf")
+    line = next(line for line in _MEMORY.read_text().splitlines() if line.startswith("MemAvailable"))
+    return float(line.split()[1]) * 1024
+
+
 @dataclass(frozen=True)
 class Size:
     """The language model of a random LLaVA; the tower stays small, since it is not what is timed.
@@ -221,7 +236,7 @@ def random_llava(config: str, dtype: torch.dtype = torch.float32) -> VLM:
     """Return a LLaVA of a real model's size with random weights, which reads the embedded world's words.
 
     Raises:
-        BadOption: for an unknown config.
+        BadOption: for an unknown config, or one whose weights are larger than the free memory.
     """
     from transformers import LlavaForConditionalGeneration
     from vlm_evals.scenes.model import mini_config
@@ -237,6 +252,14 @@ def random_llava(config: str, dtype: torch.dtype = torch.float32) -> VLM:
         | {"num_attention_heads": size.heads, "num_key_value_heads": size.key_heads, "layer_types": None}
         | {"head_dim": size.width // size.heads}
     )
+    with torch.device("meta"):
+        count = sum(one.numel() for one in LlavaForConditionalGeneration(whole).parameters())
+    needed, free = count * dtype.itemsize, free_memory()
+    if needed > free:
+        raise BadOption(
+            f"random {config} takes {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} and {free / 1e9:.1f} "
+            f"GB of memory are free: say --dtype bfloat16 ({2 * count / 1e9:.1f} GB), or a smaller --config"
+        )
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

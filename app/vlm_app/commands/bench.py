@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from time import process_time
 from typing import Annotated, Any
 
 import typer
@@ -150,7 +151,7 @@ def _generation(
     rounds: int = 5,
 ) -> dict[str, Any]:
     from vlm_app.models import chosen_device, load_vlm, parse_interventions
-    from vlm_app.timing import random_llava, time_generation
+    from vlm_app.timing import clock_of, random_llava, time_generation
 
     named = {word: parse_interventions([word]) for word in words or ()}
     if len(named) > 1:
@@ -158,7 +159,9 @@ def _generation(
     vlm = random_llava(config, _dtype(dtype)) if config else load_vlm(model, device, seed)
     vlm.model.to(chosen_device(device))
     ways = time_generation(vlm, named or _vhr_and_var(), tokens=tokens, rounds=rounds)
-    return {"model": vlm.name, "device": str(vlm.device), "tokens": tokens, "rounds": rounds, "ways": ways}
+    clock = "process time" if clock_of(vlm) is process_time else "wall time"
+    settings = {"clock": clock, "tokens": tokens, "rounds": rounds}
+    return {"model": vlm.name, "device": str(vlm.device), **settings, "ways": ways}
 
 
 def _vhr_and_var() -> dict[str, tuple[Any, ...]]:
@@ -187,7 +190,9 @@ def _print_generation(found: dict[str, Any]) -> None:
     keys = ("prefill_ms", "prefill_ratio", "decode_ms", "decode_ratio", "peak_mb")
     rows = [(name, *(f"{row[key]:.2f}" if key in row else "" for key in keys)) for name, row in found["ways"].items()]
     header = ("", "prefill, ms", "× plain", "decode, ms per token", "× plain", "memory peak, MB")
-    print_table(f"{found['model']} on {found['device']}, median of {found['rounds']} rounds", header, rows)
+    print_table(
+        f"{found['model']} on {found['device']}, {found['clock']}, median of {found['rounds']} rounds", header, rows
+    )
 
 
 @app.command("judge")
