@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from vlm_evals.answer import Asking, Processes
+from vlm_evals.answer import Asking, Processes, fingerprint
 from vlm_evals.coco import CocoFolder, TaskError
 from vlm_evals.pairs import compare_chair, compare_pope
 from vlm_evals.records import read_json, write_json, write_text
@@ -164,7 +164,7 @@ def _idle(folder: Path) -> bool:
     return bool(receipts) and not any(one["layers"] for receipt in receipts for one in receipt["interventions"])
 
 
-def about(model: str, rounds: Sequence[Round], place: Processes, seed: int) -> dict[str, Any]:
+def about(model: str, weights: str, rounds: Sequence[Round], place: Processes, seed: int) -> dict[str, Any]:
     """Return when, with what code and on what the league was played, without a path of this machine."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
@@ -175,6 +175,7 @@ def about(model: str, rounds: Sequence[Round], place: Processes, seed: int) -> d
         "date": datetime.now(UTC).date().isoformat(),
         "commit": f"{commit} with changes" if changed.stdout.strip() else commit,
         "model": Path(model).name,
+        "weights": weights[:8],
         "processes": place.count,
         "seed": seed,
         "scenes": {where.split: where.captions for where in rounds},
@@ -199,7 +200,7 @@ def play(
     rounds = [_scaled(where, scale) for where in ROUNDS]
     found = _played(league, rounds, route_only=only == "route")
     if place.first:
-        found["about"] = about(model, rounds, place, seed)
+        found["about"] = about(model, fingerprint(vlm.model), rounds, place, seed)
         write_json(out / "league.json", found)
         write_text(out / "league.md", results_page(found))
         if write is not None:

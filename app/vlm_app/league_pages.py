@@ -39,8 +39,8 @@ def results_page(found: Found) -> str:
     facts = found["about"]
     scenes = ", ".join(f"{count} {split}" for split, count in facts["scenes"].items())
     head = (
-        f"Measured on {facts['date']} with `{facts['model']}` at commit {facts['commit']}: greedy decoding, scenes "
-        f"{scenes}, seed {facts['seed']}, {facts['processes']} process(es)."
+        f"Measured {_where(facts)}: greedy decoding, scenes {scenes}, seed {facts['seed']}, "
+        f"{facts['processes']} process(es)."
     )
     parts = [head, NOTES, "## What it says", *(summary(found, one) for one in found["final"])]
     for one in found["final"]:
@@ -112,12 +112,10 @@ def route_page(leagues: Sequence[Found]) -> str:
         parts.append(
             f"### {_title(leagues[0]['final'][0] | {'split': split, 'captions': None})}\n\n" + "\n".join(lines)
         )
-    made = "; ".join(
-        f"`{found['about']['model']}` on {found['about']['date']} at commit {found['about']['commit']}, "
-        f"{', '.join(f'{count} {split}' for split, count in found['about']['scenes'].items())} scenes"
-        for found in leagues
-    )
-    return "\n\n".join([f"Measured with {made}.", *parts]) + "\n"
+    made = "; ".join(_where(found["about"]) for found in leagues)
+    counts = leagues[0]["about"]["scenes"].items()
+    scenes = ", ".join(f"{count} {split}" for split, count in counts)
+    return "\n\n".join([f"Measured {made}; greedy decoding, scenes {scenes}.", *parts]) + "\n"
 
 
 _ROUTE_HEADER = [
@@ -159,6 +157,11 @@ def write_block(page: Path, name: str, text: str) -> None:
     if not (mark and closed):
         raise TaskError(f"{page} has no block to fill in: put the lines {begin!r} and {end!r} where it belongs")
     write_text(page, before + block + after)
+
+
+def _where(facts: Found) -> str:
+    """Return when a league was played, on what and with what code."""
+    return f"on {facts['date']} with `{facts['model']}` (weights {facts['weights']}) at commit {facts['commit']}"
 
 
 def _title(measured: Found) -> str:

@@ -84,14 +84,21 @@ def test_measured_again_after_a_kill_gives_the_same(league: League, measured: di
 def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Path) -> None:
     rounds = [Round(split, captions=3) for split in ("held-out", "shifted", "scrambled")]
     found = {
-        "about": about(str(tmp_path / "mini"), rounds, Processes(), 3),
+        "about": about(str(tmp_path / "mini"), "0123456789", rounds, Processes(), 3),
         "rows": {entry.name: {"method": entry.method, "words": entry.words, "label": entry.label} for entry in FEW},
         "unfit": {"VAR": "no sinks found"},
         "sweep": measured | {"split": "validation"},
         "final": [measured | {"split": where.split} for where in rounds],
     }
     page = results_page(found)
-    for part in ("Measured on 20", "`vcd`", "| VAR | n/a: no sinks found |", "it never acted", "controls aside"):
+    for part in (
+        "Measured on 20",
+        "`mini` (weights 01234567)",
+        "`vcd`",
+        "| VAR | n/a: no sinks found |",
+        "it never acted",
+        "controls aside",
+    ):
         assert part in page
     assert all(f"## {where.split.capitalize()}, 3 scenes" in page for where in rounds)
     assert str(tmp_path) not in page
