@@ -124,6 +124,8 @@ def test_mistakes_are_one_line(mistake: Callable[..., str], small_world: Path, t
     assert "lower --captions 99" in few
     assert "no folder" in mistake("calibrate", "mini", "--data", tmp_path / "gone", "--out", tmp_path / "p")
     assert "--out" in mistake("calibrate", "mini")
+    assert "did you mean 'mini'" in mistake("calibrate", "minni", "--out", tmp_path / "p")
+    assert not list(tmp_path.glob("p*"))  # nothing is drawn for a model that is not there
     assert "--trials" in mistake("calibrate", "mini", "--out", tmp_path / "p", "--trials", 0)
 
 

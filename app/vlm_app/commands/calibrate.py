@@ -51,6 +51,7 @@ def calibrate(
     from vlm_app.experiment import find_data
     from vlm_app.models import load_vlm
 
+    asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
     place = Processes.current(device)
     where = runs or out.with_name(f"{out.name}.runs")
     limit = 2 * max(captions, questioned)
@@ -59,7 +60,6 @@ def calibrate(
         if data is None
         else CocoFolder.find(data)
     )
-    asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
     sizes = Sizes(samples, trials, captions, questioned, max_tokens)
     template = f"world-{WORLD}" if data is None else "coco"
     found = calibrate(asking, pictures, template, where, sizes, seed=seed, place=place)
