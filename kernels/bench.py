@@ -18,12 +18,14 @@ def main() -> int:
     parser.add_argument("--dtype", default=None, choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each shape and phase")
     parser.add_argument("--shape", action="append", help="part of a shape's name; may be repeated")
+    parser.add_argument("--phase", action="append", choices=["decode", "prefill"], help="may be repeated; both if not")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     dtype = getattr(torch, options.dtype or ("bfloat16" if options.device.startswith("cuda") else "float32"))
     shapes = [shape for shape in SHAPES if not options.shape or any(part in shape.name for part in options.shape)]
     timings = []
-    for timing in measure(shapes, device=options.device, dtype=dtype, seconds=options.seconds):
+    phases = tuple(options.phase or ("decode", "prefill"))
+    for timing in measure(shapes, device=options.device, dtype=dtype, seconds=options.seconds, phases=phases):
         timings.append(timing)
         print(f"{timing.shape}, {timing.phase}, {timing.way}", file=sys.stderr)
     print("\n".join(json.dumps(asdict(row)) for row in timings) if options.json else summary(timings))
