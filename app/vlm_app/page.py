@@ -21,6 +21,7 @@ from vlm_heads.errors import BadImage, VlmHeadsError
 TITLE = "vlm-heads"
 _MODEL = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "hidden", "api_visibility": "private"}
 _QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+_SCROLL = "() => { document.querySelector('#vh-status').scrollIntoView({ block: 'nearest' }); }"
 _IDLE = "Choose a picture and press Run."
 
 
@@ -167,7 +168,7 @@ class _Page:
             self._plain = self._view("plain")
             self._mitigated = self._view("mitigated")
         with gr.Tabs(elem_id="vh-tabs"):
-            with gr.Tab("Looking inside"):
+            with gr.Tab("Inside"):
                 self._strips = self._view(
                     "strips", views.note("Run the model to see which tokens leaned on the image.")
                 )
@@ -175,8 +176,22 @@ class _Page:
                     self._heads = self._view("heads")
                     self._overlays = self._view("overlays")
             with gr.Tab("As code"):
-                self._python = gr.Code(label="Python", language="python", interactive=False, elem_id="vh-python")
-                self._command = gr.Code(label="Command line", language="shell", interactive=False, elem_id="vh-command")
+                self._python = gr.Code(
+                    label="Python",
+                    language=None,
+                    interactive=False,
+                    show_line_numbers=False,
+                    wrap_lines=True,
+                    elem_id="vh-python",
+                )
+                self._command = gr.Code(
+                    label="Command line",
+                    language=None,
+                    interactive=False,
+                    show_line_numbers=False,
+                    wrap_lines=True,
+                    elem_id="vh-command",
+                )
                 self._link = gr.Textbox(
                     label="Link to this state", interactive=False, buttons=["copy"], elem_id="vh-link"
                 )
@@ -201,7 +216,14 @@ class _Page:
         self._preset.input(self.use_preset, self._preset, [self._methods, *self._options], **_QUICK)
         self._methods.change(self.show_cards, self._methods, self._groups, **_QUICK)
         buttons = [self._run, self._stop]
-        begun = gr.on([self._run.click, self._prompt.submit], self.begin, None, [self._status, *buttons], **_QUICK)
+        begun = gr.on(
+            [self._run.click, self._prompt.submit],
+            self.begin,
+            None,
+            [self._status, *buttons, *inside],
+            js=_SCROLL,
+            **_QUICK,
+        )
         ran = begun.then(self.run, form, [*shown, *code], **_MODEL)
         ran.then(None, self._link, self._link, js=link, api_visibility="private")
         ran.then(self.look, None, [*shown, *inside], **_MODEL).then(self.finish, None, buttons, **_QUICK)
@@ -241,7 +263,8 @@ class _Page:
     def begin(self, request: gr.Request) -> list[Any]:
         """Say that it goes on; the model may be busy with somebody else."""
         said = self._session.begin(str(request.session_hash))
-        return [views.note(said), gr.update(interactive=False), gr.update(interactive=True)]
+        cleared = [views.note("What was looked at is shown once both answers are there."), "", ""]
+        return [views.note(said), gr.update(interactive=False), gr.update(interactive=True), *cleared]
 
     def run(
         self,

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from vlm_evals.scenes.samples import sample_names, sample_path, truth
@@ -56,6 +55,7 @@ class Visit:
 
     Attributes:
         stop: set when the visitor wants no more of the run under way.
+        asked: whether a run was asked for and has not ended.
         picture, recipe: of the last run.
         sides: plain and mitigated.
         inside: what the model looked at in that run; None before it was looked into.
@@ -63,6 +63,7 @@ class Visit:
     """
 
     stop: threading.Event = field(default_factory=threading.Event)
+    asked: bool = False
     picture: Picture | None = None
     recipe: Recipe = field(default_factory=Recipe)
     sides: tuple[Side, ...] = ()
@@ -104,7 +105,6 @@ class Session:
         self.marker = Marker()
         self._model = threading.Lock()
         self._visits: dict[str, Visit] = {}
-        self._waiting = 0
 
     def warm_up(self) -> None:
         """Answer and look once, so that the first visitor need not wait for what happens only once."""
@@ -194,9 +194,17 @@ class Session:
             VlmHeadsError: if the recipe cannot be carried out; a side that fails alone says so in its column.
         """
         visit = self.visit(key)
+        try:
+            yield from self._running(visit, picture, recipe)
+        finally:
+            visit.asked = False
+
+    def _running(self, visit: Visit, picture: Picture, recipe: Recipe) -> Iterator[Screen]:
         mitigation = recipe.mitigation
-        with self._turn():
+        with self._model:
             if visit.stop.is_set():
+                visit.picture = None
+                yield Screen("", "", "Stopped before it began.", done=True)
                 return
             visit.picture, visit.recipe, visit.sides, visit.inside = picture, recipe, (), None
             asked = (picture.image, recipe.prompt)
@@ -214,7 +222,8 @@ class Session:
         done = all(side.done for side in visit.sides)
         columns = [self._column(visit, place, done) for place in range(2)]
         stopped = visit.stop.is_set()
-        status = ("Stopped." if stopped else "Done.") if done else "Answering, plain and mitigated at once…"
+        ended = "Stopped." if stopped else "Answered; looking inside…" if visit.inside is None else "Done."
+        status = ended if done else "Answering, plain and mitigated at once…"
         return Screen(columns[0], columns[1], status, done)
 
     def look(self, key: str) -> Inside | None:
@@ -222,7 +231,7 @@ class Session:
         visit = self.visit(key)
         if visit.picture is None or not any(side.answer for side in visit.sides):
             return None
-        with self._turn():
+        with self._model:
             if visit.inside is None:
                 visit.inside = self._inside(visit, visit.picture)
             return visit.inside
@@ -231,7 +240,7 @@ class Session:
         """Look at one token of a visitor's last run."""
         inside = self.visit(key).inside
         if inside is not None:
-            with self._turn():
+            with self._model:
                 inside.pick_token(side, token)
         return inside
 
@@ -265,9 +274,11 @@ class Session:
 
     def begin(self, key: str) -> str:
         """Make ready for a visitor's next run; return what to say until it starts."""
-        self.visit(key).stop.clear()
-        waiting = self._waiting
-        return f"{waiting} before you; waiting for the model…" if waiting else "Starting…"
+        visit = self.visit(key)
+        visit.stop.clear()
+        before = sum(other.asked for other in self._visits.values() if other is not visit)
+        visit.asked = True
+        return f"{before} before you; waiting for the model…" if before else "Starting…"
 
     def ids_of(self, side: Side) -> tuple[int, ...]:
         """Return the ids of an answer without its end token."""
@@ -309,29 +320,3 @@ class Session:
             views.receipt_lines(receipt, shares),
             checked=objects is not None,
         )
-
-    def _turn(self) -> _Turn:
-        return _Turn(self)
-
-    def take_turn(self) -> None:
-        """Wait for the model."""
-        self._waiting += 1
-        self._model.acquire()
-
-    def give_turn(self) -> None:
-        """Let the next visitor have the model."""
-        self._waiting -= 1
-        self._model.release()
-
-
-class _Turn:
-    """The model, for one visitor, while the context lasts."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __enter__(self) -> None:
-        self._session.take_turn()
-
-    def __exit__(self, *_: Any) -> None:
-        self._session.give_turn()

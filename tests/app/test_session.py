@@ -108,8 +108,22 @@ def test_a_stopped_run_ends_at_the_next_token_and_says_so(rambling: VLM) -> None
     assert all(0 < side.tokens < 512 for side in session.visit("a").sides)
     session.begin("a")
     *_, screen = session.run("a", picture, Recipe(picture.name, max_tokens=3))
-    assert screen.status == "Done."
+    assert screen.status == "Answered; looking inside…"
+    session.look("a")
+    assert session.screen(session.visit("a")).status == "Done."
     session.close()
+
+
+def test_one_who_waits_is_told_and_can_give_up(session: Session) -> None:
+    assert session.begin("first") == "Starting…"
+    assert session.begin("second").startswith("1 before you")
+    session.stop("second")
+    (only,) = session.run("second", session.sample("planted-car"), Recipe(CAR))
+    assert only.status == "Stopped before it began."
+    assert session.look("second") is None
+    _run(session, "first", Recipe(CAR))
+    assert session.begin("second") == "Starting…"
+    session.leave("second")
 
 
 def test_nobody_listening_stops_the_run(rambling: VLM) -> None:
@@ -319,6 +333,22 @@ def test_sinks_are_outlined_and_the_share_of_their_mass_is_said() -> None:
     assert 0.0 < inside.shares["var"] <= 0.6  # of what selected heads hold; others keep theirs
     assert "% of the sinks&#x27; mass moved" in session.screen(session.visit("a")).mitigated
     session.close()
+
+
+def test_where_patches_lie_nowhere_known_nothing_is_drawn(rambling: VLM) -> None:
+    session = Session(rambling)
+    rambling.model.config.model_type = "perceiving"
+    try:
+        picture = session.sample(session.samples[0])
+        list(session.run("a", picture, Recipe(picture.name, max_tokens=4)))
+        inside = session.look("a")
+        assert inside is not None
+        assert "Cannot be drawn: how the 49 image positions of perceiving lie" in inside.overlays()
+        assert "vh-token" in inside.strips()
+        assert "patches.png" not in {path.name for path in session.export("a")}
+    finally:
+        rambling.model.config.model_type = "llava"
+        session.close()
 
 
 def test_a_run_is_taken_home_as_files(session: Session) -> None:
