@@ -12,6 +12,7 @@ MEASURED: Mapping[Metric, tuple[str, ...]] = {
     "chair": ("chair_s", "chair_i", "chair_i_distinct", "recall", "mean_tokens"),
     "pope": ("accuracy", "f1", "false_yes_rate", "yes_ratio"),
 }
+FEWEST = 20  # pictures of either kind; an interval resampled from fewer is too narrow to show anything
 MUST_HOLD: Mapping[Metric, str] = {"chair": "recall", "pope": "accuracy"}
 
 
@@ -19,13 +20,17 @@ def judged(chair: Mapping[str, Any], pope: Mapping[str, Any], kept: bool) -> tup
     """Return whether a benefit was shown, and why or why not.
 
     Recall and POPE's accuracy must not be significantly below plain, and either captions invent less at equal recall
-    or POPE's accuracy is significantly higher. Significant is an interval of 95 % that leaves out zero.
+    or POPE's accuracy is significantly higher. Significant is an interval of 95 % that leaves out zero, resampled
+    from `FEWEST` pictures or more.
 
     Args:
         chair: comparison of captions with the plain model and its curve.
         pope: comparison of answers.
         kept: whether the setting held recall and accuracy on the searched part.
     """
+    pictures = min(chair["n"], pope["n"])
+    if pictures < FEWEST:
+        return False, f"{pictures} pictures are too few to show anything: at least {FEWEST} are needed"
     if not kept:
         return False, "no setting held both recall and POPE's accuracy on the searched part"
     lost = [LABELS[name] for metric, name in MUST_HOLD.items() if below({"chair": chair, "pope": pope}[metric], name)]

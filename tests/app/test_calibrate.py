@@ -39,10 +39,14 @@ FEWER, NONE, WORSE = "fewer hallucinations at equal recall", "no difference show
     ],
 )
 def test_what_counts_as_a_benefit(verdict: str, recall: Any, accuracy: Any, kept: bool, benefit: bool) -> None:
-    chair = {"verdict": verdict, "difference": {"recall": recall}}
-    found, reason = judged(chair, {"verdict": NONE, "difference": {"accuracy": accuracy}}, kept)
+    chair = {"n": 20, "verdict": verdict, "difference": {"recall": recall}}
+    pope = {"n": 20, "verdict": NONE, "difference": {"accuracy": accuracy}}
+    found, reason = judged(chair, pope, kept)
     assert found == benefit
     assert reason
+    few = judged(chair | {"n": 19}, pope, kept), judged(chair, pope | {"n": 4}, kept)
+    assert [one for one, _ in few] == [False, False]
+    assert "4 pictures are too few" in few[1][1]
 
 
 def test_a_searched_setting_is_kept_unless_it_significantly_loses() -> None:
