@@ -9,7 +9,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noni
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench compare test-gpu browser clean
+.PHONY: demo test check bench compare test-gpu browser test-lmms test-serving clean
 
 demo: $(READY)
 	$(BIN)/python -m vlm_app.held_out --out $(REPORT)
@@ -43,5 +43,18 @@ $(READY): pyproject.toml constraints.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@
 
+# Beside lmms-eval, in an environment of its own: it brings 140 packages.
+test-lmms: .venv-lmms/.ready
+	.venv-lmms/bin/pytest -q tests/app/test_lmms.py
+
+# Asks vLLM, which wants another transformers: VLLM_PYTHON is the Python of an environment that holds it (docs/serving.md).
+test-serving: $(READY)
+	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/pytest -q tests/app/test_serving.py
+
+.venv-lmms/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-lmms
+	PIP_CONSTRAINT=constraints.txt .venv-lmms/bin/python -m pip install --quiet -e . pytest lmms-eval==0.7.3
+	touch $@
+
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(REPORT)
+	rm -rf .venv .venv-lmms build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(REPORT)
