@@ -222,7 +222,9 @@ class Session:
         done = all(side.done for side in visit.sides)
         columns = [self._column(visit, place, done) for place in range(2)]
         stopped = visit.stop.is_set()
-        ended = "Stopped." if stopped else "Answered; looking inside…" if visit.inside is None else "Done."
+        answered = any(side.answer for side in visit.sides)
+        looked = "Answered; looking inside…" if answered and visit.inside is None else "Done."
+        ended = "Stopped." if stopped else looked if answered else "There is no answer."
         status = ended if done else "Answering, plain and mitigated at once…"
         return Screen(columns[0], columns[1], status, done)
 

@@ -40,7 +40,7 @@ def answer(
 ) -> str:
     """Return one column: the text with its marks, what it named, how fast it was, what the interventions did."""
     busy = "" if side.done else " vh-busy"
-    body = marked_text(side.text, named, changed) or '<span class="vh-quiet">…</span>'
+    body = marked_text(side.text, named, changed) or ("" if side.done else '<span class="vh-quiet">…</span>')
     lines = [f'<p class="vh-objects">{_objects(named, checked)}</p>' if side.text and side.done else ""]
     lines += [f'<p class="vh-receipt">{escape(line)}</p>' for line in receipt]
     failure = note(side.failure, "mistake") if side.failure else ""
@@ -233,7 +233,7 @@ def _objects(named: Sequence[Named], checked: bool) -> str:
 
 def _speed(side: Side) -> str:
     if not side.tokens:
-        return "waiting"
+        return "" if side.done else "waiting"
     return f"{side.seconds:.2f} s · {_count(side.tokens, 'token')} · {side.rate:.0f} tokens/s"
 
 

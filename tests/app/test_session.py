@@ -142,6 +142,13 @@ def test_a_side_that_fails_says_so_beside_the_other(session: Session) -> None:
     assert "no attention sinks" in screen.mitigated
 
 
+def test_an_empty_prompt_is_said_and_nothing_is_looked_into(session: Session) -> None:
+    screen = _run(session, "a", Recipe(CAR, prompt=" "))
+    assert screen.status == "There is no answer."
+    assert "the prompt is empty" in screen.plain
+    assert session.look("a") is None
+
+
 def test_two_visitors_do_not_mix(session: Session) -> None:
     said: dict[str, str] = {}
 
