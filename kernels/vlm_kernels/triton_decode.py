@@ -271,12 +271,13 @@ class DecodeShape:
         """Return tile sizes; two heads at least, since sixteen rows are the least that tensor cores take.
 
         Rich calls have a mask or a boost or want the image-blinded output; without a bound the compiler gives some of
-        them far more registers than they need, and with one it gives others more than it would by itself.
+        them far more registers than they need, and with one it gives others more than it would by itself. Rich calls
+        in float32 load one block at a time: with the next one under way they spill on sm_90.
         """
         padded = triton.next_power_of_2(size)
         if dtype is torch.float32:
             block, warps = (16, 16) if padded == 256 else (32, 8)
-            return DecodeShape(padded, heads=2, block=block, warps=warps, registers=SINGLE_REGISTERS)
+            return DecodeShape(padded, 2, block, warps, stages=1 if rich else 2, registers=SINGLE_REGISTERS)
         heads = max(2, min(4 if padded == 256 else 8, triton.next_power_of_2(group)))
         block = 32 if padded != size or padded == 256 else 64
         warps = 4 if heads * padded <= 256 else 8

@@ -106,6 +106,7 @@ CHECKED = (  # kernel, head size, group, dtype, flags, capabilities
     ("decode", 80, 4, torch.float16, VAR_AND_VHR, (80,)),
     ("decode", 256, 2, HALF, VAR_AND_VHR, (90,)),
     ("decode", 64, 4, torch.float32, VAR_AND_VHR, (90,)),
+    ("decode", 128, 4, torch.float32, EVERYTHING, (90,)),
     ("decode", 256, 2, torch.float32, EVERYTHING, (80, 90)),
     ("tail", 128, 1, HALF, VAR_AND_VHR, (80, 90)),
 )
@@ -113,7 +114,8 @@ OTHERS = (
     *(("decode", size, 4, torch.float16, VAR_AND_VHR, (80, 90)) for size in (64, 96, 256)),
     *(("decode", size, group, HALF, EVERYTHING, (80, 90)) for size, group in ((80, 8), (128, 1), (128, 4), (256, 2))),
     ("decode", 128, 7, HALF, VAR_AND_VHR, (80, 90)),
-    *(("decode", size, 4, torch.float32, EVERYTHING, (80, 90)) for size in (64, 128)),
+    ("decode", 64, 4, torch.float32, EVERYTHING, (80, 90)),
+    ("decode", 128, 4, torch.float32, EVERYTHING, (80,)),
     ("decode", 128, 4, torch.float32, VAR_AND_VHR, (80, 90)),
     ("decode", 256, 2, torch.float32, VAR_AND_VHR, (80, 90)),
     ("tail", 128, 7, HALF, EVERYTHING, (80, 90)),
