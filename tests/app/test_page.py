@@ -31,6 +31,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
+expect.set_options(timeout=PATIENCE)
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; `make browser` installs Debian's")
 
 
@@ -70,8 +72,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert found, line or process.communicate()[1]
     served = Served(found[0], process, temporary, home)
     yield served
-    if process.poll() is None:
-        served.end()
+    # after the visits of this process's tests, whichever of them it was given
+    assert served.outside == []
+    assert served.failures == []
+    assert list(temporary.iterdir())
+    assert served.end() == 0
+    assert list(temporary.iterdir()) == []
+    assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +99,7 @@ def visitor(browser: Browser, served: Served) -> Iterator[BrowserContext]:
 def _open(context: BrowserContext, served: Served, query: str = "") -> Page:
     """Return the page, loaded; requests that leave this machine and errors of its scripts are noted."""
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
 
     def note(url: str) -> None:
         if urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1":
@@ -140,6 +148,7 @@ def test_a_visit_from_sample_to_export(visitor: BrowserContext, served: Served, 
     page.click("#vh-run")
     _ran(page)
     expect(page.locator("#vh-mitigated h3")).to_have_text("vhr:gain=0")
+    expect(page).to_have_url(re.compile("gain"))
     assert parse_qs(urlsplit(page.url).query)["with"] == ["vhr:gain=0"]
     page.get_by_role("tab", name="As code").click()
     expect(page.locator("#vh-command")).to_contain_text("--with vhr:gain=0")
@@ -218,20 +227,15 @@ def test_keyboard_alone_is_enough_and_nothing_overflows(browser: Browser, served
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_the_page_may_load_nothing_from_elsewhere(visitor: BrowserContext, served: Served) -> None:
+    """That nothing was loaded, and nothing left behind, is checked when the server ends."""
+    assert "default-src 'self'" in POLICY
+    assert _open(visitor, served).request.get(served.url).headers["content-security-policy"] == POLICY
+
+
 def test_a_taken_port_is_passed_over() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         assert free_port(port) > port
-
-
-def test_nothing_left_this_machine_and_nothing_is_left_behind(served: Served) -> None:
-    """Last in the file: it ends the server."""
-    assert "default-src 'self'" in POLICY
-    assert served.outside == []
-    assert served.failures == []
-    assert list(served.temporary.iterdir())
-    assert served.end() == 0
-    assert list(served.temporary.iterdir()) == []
-    assert [path for path in served.home.rglob("*") if path.is_file()] == []
