@@ -12,8 +12,6 @@ from torch import nn
 from vlm_heads.errors import BadPrompt, UnsupportedModel
 from vlm_heads.placement import input_device
 
-Messages = Sequence[dict[str, Any]]
-
 
 def chat_text(processor: Any, prompt: str) -> str:
     """Return the text of one user turn with one image, as the processor's chat template writes it.

@@ -57,7 +57,6 @@ class Tracker:
         self._profile = profile
         self._backend = backend
         self._modes = {mode for one in interventions if (mode := one.image_free(profile)) is not None}
-        self._interventions = interventions
         self._layer_of = {id(module): layer for layer, module in anatomy.attentions.items()}
         self._acting = _acting_by_layer(interventions, anatomy, receipt)
         self._states: WeakKeyDictionary[Cache, GenerationState] = WeakKeyDictionary()
