@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: demo test check bench compare test-gpu browser test-lmms test-serving clean
 
 demo: $(READY)
-	$(BIN)/python -m vlm_app.held_out --out $(REPORT)
+	$(BIN)/python -m vlm_app.studies.held_out --out $(REPORT)
 
 test: check browser
 	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal --durations=10
@@ -33,7 +33,7 @@ bench: $(READY)
 	$(BIN)/vlm-heads bench
 
 compare: $(READY)
-	$(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m vlm_app.league --out runs/league
+	$(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m vlm_app.studies.league.play --out runs/league
 
 test-gpu: $(READY)
 	$(BIN)/pytest -q -m gpu
@@ -45,11 +45,11 @@ $(READY): pyproject.toml constraints.txt
 
 # Beside lmms-eval, in an environment of its own: it brings 140 packages.
 test-lmms: .venv-lmms/.ready
-	.venv-lmms/bin/pytest -q tests/app/test_lmms.py
+	.venv-lmms/bin/pytest -q tests/app/bridges/test_lmms.py
 
 # Asks vLLM, which wants another transformers: VLLM_PYTHON is the Python of an environment that holds it (docs/serving.md).
 test-serving: $(READY)
-	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/pytest -q tests/app/test_serving.py
+	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/pytest -q tests/app/bridges/test_serving.py
 
 .venv-lmms/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-lmms

@@ -3,17 +3,17 @@
 from vlm_heads.attach import Attachment, attach
 from vlm_heads.contrast_methods import known_contrasts
 from vlm_heads.fold import fold_gains
-from vlm_heads.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.grounding import TokenGrounding, token_grounding
 from vlm_heads.interventions.head_reinforcement import HeadReinforcement
 from vlm_heads.interventions.image_boost import ImageBoost
-from vlm_heads.interventions.registry import known_interventions, parse_intervention
 from vlm_heads.interventions.route_gain import RouteGain
 from vlm_heads.interventions.salient_boost import SalientBoost
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
 from vlm_heads.interventions.static_gains import StaticGains
+from vlm_heads.methods import known_interventions, parse_intervention
 from vlm_heads.mitigation import Mitigation, parse_mitigation
 from vlm_heads.profile import HeadProfile
+from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.scoring import score_heads
 from vlm_heads.vlm import VLM, Answer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -11,21 +10,17 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from vlm_heads import attention
-from vlm_heads.errors import AlreadyAttached, BadOption, NothingIntervened, UnsupportedModel
+from vlm_heads.attached.installing import installed
+from vlm_heads.attached.layer_edit import Backend
+from vlm_heads.attached.refused_modes import refusing
+from vlm_heads.attached.tracking import Tracker
+from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel, suggest
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.layer_edit import Backend
-from vlm_heads.nearest import suggest
-from vlm_heads.placement import require_one_device
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import InterventionReceipt, Receipt
-from vlm_heads.refused_modes import refusing
-from vlm_heads.tracking import Tracker
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
-
-_attaching = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -82,46 +77,6 @@ def attach(
             yield Attachment(anatomy, receipt)
     if not allow_idle and not receipt.fired:
         raise NothingIntervened(_why_idle(receipt, tracker.attention_calls))
-
-
-@contextmanager
-def installed(anatomy: Anatomy, tracker: Tracker) -> Iterator[None]:
-    """Switch the language model to our attention function and follow its forwards; undo both."""
-    modules = list(anatomy.attentions.values())
-    require_one_device(modules)
-    with _attaching:
-        if any(attention.is_bound(module) for module in modules):
-            raise AlreadyAttached("the model is inside another attach; give all interventions to one attach")
-        before = _configs(anatomy)
-        attention.bind(modules, tracker)
-    try:
-        for config, base in before:
-            # the own value only: a plain string would switch nested configs too
-            config._attn_implementation = {"": attention.registered_name(base)}
-        with tracker.following():
-            yield
-    finally:
-        for config, base in before:
-            config._attn_implementation = {"": base}
-        attention.unbind(modules)
-
-
-def _configs(anatomy: Anatomy) -> list[tuple[Any, str]]:
-    """Return every config that the decoder and its attentions read, each once, with its attention implementation.
-
-    Raises:
-        UnsupportedModel: if one of them uses an attention whose masks and results we do not know.
-    """
-    modules = [anatomy.decoder, *anatomy.attentions.values()]
-    configs = {id(config): config for module in modules if (config := getattr(module, "config", None)) is not None}
-    found = [(config, config._attn_implementation) for config in configs.values()]
-    for _, base in found:
-        if base not in attention.MASKS:
-            raise UnsupportedModel(
-                f"the language model uses attn_implementation={base!r}; load it with 'sdpa' (or 'eager'), or call "
-                "model.set_attn_implementation('sdpa')"
-            )
-    return found
 
 
 def _check(

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
+from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.blind import TextOnly
 from vlm_heads.errors import BadOption, UnsupportedGeneration
 from vlm_heads.families import examine
-from vlm_heads.image_changes import diffused
 from vlm_heads.key_map import KeyMap
-from vlm_heads.options import require_number
-from vlm_heads.second_stream import SecondStream
+from vlm_heads.toolkit.image_changes import diffused
+from vlm_heads.toolkit.options import require_number
 
 Inputs = Mapping[str, Any]
 Weights = Callable[[int], tuple[float, float]]

@@ -17,8 +17,8 @@ from torch import nn
 from vlm_heads import contrast
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.errors import BadOption
-from vlm_heads.image_changes import DIFFUSION_STEPS, random_change
-from vlm_heads.options import require_number
+from vlm_heads.toolkit.image_changes import DIFFUSION_STEPS, random_change
+from vlm_heads.toolkit.options import require_number
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ VlmHeadsError                 catch this one to catch a user's mistake
 # The names say what happened, as the contract writes them.
 # ruff: noqa: N818
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class VlmHeadsError(Exception):
     """A user's mistake; the command line prints it as one line and exits with 2."""
@@ -54,3 +57,9 @@ class BadProfile(VlmHeadsError, ValueError):
 
 class UnknownModel(VlmHeadsError):
     """No such model here."""
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return `" (did you mean 'x'?)"`, or nothing where no known name is close."""
+    close = get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

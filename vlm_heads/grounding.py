@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlm_heads import sensitivity
+from vlm_heads.attached.two_streams import both_streams
 from vlm_heads.errors import BadOption, BadPrompt
 from vlm_heads.families import examine
-from vlm_heads.images import ImageSource, load_image
-from vlm_heads.prompts import model_inputs
-from vlm_heads.two_streams import both_streams
+from vlm_heads.models.images import ImageSource, load_image
+from vlm_heads.models.prompts import model_inputs
+from vlm_heads.toolkit import sensitivity
 
 # Inputs with one entry per prompt position, which a continuation has to extend.
 _PER_POSITION = ("attention_mask", "token_type_ids", "mm_token_type_ids")

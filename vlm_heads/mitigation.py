@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlm_heads.contrast_methods import Contrast, known_contrasts
-from vlm_heads.errors import BadOption
+from vlm_heads.errors import BadOption, suggest
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.interventions.registry import known_interventions, parse_intervention
-from vlm_heads.nearest import suggest
-from vlm_heads.options import parse_options
+from vlm_heads.methods import known_interventions, parse_intervention
+from vlm_heads.toolkit.options import parse_options
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlm_heads import sensitivity
+from vlm_heads.attached.two_streams import both_streams
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy, examine
-from vlm_heads.images import ImageSource, load_image
+from vlm_heads.models.images import ImageSource, load_image
+from vlm_heads.models.prompts import model_inputs
 from vlm_heads.profile import HeadProfile
-from vlm_heads.prompts import model_inputs
-from vlm_heads.two_streams import both_streams
+from vlm_heads.toolkit import sensitivity
 
 DEFAULT_PROMPT = "Please describe this image in detail."
 

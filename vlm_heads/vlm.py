@@ -17,12 +17,12 @@ from transformers import StoppingCriteria, TextIteratorStreamer
 from vlm_heads.attach import Attachment, attach
 from vlm_heads.contrast_methods import Asked, Contrast, check_contrast
 from vlm_heads.errors import BadPrompt
-from vlm_heads.images import ImageSource, load_image
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.loading import load
-from vlm_heads.placement import input_device
+from vlm_heads.models.images import ImageSource, load_image
+from vlm_heads.models.loading import load
+from vlm_heads.models.placement import input_device
+from vlm_heads.models.prompts import model_inputs
 from vlm_heads.profile import HeadProfile
-from vlm_heads.prompts import model_inputs
 
 DEFAULT_PROMPT = "Please describe this image in detail."
 

@@ -1,4 +1,4 @@
-"""The `vlm-heads` command: finds the subcommand, and turns a user's mistake into one line and exit code 2."""
+"""The `vlm-heads` command: names the subcommands and runs the one that was asked for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
-from vlm_evals.errors import EvaluationError
 
 from vlm_app.commands import bench, calibrate, compare, demo, describe, doctor, evaluate, fold, judge, score, world
-
-USAGE_ERROR = 2
-INTERRUPTED = 130
+from vlm_app.mistakes import run_app
 
 app = typer.Typer(
     name="vlm-heads",
@@ -35,48 +32,11 @@ app.command("fold")(fold.fold)
 app.command("demo")(demo.demo)
 app.add_typer(world.app, name="world")
 
-# Typer carries its own copy of click in newer versions: the class is found by what is public in all of them.
-_UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
-
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     run_app(app, given or ["--help"])
-
-
-def run_app(command: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit; a user's mistake is one line and exit code 2.
-
-    Args:
-        command: what to run.
-        arguments: in place of the process's own.
-    """
-    try:
-        code = command(arguments, standalone_mode=False)
-    except _UsageError as error:
-        _complain(error.format_message())
-    except user_mistakes() as error:
-        _complain(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has left
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def user_mistakes() -> tuple[type[Exception], ...]:
-    """Return the exceptions that are a user's mistake; the library's are known only where it was imported."""
-    library = sys.modules.get("vlm_heads.errors")
-    files = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-    return (EvaluationError, *files, *((library.VlmHeadsError,) if library else ()))
-
-
-def _complain(message: str) -> NoReturn:
-    line = " ".join(message.split())
-    sys.stderr.write(f"vlm-heads: {line}\n")
-    sys.exit(USAGE_ERROR)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_evals.coco import CocoFolder, TaskError
+from vlm_evals.data.coco import CocoFolder, TaskError
 from vlm_evals.runs import content_hash, merge_answers, open_run
 from vlm_evals.scored import keep_truth
 from vlm_evals.tasks import Metric, Protocol, bind, read_protocol, samples, template_named

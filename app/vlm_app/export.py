@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vlm_app.inside import Inside
-from vlm_app.marks import Named
 from vlm_app.plots import draw_answers, draw_head_map, draw_patches, draw_tokens
-from vlm_app.recipe import Recipe
-from vlm_app.side_by_side import Side
+from vlm_app.view.inside import Inside
+from vlm_app.view.marks import Named
+from vlm_app.view.recipe import Recipe
+from vlm_app.view.side_by_side import Side
 
 _LIBRARIES = ("vlm-heads", "torch", "transformers")
 

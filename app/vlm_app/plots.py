@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlm_app.grid import Grid
-from vlm_app.marks import Named
+from vlm_app.view.grid import Grid
+from vlm_app.view.marks import Named
 from vlm_heads import TokenGrounding
 
 _WIDTH = 9.0  # inches

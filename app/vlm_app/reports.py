@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm_evals.report import write_report
+from vlm_evals.reports.tables import headline, tables
 from vlm_evals.runs import RunError
 from vlm_evals.scored import ScoredRun, pair_report, run_report, score_run, write_exchange
-from vlm_evals.tables import headline, tables
 
 from vlm_app.console import print_json, print_table
 

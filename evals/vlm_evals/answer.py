@@ -18,8 +18,8 @@ from vlm_evals.tasks import Protocol
 from vlm_heads import VLM, HeadProfile, attach
 from vlm_heads.contrast_methods import Contrast
 from vlm_heads.errors import BadImage, NothingIntervened
-from vlm_heads.images import load_image
 from vlm_heads.interventions.base import Intervention
+from vlm_heads.models.images import load_image
 
 SAMPLED_VALUES = 16  # of a parameter, at least
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_evals import chair, pope
+from vlm_evals.data.formats import GivenAnswer, Question, read_answers, read_captions, read_questions
+from vlm_evals.data.truth import load_truth
 from vlm_evals.errors import AnswerMismatch
-from vlm_evals.formats import GivenAnswer, Question, read_answers, read_captions, read_questions
-from vlm_evals.objects import ObjectFinder, Pipeline, VocabularyName
-from vlm_evals.pope import Parser, QuestionScore
+from vlm_evals.metrics import chair, pope
+from vlm_evals.metrics.pope import Parser, QuestionScore
 from vlm_evals.records import file_hash, image_key, write_rows
-from vlm_evals.truth import load_truth
+from vlm_evals.text.objects import ObjectFinder, Pipeline, VocabularyName
 
 Source = Path | str
 

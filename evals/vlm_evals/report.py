@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_evals import chair, pope
-from vlm_evals.chair import CaptionScore
 from vlm_evals.compare import RESAMPLES
-from vlm_evals.pairs import chair_intervals, compare_chair, compare_pope, pope_intervals
-from vlm_evals.pope import QuestionScore
+from vlm_evals.metrics import chair, pope
+from vlm_evals.metrics.chair import CaptionScore
+from vlm_evals.metrics.pope import QuestionScore
 from vlm_evals.records import write_json, write_text
-from vlm_evals.tables import markdown
+from vlm_evals.reports.pairs import chair_intervals, compare_chair, compare_pope, pope_intervals
+from vlm_evals.reports.tables import markdown
 
 Settings = Mapping[str, Any]
 _NONE: Mapping[str, str] = {}
@@ -127,7 +127,7 @@ def write_report(folder: Path | str, report: Mapping[str, Any], *, plots: bool =
     write_json(folder / "report.json", report)
     drawn: list[Path] = []
     if plots:
-        from vlm_evals.plots import draw_plots  # matplotlib is slow to import, and a judge needs none
+        from vlm_evals.reports.plots import draw_plots  # matplotlib is slow to import, and a judge needs none
 
         drawn = draw_plots(folder, report)
     write_text(folder / "report.md", markdown(report, [path.name for path in drawn]))

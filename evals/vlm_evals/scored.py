@@ -11,18 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_evals import chair, pope
-from vlm_evals.chair import CaptionScore
-from vlm_evals.coco import CocoFolder
+from vlm_evals.data.coco import CocoFolder
+from vlm_evals.data.formats import Caption, GivenAnswer, read_questions, write_answers, write_captions
+from vlm_evals.data.truth import load_truth, save_truth
 from vlm_evals.errors import AnswerMismatch
-from vlm_evals.formats import Caption, GivenAnswer, read_questions, write_answers, write_captions
-from vlm_evals.objects import ObjectFinder
-from vlm_evals.pope import QuestionScore
+from vlm_evals.metrics import chair, pope
+from vlm_evals.metrics.chair import CaptionScore
+from vlm_evals.metrics.pope import QuestionScore
 from vlm_evals.records import Answer, image_key, write_rows
 from vlm_evals.report import chair_report, paired_report, pope_report
 from vlm_evals.runs import RunError, answers_in, read_identity
 from vlm_evals.tasks import Protocol, questions
-from vlm_evals.truth import load_truth, save_truth
+from vlm_evals.text.objects import ObjectFinder
 
 TRUTH, QUESTIONS = "truth.json", "questions.jsonl"
 

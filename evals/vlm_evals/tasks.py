@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vlm_evals.coco import CocoFolder, TaskError
+from vlm_evals.data.coco import CocoFolder, TaskError
+from vlm_evals.data.formats import Question
 from vlm_evals.errors import FileFormatError
-from vlm_evals.formats import Question
-from vlm_evals.objects import Pipeline, VocabularyName
-from vlm_evals.pope import STRATEGIES, Parser, Strategy, build_questions
+from vlm_evals.metrics.pope import STRATEGIES, Parser, Strategy, build_questions
 from vlm_evals.records import Sample, read_json
 from vlm_evals.runs import content_hash
+from vlm_evals.text.objects import Pipeline, VocabularyName
 
 Metric = Literal["chair", "pope"]
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from vlm_evals.runs import answers_in
 
-from vlm_heads.planted import planted_image
+from vlm_heads.models.planted import planted_image
 
 Command = Callable[..., Any]
 

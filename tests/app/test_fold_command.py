@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from vlm_app.folding import verify_folded
+from vlm_app.bridges.folding import verify_folded
 from vlm_evals.scenes.samples import sample_path
 
 from vlm_heads import VLM, HeadProfile, StaticGains

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from vlm_app.commands.demo import free_port
-from vlm_app.offline import POLICY
+from vlm_app.view.offline import POLICY
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 60_000  # milliseconds: two loaded cores are slow, and nothing here waits for time to pass

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from vlm_app import views
-from vlm_app.cards import cards, presets
-from vlm_app.form import option_keys, values_of, words_of
-from vlm_app.marks import Marker, Named, changed_words
-from vlm_app.recipe import Recipe
 from vlm_app.session import Screen, Session
-from vlm_app.side_by_side import Side, race
+from vlm_app.view import html as views
+from vlm_app.view.cards import cards, presets
+from vlm_app.view.form import option_keys, values_of, words_of
+from vlm_app.view.marks import Marker, Named, changed_words
+from vlm_app.view.recipe import Recipe
+from vlm_app.view.side_by_side import Side, race
 
 from vlm_heads import VLM, HeadProfile, known_contrasts, known_interventions, parse_mitigation
 from vlm_heads.errors import BadImage, BadOption
-from vlm_heads.planted import planted_image
+from vlm_heads.models.planted import planted_image
 
 CAR = "sample:planted-car"
 

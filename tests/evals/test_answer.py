@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
-from vlm_evals.coco import CocoFolder
+from vlm_evals.data.coco import CocoFolder
 from vlm_evals.records import Answer, Sample
 from vlm_evals.runs import Run, RunError, answers_in, merge_answers, open_run
 from vlm_evals.scenes.model import build_mini
 from vlm_evals.tasks import Protocol, bind, samples
 
 from vlm_heads import VLM, HeadReinforcement
+from vlm_heads.call import AttentionCall
 from vlm_heads.errors import NothingIntervened
-from vlm_heads.interventions.base import AttentionCall
 
 Task = tuple[Protocol, list[Sample]]
 
@@ -26,7 +26,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from vlm_evals.answer import Asking, answer_samples
-from vlm_evals.coco import CocoFolder
+from vlm_evals.data.coco import CocoFolder
 from vlm_evals.runs import open_run
 from vlm_evals.tasks import bind, samples
 from vlm_heads import VLM

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vlm_evals.chair import RATIOS, CaptionScore
 from vlm_evals.compare import Estimate, Resampled, interpolate, interval, mcnemar, paired, resampled_sums
+from vlm_evals.data.formats import Question
 from vlm_evals.errors import AnswerMismatch
-from vlm_evals.formats import Question
-from vlm_evals.objects import CaptionObjects, Mention
-from vlm_evals.pairs import compare_chair, compare_pope, pope_intervals
-from vlm_evals.pope import QuestionScore
+from vlm_evals.metrics.chair import RATIOS, CaptionScore
+from vlm_evals.metrics.pope import QuestionScore
 from vlm_evals.ratios import HarmonicMean, Mean, Ratio
-from vlm_evals.verdict import verdict
+from vlm_evals.reports.pairs import compare_chair, compare_pope, pope_intervals
+from vlm_evals.reports.verdict import verdict
+from vlm_evals.text.objects import CaptionObjects, Mention
 
 TRUE = ("dog", "cat", "car", "bus", "bed")
 FALSE = ("kite", "oven", "sink", "vase", "book")

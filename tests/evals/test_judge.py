@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from vlm_app.speed.judge import bench_judge
 from vlm_evals.errors import AnswerMismatch, UnknownImage
 from vlm_evals.judge import judge_chair, judge_pope
-from vlm_evals.judge_bench import bench_judge
 from vlm_evals.records import file_hash
 
 CAPTIONS = '{"image_id": 42, "caption": "A dog and a car."}\n{"image_id": 73, "caption": "A cat."}\n'

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from vlm_evals.chair import CaptionScore
-from vlm_evals.formats import Question
-from vlm_evals.objects import CaptionObjects, Mention
-from vlm_evals.pope import QuestionScore
+from vlm_evals.data.formats import Question
+from vlm_evals.metrics.chair import CaptionScore
+from vlm_evals.metrics.pope import QuestionScore
 from vlm_evals.report import chair_report, paired_report, pope_report, write_report
-from vlm_evals.tables import headline, markdown, show, show_estimate, tables
+from vlm_evals.reports.tables import headline, markdown, show, show_estimate, tables
+from vlm_evals.text.objects import CaptionObjects, Mention
 
 SETTINGS = {
     "protocol": {

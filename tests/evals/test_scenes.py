@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
-from vlm_evals.objects import ObjectFinder
 from vlm_evals.scenes import text
 from vlm_evals.scenes.catalog import CATEGORIES, INDEX, PAIRS, SCENES
 from vlm_evals.scenes.export import export_world
 from vlm_evals.scenes.samples import sample_names, sample_path, truth
 from vlm_evals.scenes.world import BACKGROUND, VISIBLE_PIXELS, patch_classes, sample_scene, scenes
+from vlm_evals.text.objects import ObjectFinder
 
 
 def reader():

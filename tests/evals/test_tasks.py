@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from vlm_evals.coco import CocoFolder, TaskError
+from vlm_evals.data.coco import CocoFolder, TaskError
 from vlm_evals.errors import EvaluationError, FileFormatError
 from vlm_evals.records import write_json
 from vlm_evals.tasks import TEMPLATES, bind, questions, read_protocol, samples

@@ -12,8 +12,8 @@ from transformers import LogitsProcessor
 
 from vlm_heads import attach, contrast
 from vlm_heads.errors import BadOption, UnsupportedGeneration, UnsupportedModel
-from vlm_heads.image_changes import CHANGES, diffused, random_change
 from vlm_heads.interventions.route_gain import RouteGain
+from vlm_heads.toolkit.image_changes import CHANGES, diffused, random_change
 
 GROWING = ("token_type_ids", "mm_token_type_ids")
 

@@ -13,9 +13,9 @@ from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 
 from vlm_heads import HeadProfile, StaticGains, attach, fold_checkpoint, fold_gains
-from vlm_heads.checkpoint_names import names_in_checkpoint
 from vlm_heads.errors import BadOption, BadProfile, UnsupportedModel
 from vlm_heads.families import examine
+from vlm_heads.profiles.checkpoint_names import names_in_checkpoint
 
 POWERS = torch.tensor([[2.0, 1.0, 0.5, 4.0], [1.0, 1.0, 1.0, 1.0], [0.25, 2.0, 1.0, 0.0]])
 OTHERS = torch.tensor([[1.3, 1.0, 0.7, 1.0], [1.0, 1.0, 1.0, 1.0], [1.1, 0.9, 1.0, 3.3]])

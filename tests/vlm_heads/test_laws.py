@@ -16,9 +16,10 @@ from vlm_kernels import AttentionPlan
 
 import vlm_heads.interventions
 from vlm_heads import attach, errors, known_interventions
+from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
-from vlm_heads.interventions.base import AttentionCall, Intervention
-from vlm_heads.interventions.registry import parse_intervention
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.methods import parse_intervention
 
 NAMES = list(known_interventions())
 
@@ -260,7 +261,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 from vlm_kernels import AttentionPlan
 from vlm_heads.families import Anatomy
-from vlm_heads.interventions.base import AttentionCall, Intervention
+from vlm_heads.call import AttentionCall
+from vlm_heads.interventions.base import Intervention
 
 @dataclass(frozen=True)
 class LouderHeads(Intervention):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vlm_heads import HeadReinforcement, attach, errors, score_heads, token_grounding
-from vlm_heads.planted import COLOURS, build_planted, planted_image
-from vlm_heads.prompts import model_inputs
+from vlm_heads.models.planted import COLOURS, build_planted, planted_image
+from vlm_heads.models.prompts import model_inputs
 
 PROMPTS = ["what ?", "please describe this image", "what do you see", "see"]
 
@@ -135,8 +135,8 @@ def test_scoring_inside_an_attach_is_refused(planted: tuple[Any, Any]) -> None:
 
 
 def test_every_family_can_be_scored(family: str, tiny: Any, hooked_vhr: Any) -> None:
+    from vlm_heads.attached.two_streams import both_streams
     from vlm_heads.families import examine
-    from vlm_heads.two_streams import both_streams
 
     model = tiny(family)
     oracle = hooked_vhr(model, gain=1.0, layers=set())

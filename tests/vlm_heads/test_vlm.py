@@ -14,7 +14,7 @@ from PIL import Image
 
 import vlm_heads
 from vlm_heads import VLM, HeadReinforcement, errors
-from vlm_heads.planted import COLOURS, planted_image
+from vlm_heads.models.planted import COLOURS, planted_image
 
 
 @cache

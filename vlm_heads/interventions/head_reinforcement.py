@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from vlm_kernels import AttentionPlan
 
-from vlm_heads import sensitivity
 from vlm_heads.blind import BlindMode
+from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption, UnsupportedModel
 from vlm_heads.families import Anatomy
-from vlm_heads.interventions.base import AttentionCall, Intervention
-from vlm_heads.layer_sets import Layers, resolve_layers
-from vlm_heads.options import require_number, require_word
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.toolkit import sensitivity
+from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
+from vlm_heads.toolkit.options import require_number, require_word
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from vlm_kernels import CLASS_COUNT, AttentionPlan
 
-from vlm_heads import sensitivity
+from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
-from vlm_heads.interventions.base import AttentionCall, Intervention
-from vlm_heads.layer_sets import Layers, resolve_layers
-from vlm_heads.options import require_number
-from vlm_heads.row_attention import image_keys, last_row, require_image_keys, row_logits
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.toolkit import sensitivity
+from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
+from vlm_heads.toolkit.options import require_number
+from vlm_heads.toolkit.row_attention import image_keys, last_row, require_image_keys, row_logits
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile

@@ -16,13 +16,14 @@ from torch import Tensor
 from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass
 
 from vlm_heads.blind import BlindMode
+from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
-from vlm_heads.head_choice import NEEDS_IMAGE_FREE_PASS, HeadChoice, choose_heads
-from vlm_heads.interventions.base import AttentionCall, Intervention
-from vlm_heads.layer_sets import Layers, resolve_layers
-from vlm_heads.options import require_number, require_word
-from vlm_heads.row_attention import last_row, require_image_keys, text_after_image
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.toolkit.head_choice import NEEDS_IMAGE_FREE_PASS, HeadChoice, choose_heads
+from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
+from vlm_heads.toolkit.options import require_number, require_word
+from vlm_heads.toolkit.row_attention import last_row, require_image_keys, text_after_image
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 from vlm_kernels import AttentionPlan
 
-from vlm_heads import vision_salience
 from vlm_heads.blind import BlindMode
+from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
-from vlm_heads.head_choice import head_awareness
-from vlm_heads.interventions.base import AttentionCall, Intervention
-from vlm_heads.layer_sets import Layers, resolve_layers
-from vlm_heads.options import require_number
-from vlm_heads.row_attention import last_row, over_keys, require_image_keys
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.toolkit import vision_salience
+from vlm_heads.toolkit.head_choice import head_awareness
+from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
+from vlm_heads.toolkit.options import require_number
+from vlm_heads.toolkit.row_attention import last_row, over_keys, require_image_keys
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from torch import Tensor, nn
 from vlm_kernels import AttentionPlan, KeyClass, Redistribution
 
+from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
-from vlm_heads.interventions.base import AttentionCall, Intervention
-from vlm_heads.layer_sets import Layers, resolve_layers
-from vlm_heads.options import require_number, require_word
-from vlm_heads.row_attention import require_image_keys, text_after_image
-from vlm_heads.sink_channels import (
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
+from vlm_heads.toolkit.options import require_number, require_word
+from vlm_heads.toolkit.row_attention import require_image_keys, text_after_image
+from vlm_heads.toolkit.sink_channels import (
     KNOWN,
     RELATIVE_THRESHOLD,
     SinkDims,

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass
 
-from vlm_heads import sensitivity
 from vlm_heads.blind import BlindMode
+from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
-from vlm_heads.head_choice import head_awareness
-from vlm_heads.interventions.base import AttentionCall, Intervention
-from vlm_heads.layer_sets import Layers, resolve_layers
-from vlm_heads.options import require_number
-from vlm_heads.row_attention import last_row, row_weights
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.toolkit import sensitivity
+from vlm_heads.toolkit.head_choice import head_awareness
+from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
+from vlm_heads.toolkit.options import require_number
+from vlm_heads.toolkit.row_attention import last_row, row_weights
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile

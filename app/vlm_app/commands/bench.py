@@ -90,8 +90,8 @@ def cost(
     json: Json = False,
 ) -> None:
     """Check the cost card of `doctor --cost` against whole generations at batch 1, 8 and 32."""
-    from vlm_app.cost import check_costs, predict_costs
     from vlm_app.models import load_vlm
+    from vlm_app.speed.cost import check_costs, predict_costs
 
     vlm = load_vlm(model, device, seed)
     checked = check_costs(vlm, predict_costs(vlm, rounds=rounds), tokens=tokens, rounds=rounds)
@@ -151,7 +151,7 @@ def _generation(
     rounds: int = 5,
 ) -> dict[str, Any]:
     from vlm_app.models import chosen_device, load_vlm, parse_interventions
-    from vlm_app.timing import clock_of, random_llava, time_generation
+    from vlm_app.speed.timing import clock_of, random_llava, time_generation
 
     named = {word: parse_interventions([word]) for word in words or ()}
     if len(named) > 1:
@@ -204,7 +204,7 @@ def judge(
     json: Json = False,
 ) -> None:
     """Time the scoring of captions, after finding it equal to the reference. No model runs."""
-    from vlm_evals.judge_bench import bench_judge
+    from vlm_app.speed.judge import bench_judge
 
     found = bench_judge(captions, words=words, seed=seed)
     if json:

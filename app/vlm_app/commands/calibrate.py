@@ -11,7 +11,7 @@ from vlm_app.console import print_json, print_table
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
-    from vlm_app.calibration import Calibration
+    from vlm_app.studies.calibration import Calibration
 
 WORLD = "validation"
 NO_BENEFIT = 1
@@ -45,11 +45,11 @@ def calibrate(
     Started again it goes on where it stopped. Ends with 1 where no benefit was shown and nothing was written.
     """
     from vlm_evals.answer import Asking, Processes
-    from vlm_evals.coco import CocoFolder
+    from vlm_evals.data.coco import CocoFolder
 
-    from vlm_app.calibration import Sizes, calibrate
     from vlm_app.experiment import find_data
     from vlm_app.models import load_vlm
+    from vlm_app.studies.calibration import Sizes, calibrate
 
     asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
     place = Processes.current(device)

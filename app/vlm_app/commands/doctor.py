@@ -14,7 +14,7 @@ from vlm_app.console import print_json, print_table
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
-    from vlm_app.cost import Cost
+    from vlm_app.speed.cost import Cost
     from vlm_heads import VLM
 
 PROMPT = "Please describe this image in detail."
@@ -75,7 +75,7 @@ def doctor(
 
 
 def _costs(vlm: VLM) -> list[Cost]:
-    from vlm_app.cost import predict_costs
+    from vlm_app.speed.cost import predict_costs
 
     return predict_costs(vlm)
 
@@ -93,8 +93,8 @@ def _sinks(vlm: VLM) -> dict[str, Any]:
     """Return the sink channels, how far they stand out, and what sinks take of the attention in each layer."""
     from vlm_heads.errors import VlmHeadsError
     from vlm_heads.families import examine
-    from vlm_heads.sink_channels import RELATIVE_THRESHOLD, find_sink_channels
-    from vlm_heads.sink_shares import sink_shares
+    from vlm_heads.profiles.sink_shares import sink_shares
+    from vlm_heads.toolkit.sink_channels import RELATIVE_THRESHOLD, find_sink_channels
 
     try:
         anatomy = examine(vlm.model)

@@ -65,7 +65,7 @@ class Request:
         Raises:
             TaskError: if both are named, or the split is asked for beside pictures of one's own.
         """
-        from vlm_evals.coco import TaskError
+        from vlm_evals.data.coco import TaskError
 
         if self.split is None:
             return self.protocol or ("world-held-out" if self.data is None else "coco")
@@ -186,8 +186,8 @@ def _check_words(metric: str, changes: dict[str, Any]) -> None:
     Raises:
         EvaluationError: naming the known ones.
     """
-    from vlm_evals.objects import ObjectFinder
-    from vlm_evals.pope import parse_answer
+    from vlm_evals.metrics.pope import parse_answer
+    from vlm_evals.text.objects import ObjectFinder
 
     if metric == "chair":
         ObjectFinder(changes.get("pipeline", "chair-2018"), changes.get("vocabulary", "published"))

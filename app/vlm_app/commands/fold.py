@@ -28,7 +28,7 @@ def fold(
     """Write a copy of a checkpoint with static gains folded into its output projections."""
     from vlm_app.models import load_profile
     from vlm_heads import fold_checkpoint
-    from vlm_heads.loading import checkpoint_folder
+    from vlm_heads.models.loading import checkpoint_folder
 
     gains = load_profile(profile)
     assert gains is not None
@@ -64,7 +64,7 @@ def fold(
 def _verified(model: str, profile: Any, draft: Path, device: str | None, seed: int) -> Any:
     from vlm_evals.scenes.samples import sample_path
 
-    from vlm_app.folding import verify_folded
+    from vlm_app.bridges.folding import verify_folded
     from vlm_app.models import load_vlm
 
     return verify_folded(load_vlm(model, device, seed), profile, draft, [sample_path(name) for name in PICTURES])

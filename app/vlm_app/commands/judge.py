@@ -63,7 +63,7 @@ def _print(found: dict[str, Any], json: bool, title: str) -> None:
     if json:
         print_json(found)
         return
-    from vlm_evals.tables import LABELS, show
+    from vlm_evals.reports.tables import LABELS, show
 
     splits = found.get("splits", {})
     rows = [

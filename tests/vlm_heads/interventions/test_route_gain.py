@@ -9,7 +9,7 @@ from torch import Tensor
 from vlm_heads import VLM, HeadProfile, attach, parse_intervention
 from vlm_heads.errors import BadOption
 from vlm_heads.interventions.route_gain import RouteGain
-from vlm_heads.planted import COLOURS, PRIOR_WORD, planted_image
+from vlm_heads.models.planted import COLOURS, PRIOR_WORD, planted_image
 
 
 def _routed(call: Any, chosen: Tensor, image: float, generated: float, first: int) -> Tensor:

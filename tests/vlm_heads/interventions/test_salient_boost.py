@@ -10,7 +10,7 @@ from vlm_kernels import KeyClass
 from vlm_heads import HeadProfile, attach
 from vlm_heads.errors import BadOption, UnsupportedModel
 from vlm_heads.interventions.salient_boost import SalientBoost
-from vlm_heads.vision_salience import TowerAttention, over_prompt, salient_patches
+from vlm_heads.toolkit.vision_salience import TowerAttention, over_prompt, salient_patches
 
 
 def _by_the_tower(model: Any) -> Tensor:

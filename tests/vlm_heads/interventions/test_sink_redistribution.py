@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vlm_heads import attach
 from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel
-from vlm_heads.interventions.registry import parse_intervention
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
+from vlm_heads.methods import parse_intervention
 
 DIMS, THRESHOLD = (3, 11), 1.1
 OPTIONS: dict[str, Any] = {"sink_dims": DIMS, "threshold": THRESHOLD, "layers": "all", "min_image_mass": 0.1}

@@ -1,0 +1,1 @@
+"""Other programs: lmms-eval, and checkpoints for serving engines."""

@@ -1,0 +1,1 @@
+"""What things cost: timings, and the card that predicts them."""

@@ -1,0 +1,69 @@
+"""What the league finds out about a model before the other methods play: AD-HH's heads, and who cannot act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from vlm_evals.data.coco import CocoFolder
+from vlm_evals.records import Answer
+from vlm_evals.runs import answers_in
+from vlm_evals.text.objects import ObjectFinder
+
+from vlm_app.models import parse_mitigations
+from vlm_app.studies.findings import deciding_tokens
+from vlm_app.studies.league.entries import Entry
+from vlm_heads import VLM, attach
+from vlm_heads.errors import BadOption, UnsupportedModel
+from vlm_heads.interventions.sink_redistribution import SinkRedistribution
+from vlm_heads.profiles.head_attribution import MarkedAnswer, attribute_heads, worst_heads
+
+LISTED = 20 / 1024  # AD-HH's authors list about 20 of LLaVA-1.5-7B's 1024 heads
+ATTRIBUTED = 100  # judged captions
+
+
+def heads_that_invent(vlm: VLM, run: Path, data: CocoFolder, prompt: str) -> str | None:
+    """Return AD-HH's list for a model, as `14.3+17.0`, from its own plain captions; None where no head pushes.
+
+    Args:
+        vlm: the model.
+        run: run directory of the plain model's captions.
+        data: what stands on the pictures.
+        prompt: that was asked.
+    """
+    said = list(answers_in(run).values())[:ATTRIBUTED]
+    try:
+        scores = attribute_heads(vlm.model, _judged(vlm, said, data, prompt))
+    except BadOption:  # no caption named an object
+        return None
+    worst = worst_heads(scores, max(1, round(LISTED * scores.numel())))
+    return "+".join(f"{layer}.{head}" for layer, head in worst) or None
+
+
+def _judged(vlm: VLM, said: Sequence[Answer], data: CocoFolder, prompt: str) -> Iterator[MarkedAnswer]:
+    import torch
+
+    finder = ObjectFinder()
+    for answer in said:
+        image = int(answer.sample_id)
+        ids = torch.tensor(answer.token_ids)
+        texts = [vlm.processor.tokenizer.decode(ids[:end], skip_special_tokens=True) for end in range(len(ids) + 1)]
+        pieces = [after[len(before) :] for before, after in pairwise(texts)]
+        shown = set(data.objects[image])
+        places: dict[bool, list[int]] = {True: [], False: []}
+        for token, (_, node) in deciding_tokens(finder, pieces):
+            places[node not in shown].append(token)
+        inputs = vlm.inputs([data.images[image]], prompt)
+        yield MarkedAnswer(inputs, ids, invented=places[True], grounded=places[False])
+
+
+def why_not(vlm: VLM, entry: Entry) -> str | None:
+    """Return in a few words why an entry cannot play on this model; None where it can."""
+    interventions = parse_mitigations(entry.words).interventions
+    try:
+        with attach(vlm.model, interventions, allow_idle=True):
+            return None
+    except UnsupportedModel as reason:
+        sinks = any(isinstance(one, SinkRedistribution) for one in interventions)
+        return "no sinks found" if sinks and "no channel" in str(reason) else str(reason)

@@ -1,0 +1,210 @@
+"""The league's pages: tables and what they say, written between two marks of a page; no number is copied by hand.
+
+    python -m vlm_app.studies.league.pages runs/league runs/league-1 runs/league-2 --route docs/route_gain.md
+
+Percent; intervals are 95 % bootstrap intervals over scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from vlm_evals.data.coco import TaskError
+from vlm_evals.records import read_json, write_text
+
+from vlm_app.mistakes import run_app
+
+Found = Mapping[str, Any]
+
+NOTES = """Percent; intervals are 95 % bootstrap intervals over scenes (2,000 resamples). *At equal recall* is the
+difference from the plain model's own trade-off curve (end-of-text biases -1 … +2.6), interpolated at the setting's
+recall inside each resample; "off the curve" means that the recall lies outside it. *Chosen* settings had the lowest
+CHAIR_S at equal recall on validation scenes and were then measured on scenes that nothing was chosen on; the other
+methods play at their published defaults. A control is the same gain on as many heads: the least vision-aware ones, or
+random ones. *Words* counts tokens, punctuation included; *repeated* is the share of mentions that repeat one. *Time* is
+seconds per caption relative to plain, in batches, on whatever else the machine was doing."""
+SPLITS = {
+    "validation": "the sweep",
+    "held-out": "the same world as in training",
+    "shifted": "half of the objects out of place",
+    "scrambled": "all objects drawn at random",
+}
+
+
+def results_page(found: Found) -> str:
+    """Return the league's results as Markdown, headed by when and with what they were measured."""
+    facts = found["about"]
+    scenes = ", ".join(f"{count} {split}" for split, count in facts["scenes"].items())
+    head = (
+        f"Measured {_where(facts)}: greedy decoding, scenes {scenes}, seed {facts['seed']}, "
+        f"{facts['processes']} process(es)."
+    )
+    parts = [head, NOTES, "## What it says", *(summary(found, one) for one in found["final"])]
+    for one in found["final"]:
+        parts += [f"## {_title(one)}", table(found, one)]
+    parts += [f"## {_title(found['sweep'])}", table(found, found["sweep"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(found: Found, measured: Found) -> str:
+    """Return in sentences which rows left the plain model's curve by more than their interval; controls aside."""
+    sides: dict[str, list[str]] = {"below": [], "above": [], "within": [], "off": []}
+    for name, row in measured["chair"]["controls"].items():
+        off = row["curve_difference"]["chair_s"]
+        label = found["rows"][name]["label"] or found["rows"][name]["method"]
+        if label.startswith("control"):
+            continue
+        side = "off" if off["estimate"] is None else "below" if off["high"] < 0 else "above" if off["low"] > 0 else ""
+        sides[side or "within"].append(f"{label} {_interval(off)}" if side in ("below", "above") else label)
+    words = {
+        "below": "invent less than the plain model at equal recall, by more than their interval (CHAIR_S)",
+        "above": "invent more",
+        "within": "cannot be told from it",
+        "off": "left its curve",
+    }
+    said = [f"{words[side]}: {'; '.join(rows) or 'none'}." for side, rows in sides.items() if rows or side == "below"]
+    count = sum(len(rows) for rows in sides.values())
+    return (
+        f"**{_title(measured)}.** Of {count} rows, controls aside, these {' These '.join(said)} "
+        f"(With intervals of 95 % {0.05 * count:.1f} of {count} rows without any effect would stand out by chance.)"
+    )
+
+
+def table(found: Found, measured: Found) -> str:
+    """Return a Markdown table of one split: plain first, then every row, then who could not play and why."""
+    chair, pope = measured["chair"], measured.get("pope")
+    header = ["setting", "CHAIR_S", "CHAIR_I", "CHAIR_I distinct", "recall", "words", "CHAIR_S at equal recall"]
+    header += ["CHAIR_I distinct, equal recall", "repeated", *(["POPE accuracy", "yes"] if pope else []), "time"]
+    asked = [_percent(pope["plain"]["accuracy"]), _percent(pope["plain"]["yes_ratio"])] if pope else []
+    plain = ["plain (greedy)", *_numbers(chair["plain"]), "0", "0", _percent(chair["plain"]["repeated_mentions"])]
+    lines = [_line(header), _line(["---"] * len(header)), _line([*plain, *asked, "1.00"])]
+    for name in chair["controls"]:
+        lines.append(_line(_row(found, measured, name)))
+    if not measured["route_only"] and measured is not found["sweep"]:
+        lines += [_line([label, f"n/a: {why}", *[""] * (len(header) - 2)]) for label, why in found["unfit"].items()]
+    return "\n".join(lines)
+
+
+def _row(found: Found, measured: Found, name: str) -> list[str]:
+    row, entry = measured["chair"]["controls"][name], found["rows"][name]
+    idle = "; it never acted" if name in measured["idle"] else ""
+    cells = [f"{entry['label'] or entry['method']}: `{' '.join(entry['words'])}`{idle}", *_numbers(row)]
+    cells += [_interval(row["curve_difference"][metric]) for metric in ("chair_s", "chair_i_distinct")]
+    cells.append(_percent(row["repeated_mentions"]))
+    if "pope" in measured:
+        answered = measured["pope"]["controls"][name]
+        difference = _interval(answered["difference"]["accuracy"])
+        cells += [f"{_percent(answered['accuracy'])} ({difference})", _percent(answered["yes_ratio"])]
+    return [*cells, f"{measured['seconds'][name] / measured['seconds']['plain']:.2f}"]
+
+
+def route_page(leagues: Sequence[Found]) -> str:
+    """Return RouteGain's rows and controls over several leagues, one model each."""
+    parts = []
+    for split in ("held-out", "shifted", "scrambled"):
+        lines = [_line(_ROUTE_HEADER), _line(["---"] * len(_ROUTE_HEADER))]
+        for found in leagues:
+            measured = next(one for one in found["final"] if one["split"] == split)
+            lines += _route_rows(found, measured)
+        parts.append(
+            f"### {_title(leagues[0]['final'][0] | {'split': split, 'captions': None})}\n\n" + "\n".join(lines)
+        )
+    made = "; ".join(_where(found["about"]) for found in leagues)
+    counts = leagues[0]["about"]["scenes"].items()
+    scenes = ", ".join(f"{count} {split}" for split, count in counts)
+    return "\n\n".join([f"Measured {made}; greedy decoding, scenes {scenes}.", *parts]) + "\n"
+
+
+_ROUTE_HEADER = [
+    "model", "setting", "CHAIR_S at equal recall", "CHAIR_I distinct, equal recall", "CHAIR_S", "recall", "repeated",
+    "POPE accuracy",
+]  # fmt: skip
+
+
+def _route_rows(found: Found, measured: Found) -> list[str]:
+    plain, pope = measured["chair"]["plain"], measured.get("pope")
+    asked = _percent(pope["plain"]["accuracy"]) if pope else "–"
+    first = [_percent(plain[name]) for name in ("chair_s", "recall", "repeated_mentions")]
+    lines = [_line([found["about"]["model"], "plain (greedy)", "0", "0", *first, asked])]
+    for name, row in measured["chair"]["controls"].items():
+        entry = found["rows"][name]
+        if not entry["method"].startswith("RouteGain"):
+            continue
+        off = [_interval(row["curve_difference"][metric]) for metric in ("chair_s", "chair_i_distinct")]
+        numbers = [_percent(row[metric]) for metric in ("chair_s", "recall", "repeated_mentions")]
+        answered = _interval(pope["controls"][name]["difference"]["accuracy"]) if pope else "–"
+        said = f"{entry['label']}: `{' '.join(entry['words'])}`"
+        lines.append(_line([found["about"]["model"], said, *off, *numbers, answered]))
+    return lines
+
+
+def write_block(page: Path, name: str, text: str) -> None:
+    """Put a text between the two marks of a page; a page that is not there yet is made of the block alone.
+
+    Raises:
+        TaskError: if the page is there without the marks.
+    """
+    begin, end = f"<!-- {name}: written by a program, from here -->", f"<!-- {name}: to here -->"
+    block = f"{begin}\n\n{text.strip()}\n\n{end}"
+    if not page.exists():
+        write_text(page, block + "\n")
+        return
+    before, mark, rest = page.read_text("utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (mark and closed):
+        raise TaskError(f"{page} has no block to fill in: put the lines {begin!r} and {end!r} where it belongs")
+    write_text(page, before + block + after)
+
+
+def _where(facts: Found) -> str:
+    """Return when a league was played, on what and with what code."""
+    return f"on {facts['date']} with `{facts['model']}` (weights {facts['weights']}) at commit {facts['commit']}"
+
+
+def _title(measured: Found) -> str:
+    count = f", {measured['captions']} scenes" if measured["captions"] else ""
+    return f"{measured['split'].capitalize()}{count} ({SPLITS[measured['split']]})"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _numbers(row: Found) -> list[str]:
+    names = ("chair_s", "chair_i", "chair_i_distinct", "recall")
+    return [*(_percent(row[name]) for name in names), f"{row['mean_tokens']:.1f}"]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(estimate: Found) -> str:
+    if estimate["estimate"] is None:
+        return "off the curve"
+    return f"{100 * estimate['estimate']:+.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+
+
+def write_pages(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of leagues, the shipped model's first.")],
+    results: Annotated[Path | None, typer.Option("--results", help="Page of the first league's tables.")] = None,
+    route: Annotated[Path | None, typer.Option("--route", help="Page of RouteGain's rows over all leagues.")] = None,
+) -> None:
+    """Fill in the blocks of pages from leagues that were played."""
+    missing = [folder for folder in folders if not (folder / "league.json").is_file()]
+    if missing:
+        raise TaskError(f"{missing[0]} holds no league.json: play it first with python -m vlm_app.studies.league.play")
+    leagues = [read_json(folder / "league.json") for folder in folders]
+    if results is not None:
+        write_block(results, "league", results_page(leagues[0]))
+    if route is not None:
+        write_block(route, "route", route_page(leagues))
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(write_pages)
+    run_app(app)

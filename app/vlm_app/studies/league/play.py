@@ -1,0 +1,234 @@
+"""The league: every setting on the same scenes, each against the plain model's trade-off curve at its own recall.
+
+    python -m vlm_app.studies.league.play --out runs/league --write docs/results.md
+    python -m vlm_app.studies.league.play --out runs/league-1 --model checkpoints/mini-1 --only route
+
+A sweep on validation scenes chooses one setting per method, the one with the lowest CHAIR_S at equal recall; the
+published setting, the chosen ones, their controls and the other methods are then measured on scenes that nothing was
+chosen on. Stopped and started again it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from vlm_evals.answer import Asking, Processes, fingerprint
+from vlm_evals.data.coco import CocoFolder, TaskError
+from vlm_evals.records import read_json, write_json, write_text
+from vlm_evals.reports.pairs import compare_chair, compare_pope
+from vlm_evals.runs import answers_in
+from vlm_evals.scenes.export import export_world
+from vlm_evals.scored import score_run
+from vlm_evals.tasks import DESCRIBE, Metric, bind
+
+from vlm_app.console import remark
+from vlm_app.experiment import BIASES, Arm, ask_arms, bias_name
+from vlm_app.mistakes import run_app
+from vlm_app.models import load_vlm, parse_mitigations
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Model, Seed
+from vlm_app.studies.league.entries import PUBLISHED, Entry, choose, finalists, other_methods, sweep_of_settings
+from vlm_app.studies.league.heads import heads_that_invent, why_not
+from vlm_app.studies.league.pages import results_page, write_block
+from vlm_heads import HeadProfile, score_heads
+
+PROFILE_SCENES = 64
+FEWEST = 12  # scenes; fewer leave nothing to resample
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is measured on one split.
+
+    Attributes:
+        split: of the embedded world.
+        captions: scenes that are captioned.
+        asked: scenes that POPE's questions are asked about.
+        route_only: whether RouteGain's rows alone play, beside the published VHR.
+    """
+
+    split: str
+    captions: int
+    asked: int = 0
+    route_only: bool = False
+
+
+ROUNDS = (
+    Round("validation", 300),
+    Round("held-out", 600, asked=150),
+    Round("shifted", 500),
+    Round("scrambled", 400, route_only=True),
+)
+
+
+@dataclass(frozen=True)
+class League:
+    """Who plays where.
+
+    Attributes:
+        asking: the model and how it is asked.
+        out: folder of the runs.
+        place: of this process.
+        seed: draws the scenes and the resamples.
+        profile: head scores for the settings with fixed heads.
+    """
+
+    asking: Asking
+    out: Path
+    place: Processes
+    seed: int
+    profile: HeadProfile | None = None
+
+    def measure(self, entries: Sequence[Entry], where: Round) -> dict[str, Any]:
+        """Return a comparison of every entry with the plain model on one split: CHAIR with its curve, and POPE."""
+        curve = [Arm("plain"), *(Arm(bias_name(bias), end_bias=bias) for bias in BIASES)]
+        folder = self._ask("chair", entries, curve, where, where.captions)
+        names = [entry.name for entry in entries]
+        scores = {name: score_run(folder / name).captions for name in (*(arm.name for arm in curve), *names)}
+        plain, points = scores["plain"], {bias: scores[bias_name(bias)] for bias in BIASES}
+        rows = {name: scores[name] for name in names}
+        found: dict[str, Any] = asdict(where) | {
+            "chair": compare_chair(plain, plain, curve=points, controls=rows, seed=self.seed),
+            "seconds": {name: _seconds(folder / name) for name in ("plain", *names)},
+            "idle": [entry.name for entry in entries if _idle(folder / entry.name)],
+        }
+        if where.asked:
+            folder = self._ask("pope", entries, curve[:1], where, where.asked)
+            answers = {name: score_run(folder / name).answers for name in ("plain", *names)}
+            plain_answers = answers.pop("plain")
+            found["pope"] = compare_pope(plain_answers, plain_answers, controls=answers, seed=self.seed)
+        return found
+
+    def _ask(self, metric: Metric, entries: Sequence[Entry], more: Sequence[Arm], where: Round, limit: int) -> Path:
+        data, folder = self.world(where), self.out / where.split / metric
+        protocol = bind(f"world-{where.split}", metric, data, limit=limit, seed=self.seed)
+        arms = {entry: Arm.of(entry.name, parse_mitigations(entry.words)) for entry in entries}
+        free = [*more, *(arm for entry, arm in arms.items() if not entry.reads_profile)]
+        fixed = [arm for entry, arm in arms.items() if entry.reads_profile]
+        for some, profile in ((free, None), (fixed, self.profile)):
+            for arm in some:
+                if self.place.first:
+                    remark(f"{where.split}, {metric}: {arm.name}")
+                ask_arms(replace(self.asking, profile=profile), protocol, data, [arm], folder, self.place)
+        return folder
+
+    def world(self, where: Round) -> CocoFolder:
+        """Return the scenes of a split, drawn where they are missing."""
+        folder = self.out / "data" / where.split
+        if self.place.first and not (folder / "captions.json").is_file():
+            export_world(folder, split=where.split, images=max(where.captions, 2 * where.asked), seed=self.seed)
+        self.place.wait()
+        return CocoFolder.find(folder)
+
+    def with_profile(self, where: Round) -> League:
+        """Return the same with head scores of the first scenes of a split; kept for the next start."""
+        folder = self.out / "profile"
+        pictures = list(self.world(where).images.values())[:PROFILE_SCENES]
+        if self.place.first and not folder.is_dir():
+            vlm = self.asking.vlm
+            score_heads(vlm.model, vlm.processor, [str(path) for path in pictures]).save_pretrained(folder)
+        self.place.wait()
+        return replace(self, profile=HeadProfile.from_pretrained(folder))
+
+    def others(self, where: Round) -> tuple[list[Entry], dict[str, str]]:
+        """Return the other methods that can play, and by label why the rest cannot; after the plain model's round."""
+        path = self.out / "heads.json"
+        if self.place.first and not path.is_file():
+            plain = self.out / where.split / "chair" / "plain"
+            heads = heads_that_invent(self.asking.vlm, plain, self.world(where), DESCRIBE)
+            write_json(path, {"adhh": heads})
+        self.place.wait()
+        entries = other_methods(read_json(path)["adhh"])
+        reasons = {entry: why_not(self.asking.vlm, entry) for entry in entries}
+        able = [entry for entry, reason in reasons.items() if reason is None]
+        return able, {entry.label: reason for entry, reason in reasons.items() if reason is not None}
+
+
+def _seconds(folder: Path) -> float:
+    """Return the mean seconds an answer took."""
+    spent = [answer.seconds for answer in answers_in(folder).values() if answer.seconds is not None]
+    return math.fsum(spent) / len(spent)
+
+
+def _idle(folder: Path) -> bool:
+    """Whether interventions were attached and never acted on any scene."""
+    receipts = [answer.receipt for answer in answers_in(folder).values() if answer.receipt]
+    return bool(receipts) and not any(one["layers"] for receipt in receipts for one in receipt["interventions"])
+
+
+def about(model: str, weights: str, rounds: Sequence[Round], place: Processes, seed: int) -> dict[str, Any]:
+    """Return when, with what code and on what the league was played, without a path of this machine."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    known = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    commit = known.stdout.strip() or f"version {version('vlm-heads')}"
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": f"{commit} with changes" if changed.stdout.strip() else commit,
+        "model": Path(model).name,
+        "weights": weights[:8],
+        "processes": place.count,
+        "seed": seed,
+        "scenes": {where.split: where.captions for where in rounds},
+    }
+
+
+def play(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the tables.")] = Path("runs/league"),
+    model: Model = DEFAULT_MODEL,
+    only: Annotated[str | None, typer.Option("--only", help="route: RouteGain's rows alone, for another seed.")] = None,
+    scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
+    write: Annotated[Path | None, typer.Option("--write", help="Page whose block `league` is filled in.")] = None,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+) -> None:
+    """Play the league and write league.md and league.json; `torchrun` shares the work between processes."""
+    if only not in (None, "route"):
+        raise TaskError(f"--only {only}: the one word it knows is route")
+    place = Processes.current(device)
+    vlm = load_vlm(model, device, seed)
+    league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, place, seed)
+    rounds = [_scaled(where, scale) for where in ROUNDS]
+    found = _played(league, rounds, route_only=only == "route")
+    if place.first:
+        found["about"] = about(model, fingerprint(vlm.model), rounds, place, seed)
+        write_json(out / "league.json", found)
+        write_text(out / "league.md", results_page(found))
+        if write is not None:
+            write_block(write, "league", results_page(found))
+        print(f"league: {write or out / 'league.md'}")
+
+
+def _scaled(where: Round, scale: float) -> Round:
+    asked = max(2, round(scale * where.asked)) if where.asked else 0
+    return replace(where, captions=max(FEWEST, round(scale * where.captions)), asked=asked)
+
+
+def _played(league: League, rounds: Sequence[Round], *, route_only: bool) -> dict[str, Any]:
+    first, *rest = rounds
+    sweep = sweep_of_settings(route_only=route_only)
+    league = league if route_only else league.with_profile(first)
+    validated = league.measure(sweep, first)
+    others, unfit = ([], {}) if route_only else league.others(first)
+    final = finalists(choose(sweep, validated), others, route_only=route_only)
+    results = []
+    for where in rest:
+        route = [entry for entry in final if entry.is_route or entry.name == PUBLISHED.name]
+        results.append(league.measure(route if where.route_only else final, where))
+    rows = {entry.name: asdict(entry) for entry in (*sweep, *final)}
+    return {"rows": rows, "unfit": unfit, "sweep": validated, "final": results}
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(play)
+    run_app(app)

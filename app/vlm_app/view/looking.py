@@ -1,0 +1,185 @@
+"""What every token of an answer took from every patch, head by head: the answer is generated again, and watched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import LogitsProcessor
+from vlm_kernels import AttentionPlan, KeyClass, attend
+
+from vlm_heads import VLM, attach
+from vlm_heads.call import AttentionCall
+from vlm_heads.errors import UnsupportedGeneration
+from vlm_heads.families import Anatomy, examine
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.toolkit.row_attention import require_image_keys
+from vlm_heads.toolkit.sink_channels import RELATIVE_THRESHOLD, find_sink_channels, sink_strength
+
+MOST_BYTES = 256 * 2**20  # of one answer's weights
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Where one answer looked.
+
+    Attributes:
+        weights: float16 `[T, L, Hq, N]`: what the value of each image position was multiplied with in each head's
+            output when the token was predicted; softmax weight where nothing is changed, gains included where it is.
+        sinks: int `[N]`, in how many layers each image position is a sink; None where the model has no sink channels.
+        sink_share_moved: the share of the sinks' mass that was handed on; None where nothing hands any on.
+    """
+
+    weights: NDArray[np.float16]
+    sinks: NDArray[np.int64] | None
+    sink_share_moved: float | None
+
+    def of_head(self, token: int, layer: int, head: int) -> NDArray[np.float64]:
+        """Return `[N]`: one head's weights when a token was predicted."""
+        return np.asarray(self.weights[token, layer, head], dtype=np.float64)
+
+    def of_token(self, token: int, awareness: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return `[N]`: the mean over all heads, each counted by its VHD `[L, Hq]`."""
+        share = np.asarray(awareness, dtype=np.float64) / max(float(awareness.sum()), 1e-12)
+        summed = np.tensordot(share, np.asarray(self.weights[token], dtype=np.float64), axes=2)
+        return np.asarray(summed, dtype=np.float64)
+
+
+def watch(
+    vlm: VLM,
+    inputs: Mapping[str, Any],
+    token_ids: Sequence[int],
+    interventions: Sequence[Intervention] = (),
+    channels: Sequence[int] = (),
+) -> Looks:
+    """Return where an answer looked, token by token, with the interventions in place.
+
+    Args:
+        vlm: not inside another attach.
+        inputs: of one prompt with one image.
+        token_ids: the answer; every one is forced, so that any answer can be watched with any interventions.
+        interventions: as in `attach`.
+        channels: the sink channels; see `sink_channels_of`.
+
+    Raises:
+        UnsupportedModel: if the model's self-attention has no image keys, or an intervention cannot act on it.
+        UnsupportedGeneration: if the weights of so many tokens would not fit.
+    """
+    anatomy = examine(vlm.model)
+    require_image_keys(anatomy)
+    positions = int((inputs["input_ids"] == anatomy.image_token_id).sum())
+    needed = len(token_ids) * anatomy.depth * anatomy.heads * positions * 2
+    if needed > MOST_BYTES:
+        raise UnsupportedGeneration(
+            f"the attention of {len(token_ids)} tokens would take {needed / 2**20:.0f} MB; ask for fewer tokens"
+        )
+    watcher = _Watcher(tuple(channels), np.zeros((len(token_ids), anatomy.depth, anatomy.heads, positions), np.float16))
+    with torch.inference_mode(), attach(vlm.model, [*interventions, watcher], allow_idle=True):
+        vlm.model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=len(token_ids),
+            min_new_tokens=len(token_ids),
+            logits_processor=[_Forced(token_ids)],
+        )
+    seen = watcher.seen
+    return Looks(watcher.weights, seen.sinks, seen.moved / seen.mass if seen.redistributes and seen.mass > 0 else None)
+
+
+def sink_channels_of(vlm: VLM) -> tuple[int, ...]:
+    """Return the channels in which this model's sinks explode; none where it has no sinks."""
+    with torch.inference_mode():
+        return find_sink_channels(examine(vlm.model)).channels
+
+
+class _Forced(LogitsProcessor):  # type: ignore[misc]
+    """Leaves one token to choose from at each step."""
+
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self._remaining = iter(token_ids)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, next(self._remaining)] = 0.0
+        return forced
+
+
+@dataclass
+class _Seen:
+    """What a watcher gathers beside the weights."""
+
+    token: int = -1
+    sinks: NDArray[np.int64] | None = None
+    image: Tensor | None = None
+    redistributes: bool = False
+    mass: float = 0.0
+    moved: float = 0.0
+
+
+@dataclass(init=False, eq=False)  # without fields: it has no options
+class _Watcher(Intervention):
+    """Changes nothing; sees what those before it in the list change."""
+
+    name: ClassVar[str] = "watcher"
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    reads_hidden: ClassVar[bool] = True
+
+    def __init__(self, channels: tuple[int, ...], weights: NDArray[np.float16]) -> None:
+        self.channels, self.weights, self.seen = channels, weights, _Seen()
+
+    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+        return frozenset(anatomy.attentions)
+
+    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+        seen = self.seen
+        if call.memory.get("last", call.layer) >= call.layer:  # the lowest layer comes again: a new token
+            seen.token += 1
+        call.memory["last"] = call.layer
+        if call.prefill:
+            seen.image = (call.key_map.classes[0] == KeyClass.IMAGE).nonzero()[:, 0]
+            self._note_sinks(call)
+        if 0 <= seen.token < len(self.weights):
+            self.weights[seen.token, call.layer] = self._last_row(call).cpu().numpy()
+        return None
+
+    def _note_sinks(self, call: AttentionCall) -> None:
+        seen = self.seen
+        if not self.channels or call.hidden is None or seen.image is None:
+            return
+        strength = sink_strength(call.hidden[0], self.channels)[seen.image]
+        found = (strength >= RELATIVE_THRESHOLD * call.hidden.shape[-1] ** 0.5).long().cpu().numpy()
+        seen.sinks = found if seen.sinks is None else seen.sinks + found
+
+    def _last_row(self, call: AttentionCall) -> Tensor:
+        """Return `[Hq, N]`: what the last row's output is made of, by attending to values that tell their position."""
+        seen, plan = self.seen, call.planned or AttentionPlan()
+        assert seen.image is not None, "the prompt was watched first"
+        # one row is left, and it comes after every first edited row
+        rule = None if plan.redistribution is None else replace(plan.redistribution, rows=None)
+        plan = replace(plan, rows=None, redistribution=rule)
+        keys = call.key.shape[2]
+        places = seen.image - max(0, call.key_map.length - keys)
+        telling = call.value.new_zeros(keys, len(places))
+        visible = (places >= 0).nonzero()[:, 0]  # a sliding layer has let go of earlier keys
+        telling[places[visible], visible] = 1.0
+        output, known = attend(
+            call.query[:, :, -1:],
+            call.key,
+            telling.expand(1, call.key.shape[1], -1, -1),
+            plan=plan,
+            key_class=call.key_class(),
+            mask=None if call.mask is None else call.mask[:, :, -1:],
+            scale=call.scale,
+            backend="reference",
+            want=("mass", "moved"),
+        )
+        if rule is not None and known.mass is not None and known.moved is not None:
+            seen.redistributes = True
+            seen.mass += float(known.mass[..., [KeyClass.TEXT_SINK, KeyClass.IMAGE_SINK]].sum())
+            seen.moved += float(known.moved.sum())
+        return output[0, :, 0]

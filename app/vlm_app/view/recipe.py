@@ -1,0 +1,193 @@
+"""Everything that decides what a run says, as data: it makes the link, the Python and the command line of the run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import vlm_heads
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED
+from vlm_heads import Mitigation, parse_mitigation
+from vlm_heads.errors import BadOption
+from vlm_heads.toolkit.options import require_number
+
+LONGEST_ANSWER = 512
+SAMPLE = "sample:"
+_WHOLE = ("max_tokens", "seed")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was asked of the model, and how.
+
+    Attributes:
+        image: `sample:NAME`, or the file name of a visitor's own image, which no link can carry; empty for none yet.
+        prompt: what is asked.
+        words: interventions as `--with` takes them.
+        max_tokens: the longest answer, 1..512.
+        temperature: of sampling; 0 is greedy.
+        top_p: share of the probability that is sampled from, above 0 and at most 1.
+        seed: set before each answer.
+
+    Raises:
+        BadOption: if a number is out of its range.
+    """
+
+    image: str = ""
+    prompt: str = DEFAULT_PROMPT
+    words: tuple[str, ...] = ("vhr",)
+    max_tokens: int = 96
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = DEFAULT_SEED
+
+    def __post_init__(self) -> None:
+        require_number("max_tokens", self.max_tokens, at_least=1, at_most=LONGEST_ANSWER)
+        require_number("temperature", self.temperature, at_least=0.0, at_most=5.0)
+        require_number("top_p", self.top_p, at_least=0.01, at_most=1.0)
+        require_number("seed", self.seed, at_least=0, at_most=2**32 - 1)
+        for name in _WHOLE:
+            object.__setattr__(self, name, int(getattr(self, name)))
+
+    @property
+    def mitigation(self) -> Mitigation:
+        """What is done beside asking, made anew.
+
+        Raises:
+            BadOption: if a word cannot be read.
+        """
+        return parse_mitigation(self.words)
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the arguments of `generate`."""
+        arguments: dict[str, Any] = {"max_new_tokens": self.max_tokens}
+        if self.temperature > 0.0:
+            arguments |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return arguments
+
+    def query(self) -> str:
+        """Return the query of a link that brings the page back to this state; what is as always is left out."""
+        plain = Recipe()
+        pairs: list[tuple[str, str]] = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "words":
+                pairs += [("with", word) for word in value] or [("with", "")]
+            elif (one.name == "seed" or value != getattr(plain, one.name)) and not (
+                one.name == "image" and not value.startswith(SAMPLE)
+            ):
+                pairs.append((one.name, f"{value:g}" if isinstance(value, float) else str(value)))
+        return urlencode(pairs)
+
+    @classmethod
+    def from_query(cls, query: str, seed: int = DEFAULT_SEED) -> Recipe:
+        """Return the recipe of a link.
+
+        Args:
+            query: of the link.
+            seed: where it says none.
+
+        Raises:
+            BadOption: if the link holds a name or a value that cannot be read.
+        """
+        chosen: dict[str, Any] = {}
+        words: list[str] = []
+        readers = {one.name: _reader(one.name) for one in fields(cls) if one.name != "words"}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name == "with":
+                words.append(value)
+            elif name in readers:
+                chosen[name] = _read(readers[name], name, value)
+        if words:
+            chosen["words"] = tuple(word for word in words if word)
+        recipe = cls(**{"seed": seed} | chosen)
+        parse_mitigation(recipe.words)  # a link with a word that cannot be read is refused as a whole
+        return recipe
+
+    def command(self, model: str = DEFAULT_MODEL) -> str:
+        """Return the command line that gives both answers of this run."""
+        pieces = ["vlm-heads", "describe", self.image or "IMAGE", "--prompt", self.prompt]
+        pieces += ["--compare"] if self.words else []
+        if model != DEFAULT_MODEL:
+            pieces += ["--model", model]
+        for word in self.words:
+            pieces += ["--with", word]
+        pieces += ["--max-tokens", str(self.max_tokens), "--seed", str(self.seed)]
+        if self.temperature > 0.0:
+            pieces += ["--temperature", f"{self.temperature:g}", "--top-p", f"{self.top_p:g}"]
+        return shlex.join(pieces)
+
+    def python(self, model: str = DEFAULT_MODEL) -> str:
+        """Return a program that prints both answers of this run."""
+        imports = ["import torch", "import vlm_heads"]
+        picture = repr(self.image or "photo.png")
+        if self.image.startswith(SAMPLE):
+            imports.append("from vlm_evals.scenes.samples import sample_path")
+            picture = f"sample_path({self.image.removeprefix(SAMPLE)!r})"
+        mitigation = self.mitigation
+        made = []
+        for one in mitigation.interventions:
+            made.append(_constructor(one, imports))
+        arguments = "".join(f", {name}={value!r}" for name, value in self.decoding().items())
+        second = "" if mitigation.contrast is None else f", contrast={_constructor(mitigation.contrast, imports)}"
+        return "\n".join(
+            [
+                *sorted(imports, key=lambda line: (not line.startswith("import"), line)),
+                "",
+                f"vlm = vlm_heads.VLM.from_pretrained({model!r})",
+                f"image, prompt = {picture}, {self.prompt!r}",
+                f"torch.manual_seed({self.seed})",
+                f"plain = vlm.answer(image, prompt{arguments})",
+                f"torch.manual_seed({self.seed})",
+                f"mitigated = vlm.answer(image, prompt, [{', '.join(made)}]{second}{arguments})",
+                "print(plain.text)",
+                "print(mitigated.text)",
+                "",
+            ]
+        )
+
+
+def word_of(name: str, kind: type, options: Mapping[str, Any]) -> str:
+    """Return an intervention as `--with` takes it, with those options alone that differ from the default."""
+    changed = [f"{key}={written(value)}" for key, value in options.items() if value != _default(kind, key)]
+    return f"{name}:{','.join(changed)}" if changed else name
+
+
+def written(value: Any) -> str:
+    """Return the value of an option in words, as the command line reads it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "+".join(written(one) if not isinstance(one, Iterable) else ".".join(map(str, one)) for one in value)
+    return str(value)
+
+
+def _default(kind: type, name: str) -> Any:
+    return next(one.default for one in fields(kind) if one.name == name)
+
+
+def _constructor(one: Any, imports: list[str]) -> str:
+    """Return what makes an intervention or a contrast, and add the import it needs."""
+    kind = type(one)
+    given = {each.name: getattr(one, each.name) for each in fields(kind)}
+    changed = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != _default(kind, name))
+    if kind.__name__ in vlm_heads.__all__:
+        return f"vlm_heads.{kind.__name__}({changed})"
+    imports.append(f"from {kind.__module__} import {kind.__name__}")
+    return f"{kind.__name__}({changed})"
+
+
+def _reader(name: str) -> type:
+    return {"image": str, "prompt": str}.get(name, int if name in _WHOLE else float)
+
+
+def _read(reader: type, name: str, value: str) -> Any:
+    try:
+        return reader(value)
+    except ValueError:
+        raise BadOption(f"{name}={value} in the link is no number; take it out of the link") from None

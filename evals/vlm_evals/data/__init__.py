@@ -1,0 +1,1 @@
+"""Files: COCO's annotations, the truth made of them, captions, questions and answers."""

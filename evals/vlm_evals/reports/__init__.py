@@ -1,0 +1,1 @@
+"""Comparisons as plain data, and as tables and plots."""

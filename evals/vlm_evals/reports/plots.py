@@ -1,0 +1,93 @@
+"""A report's plots, drawn without pyplot and its global state."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vlm_evals.reports.tables import LABELS, NUMBERS
+
+PLAIN, MITIGATED, CONTROL = "#7f7f7f", "#1f77b4", "#d18f00"
+
+
+def draw_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Write the plots a report has data for, and return their files.
+
+    invented.png: the objects invented most often. differences.png: paired differences with their intervals.
+    curve.png: the plain model's trade-off curve with the method and the controls.
+    """
+    drawn = []
+    if _invented(report):
+        drawn.append(_save(folder / "invented.png", _draw_invented, report))
+    if report["kind"] == "paired":
+        drawn.append(_save(folder / "differences.png", _draw_differences, report))
+    if "curve" in report:
+        drawn.append(_save(folder / "curve.png", _draw_curve, report))
+    return drawn
+
+
+def _save(path: Path, draw: Callable[[Axes, Mapping[str, Any]], None], report: Mapping[str, Any]) -> Path:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    draw(figure.subplots(), report)
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, dpi=150, format="png", metadata={"Software": None})
+    os.replace(partial, path)
+    return path
+
+
+def _invented(report: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Return side -> object -> captions that invent it, without sides that invent nothing."""
+    stated = report.get("most_invented", {})
+    sides = stated if isinstance(stated, Mapping) else {"": stated}
+    counted = {side: {one["object"]: one["captions"] for one in objects} for side, objects in sides.items()}
+    return counted if any(counted.values()) else {}
+
+
+def _draw_invented(axes: Axes, report: Mapping[str, Any]) -> None:
+    sides = _invented(report)
+    names = list(dict.fromkeys(name for objects in sides.values() for name in objects))[:12]
+    height = 0.8 / len(sides)
+    for index, (side, objects) in enumerate(sides.items()):
+        places = [place + index * height for place in range(len(names))]
+        colour = MITIGATED if side == "mitigated" else PLAIN
+        axes.barh(places, [objects.get(name, 0) for name in names], height, label=side, color=colour)
+    axes.set_yticks([place + (len(sides) - 1) * height / 2 for place in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.set_xlabel("captions that invent it")
+    if len(sides) > 1:
+        axes.legend(frameon=False)
+
+
+def _draw_differences(axes: Axes, report: Mapping[str, Any]) -> None:
+    difference = report["difference"]
+    rows = [(LABELS[name], difference[name]) for name in LABELS if name in difference and name not in NUMBERS]
+    below = difference.get("pope", {})
+    rows += [(f"POPE {LABELS[name]}", below[name]) for name in LABELS if name in below]
+    rows = [(label, estimate) for label, estimate in rows if estimate["estimate"] is not None]
+    for place, (_, estimate) in enumerate(rows):
+        low, value, high = (100 * estimate[key] for key in ("low", "estimate", "high"))
+        axes.plot([low, high], [place, place], color=MITIGATED)
+        axes.plot([value], [place], "o", color=MITIGATED)
+    axes.axvline(0, color=PLAIN, linewidth=1)
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("mitigated minus plain, points of percent, 95 % intervals")
+
+
+def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
+    points = [point for point in report["curve"]["points"] if point["recall"] is not None]
+    axes.plot(*_places(points), "o-", color=PLAIN, label="plain, end-of-text biases")
+    axes.plot(*_places([report["mitigated"]]), "D", color=MITIGATED, label="mitigated")
+    for name, control in report.get("controls", {}).items():
+        axes.plot(*_places([control]), "^", color=CONTROL, label=f"control: {name}")
+    axes.set_xlabel("recall, %")
+    axes.set_ylabel("CHAIR_S, %")
+    axes.legend(frameon=False)
+
+
+def _places(points: list[Any]) -> tuple[list[float], list[float]]:
+    defined = [point for point in points if point["recall"] is not None and point["chair_s"] is not None]
+    return [100 * point["recall"] for point in defined], [100 * point["chair_s"] for point in defined]

@@ -1,0 +1,1 @@
+"""From a caption to the objects it names."""

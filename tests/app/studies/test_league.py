@@ -1,0 +1,160 @@
+"""The league: who plays, what is chosen, that it goes on after a kill, and that its pages hold what was measured."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vlm_app.models import load_vlm, parse_mitigations
+from vlm_app.studies.league.entries import PUBLISHED, Entry, choose, finalists, other_methods, sweep_of_settings
+from vlm_app.studies.league.heads import heads_that_invent, why_not
+from vlm_app.studies.league.pages import results_page, route_page, write_block, write_pages
+from vlm_app.studies.league.play import League, Round, about
+from vlm_evals.answer import Asking, Processes
+from vlm_evals.data.coco import CocoFolder, TaskError
+from vlm_evals.records import Answer, write_json
+from vlm_evals.runs import answers_in
+from vlm_evals.scenes.text import DESCRIBE
+
+from vlm_heads import VLM
+
+FEW = [
+    PUBLISHED,
+    Entry("RouteGain", ("route:image=1.5,heads=all",), label="RouteGain, all heads"),
+    Entry("AD-HH", ("adhh:heads=0.0,threshold=0.999",), label="AD-HH"),
+    Entry("VCD", ("vcd",), label="VCD"),
+]
+
+
+WHERE = Round("held-out", captions=3, asked=1)
+
+
+@pytest.fixture(scope="module")
+def league(untrained_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> League:
+    asking = Asking(load_vlm(str(untrained_mini), "cpu", 0), batch_size=4, allow_idle=True)
+    return League(asking, tmp_path_factory.mktemp("league"), Processes(), seed=3)
+
+
+@pytest.fixture(scope="module")
+def measured(league: League) -> dict[str, Any]:
+    return league.measure(FEW, WHERE)
+
+
+def test_the_sweep_is_gains_by_layers_by_heads() -> None:
+    names = [entry.name for entry in sweep_of_settings()]
+    assert len(set(names)) == len(names) == 1 + 4 * 3 * 2 + 6
+    assert "vhr gain=0.5 layers=last-half heads=fixed" in names
+    assert all(entry.is_route for entry in sweep_of_settings(route_only=True))
+    assert all(parse_mitigations(entry.words) for entry in [*sweep_of_settings(), *other_methods("1.2")])
+
+
+def test_a_control_is_the_same_gain_on_other_heads() -> None:
+    assert PUBLISHED.on("bottom").words == ("vhr:gain=2.0,layers=paper,heads=bottom",)
+    assert Entry("x", ("route", "vcd:alpha=2")).on("random").words == ("route:heads=random", "vcd:alpha=2,heads=random")
+
+
+def test_the_lowest_at_equal_recall_is_chosen_and_what_left_the_curve_is_not() -> None:
+    entries = [Entry("A", (word,)) for word in ("a1", "a2", "a3")] + [Entry("B", ("b1",))]
+    off = {"a1": 0.02, "a2": -0.01, "a3": None, "b1": None}
+    measured = {"chair": {"controls": {n: {"curve_difference": {"chair_s": {"estimate": e}}} for n, e in off.items()}}}
+    assert choose(entries, measured) == [replace(entries[1], label="A, chosen")]
+
+
+def test_every_finalist_plays_once() -> None:
+    stated = finalists([], other_methods(None))
+    chosen = replace(PUBLISHED, label="VHR, chosen")
+    rows = finalists([chosen], other_methods(None))
+    assert [row.name for row in rows] == [row.name for row in stated]
+    assert next(row for row in rows if row.name == PUBLISHED.name).label == "VHR as published; VHR, chosen"
+    assert all(row.is_route for row in finalists([], [], route_only=True))
+
+
+def test_measured_again_after_a_kill_gives_the_same(league: League, measured: dict[str, Any]) -> None:
+    path = league.out / "held-out" / "chair" / FEW[1].name / "answers.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])  # a torn last line, as a kill leaves it
+    assert league.measure(FEW, WHERE)["chair"] == measured["chair"]
+    assert set(measured["chair"]["controls"]) == {entry.name for entry in FEW}
+    assert measured["pope"]["questions"] == 18
+    assert measured["idle"] == [FEW[2].name]  # one head whose weight on its own words never reaches 0.999
+    for name in (entry.name for entry in FEW):
+        assert len(answers_in(league.out / "held-out" / "chair" / name)) == 3
+
+
+def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Path) -> None:
+    rounds = [Round(split, captions=3) for split in ("held-out", "shifted", "scrambled")]
+    found = {
+        "about": about(str(tmp_path / "mini"), "0123456789", rounds, Processes(), 3),
+        "rows": {entry.name: {"method": entry.method, "words": entry.words, "label": entry.label} for entry in FEW},
+        "unfit": {"VAR": "no sinks found"},
+        "sweep": measured | {"split": "validation"},
+        "final": [measured | {"split": where.split} for where in rounds],
+    }
+    page = results_page(found)
+    for part in (
+        "Measured on 20",
+        "`mini` (weights 01234567)",
+        "`vcd`",
+        "| VAR | n/a: no sinks found |",
+        "it never acted",
+        "controls aside",
+    ):
+        assert part in page
+    assert all(f"## {where.split.capitalize()}, 3 scenes" in page for where in rounds)
+    assert str(tmp_path) not in page
+    write_json(tmp_path / "league.json", found)
+    results, route = tmp_path / "results.md", tmp_path / "route.md"
+    begin, end = (f"<!-- league: {words} -->" for words in ("written by a program, from here", "to here"))
+    results.write_text(f"Before.\n\n{begin}\nwhat was measured last year\n{end}\nEnd.\n")
+    for _ in range(2):  # filled in again, it is the same page
+        write_pages([tmp_path, tmp_path], results=results, route=route)
+        text = results.read_text()
+        assert (text.startswith("Before."), text.endswith("End.\n")) == (True, True)
+        assert "last year" not in text
+        assert text.count(page.strip()) == 1
+    assert route.read_text().count("| mini | RouteGain, all heads") == 6  # three splits of two leagues
+    assert "VCD" not in route_page([found])
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("mine")
+    with pytest.raises(TaskError, match="written by a program"):
+        write_block(page, "league", "text")
+    assert page.read_text() == "mine"
+    with pytest.raises(TaskError, match="play it first"):
+        write_pages([tmp_path], results=page)
+
+
+def test_who_cannot_play_is_said() -> None:
+    vlm = VLM.from_pretrained("planted")
+    assert why_not(vlm, Entry("VAR", ("var",))) == "no sinks found"
+    assert why_not(vlm, Entry("VHR", ("vhr",))) is None
+    assert why_not(vlm, Entry("VCD", ("vcd",))) is None
+
+
+def test_heads_for_adhh_come_from_the_models_own_captions(small_world: Path, tmp_path: Path) -> None:
+    """Written by hand: one caption with an invented zebra; the list is layer.head pairs of this model."""
+    data = CocoFolder.find(small_world)
+    vlm = VLM.from_pretrained("mini")
+    image = next(iter(data.images))
+    ids = vlm.processor.tokenizer("There is a zebra and a truck.", add_special_tokens=False)["input_ids"]
+    run = tmp_path / "run"
+    run.mkdir()
+    answer = Answer(str(image), "There is a zebra and a truck.", tuple(ids), 0.1)
+    (run / "answers.jsonl").write_text(json.dumps(answer.as_row()) + "\n")
+    found = heads_that_invent(vlm, run, data, DESCRIBE)
+    assert found is not None
+    assert parse_mitigations([f"adhh:heads={found}"])
+    silent = Answer(str(image), "", (), 0.1)
+    (run / "answers.jsonl").write_text(json.dumps(silent.as_row()) + "\n")
+    assert heads_that_invent(vlm, run, data, DESCRIBE) is None
+
+
+def test_an_unknown_part_of_the_league_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from vlm_app.studies.league.play import play
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match="route"):
+        play(only="vhr")
+    assert list(tmp_path.iterdir()) == []

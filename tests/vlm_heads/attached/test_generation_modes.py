@@ -1,0 +1,295 @@
+"""Ways of generating: each equals the same way of generating under plain hooks on the output projections."""
+
+from functools import partial
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+import torch
+from transformers import Cache, DynamicCache, GenerationConfig, StaticCache, TextIteratorStreamer
+from transformers.cache_utils import QuantizedLayer
+
+from vlm_heads import HeadReinforcement, attach, errors
+from vlm_heads.models.planted import build_planted, planted_image
+from vlm_heads.models.prompts import model_inputs
+
+EVERYWHERE = {0, 1, 2}
+MODES = {
+    "greedy": {},
+    "beams": {"num_beams": 3},
+    "sampling": {"do_sample": True, "temperature": 0.8, "top_k": 20},
+    "several": {"do_sample": True, "num_return_sequences": 3},
+    "beam sampling": {"do_sample": True, "num_beams": 2},
+    "static cache": {"cache_implementation": "static"},
+    "no cache": {"use_cache": False},
+    "repetition penalty": {"repetition_penalty": 1.3},
+}
+
+
+@pytest.mark.parametrize("heads", [2, 4], ids=["grouped", "ungrouped"])
+@pytest.mark.parametrize("mode", MODES)
+def test_mode_equals_hooks(mode: str, heads: int, tiny: Any, hooked_vhr: Any) -> None:
+    model = tiny("llava", num_key_value_heads=heads)
+    with hooked_vhr(model, gain=2.0, layers=EVERYWHERE).hooked():
+        expected = model.generate(steps=10, **MODES[mode])
+    with attach(model.model, [HeadReinforcement(layers="all")]) as run:
+        got = model.generate(steps=10, **MODES[mode])
+    assert torch.equal(expected.sequences, got.sequences)
+    assert max((a - b).abs().max() for a, b in zip(expected.logits, got.logits, strict=True)) < 2e-4
+    assert run.receipt.blind_passes == 1
+    assert run.receipt.generations == 1
+
+
+@pytest.mark.parametrize("family_name", ["qwen2_vl", "gemma3", "instructblip", "cohere2_vision"])
+@pytest.mark.parametrize("mode", ["beams", "several", "static cache"])
+def test_mode_equals_hooks_in_other_families(family_name: str, mode: str, tiny: Any, hooked_vhr: Any) -> None:
+    model = tiny(family_name)
+    with hooked_vhr(model, gain=2.0, layers=EVERYWHERE).hooked():
+        expected = model.generate(steps=10, **MODES[mode])
+    with attach(model.model, [HeadReinforcement(layers="all")]):
+        got = model.generate(steps=10, **MODES[mode])
+    assert torch.equal(expected.sequences, got.sequences)
+    assert max((a - b).abs().max() for a, b in zip(expected.logits, got.logits, strict=True)) < 2e-4
+
+
+def test_a_streamer_in_another_thread() -> None:
+    model, processor = build_planted()
+    inputs = model_inputs(model, processor, [planted_image("bird")], ["what do you see?"])
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    with attach(model, [HeadReinforcement()]) as run:
+        worker = Thread(target=model.generate, kwargs={**inputs, "streamer": streamer, "max_new_tokens": 12})
+        worker.start()
+        text = "".join(streamer)
+        worker.join()
+    assert text.strip() == "there is a bird."
+    assert run.receipt.steps == 6  # five words and the end
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_a_second_turn_with_the_cache_of_the_first(kind: str, llava: Any, hooked_vhr: Any) -> None:
+    """The heads chosen at the first prompt stay chosen, as plain hooks that stay in place would have it."""
+
+    def talk() -> torch.Tensor:
+        text = llava.model.config.text_config
+        cache = DynamicCache(config=text) if kind == "dynamic" else StaticCache(config=text, max_cache_len=64)
+        first = llava.generate(steps=4, past_key_values=cache, eos_token_id=None)
+        ids = torch.cat([first.sequences, torch.tensor([[31, 32, 33]])], dim=1)
+        second = llava.generate(steps=4, input_ids=ids, past_key_values=cache, pixel_values=None, eos_token_id=None)
+        return torch.cat(second.logits)
+
+    with hooked_vhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
+        expected = talk()
+    with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
+        got = talk()
+    assert (expected - got).abs().max() < 2e-4
+    assert run.receipt.generations == 1
+
+
+def test_a_cache_filled_outside_is_refused_by_name(llava: Any) -> None:
+    with torch.no_grad():
+        cache = llava.model(**llava.inputs).past_key_values
+    with pytest.raises(errors.UnsupportedGeneration, match="cache"), attach(llava.model, [HeadReinforcement()]):
+        llava.model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+
+
+def test_a_prompt_of_embeddings_is_refused_by_name(llava: Any) -> None:
+    embeddings = llava.model.get_input_embeddings()(torch.tensor([[1, 2, 3]]))
+    with pytest.raises(errors.UnsupportedGeneration, match="inputs_embeds"), attach(llava.model, [HeadReinforcement()]):
+        llava.model(inputs_embeds=embeddings)
+
+
+def test_a_prompt_without_text_is_refused_by_name(llava: Any) -> None:
+    inputs = {**llava.inputs, "input_ids": torch.full((1, 4), 150)}
+    with pytest.raises(errors.UnsupportedGeneration, match="no text"), attach(llava.model, [HeadReinforcement()]):
+        llava.model(**inputs)
+
+
+def test_a_reused_static_cache_starts_clean(llava: Any) -> None:
+    other = {"pixel_values": torch.randn_like(llava.inputs["pixel_values"])}
+    with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
+        first = llava.generate(cache_implementation="static", **other)
+        llava.generate(cache_implementation="static")
+        again = llava.generate(cache_implementation="static", **other)
+    assert all(torch.equal(a, b) for a, b in zip(first.logits, again.logits, strict=True))
+    assert run.receipt.generations == 3
+
+
+def test_a_bare_forward_takes_positional_arguments(llava: Any) -> None:
+    inputs = llava.inputs
+    with torch.no_grad(), attach(llava.model, [HeadReinforcement(layers="all")]):
+        named = llava.model(**inputs).logits
+        positional = llava.model(inputs["input_ids"], inputs["pixel_values"]).logits
+    assert torch.equal(named, positional)
+
+
+def test_half_precision_stays_half(llava: Any) -> None:
+    model = llava.model.to(torch.bfloat16)
+    inputs = {**llava.inputs, "pixel_values": llava.inputs["pixel_values"].to(torch.bfloat16)}
+    with torch.no_grad(), attach(model, [HeadReinforcement(layers="all")]):
+        assert model(**inputs).logits.dtype is torch.bfloat16
+
+
+def test_weights_are_never_materialised(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Head gains leave attention to the one fused call; its result is all that is touched."""
+    calls = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(kwargs.get("is_causal"))
+        return fused(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    plain_calls = len(calls)
+    llava.generate(steps=4)
+    plain_calls = len(calls)
+    with attach(llava.model, [HeadReinforcement(layers="all")]):
+        llava.generate(steps=4)
+    # the same calls once more, and one per layer for the image-free prompt
+    assert len(calls) - plain_calls == plain_calls + len(llava.decoder_layers)
+
+
+@pytest.mark.slow
+def test_a_compiled_language_model_gives_the_same(tiny: Any) -> None:
+    """Attention runs between the graphs; what was compiled before attach is compiled anew."""
+    llava = tiny("llava", num_hidden_layers=1)
+    model = llava.model
+    with torch.no_grad():
+        plain = model(**llava.inputs).logits
+        with attach(model, [HeadReinforcement(layers="all")]):
+            expected = model(**llava.inputs).logits
+        model.model.language_model.compile(backend="eager")
+        assert (model(**llava.inputs).logits - plain).abs().max() < 1e-5
+        with attach(model, [HeadReinforcement(layers="all")]):
+            got = model(**llava.inputs).logits
+        assert (model(**llava.inputs).logits - plain).abs().max() < 1e-5
+    assert (expected - got).abs().max() < 1e-5
+    assert (plain - got).abs().max() > 1e-3
+
+
+def test_two_threads_on_one_model_take_turns(llava: Any) -> None:
+    images = [torch.randn_like(llava.inputs["pixel_values"]) for _ in range(2)]
+    with attach(llava.model, [HeadReinforcement(layers="all")]):
+        expected = [llava.generate(steps=15, pixel_values=image) for image in images]
+        got: dict[int, Any] = {}
+        start = Barrier(2)
+
+        def work(index: int) -> None:
+            start.wait()
+            got[index] = llava.generate(steps=15, pixel_values=images[index])
+
+        threads = [Thread(target=work, args=(index,)) for index in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for index in (0, 1):
+        assert all(torch.equal(a, b) for a, b in zip(expected[index].logits, got[index].logits, strict=True))
+
+
+REFUSED: dict[str, Any] = {
+    "prefill_chunk_size": 3,
+    "prompt_lookup_num_tokens": 3,
+    "assistant_early_exit": 1,
+    "cache_implementation": "paged",
+}
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+@pytest.mark.parametrize("way", ["argument", "generation config"])
+def test_a_way_that_cannot_be_followed_is_refused_by_name(argument: str, way: str, llava: Any) -> None:
+    given: dict[str, Any] = {argument: REFUSED[argument]}
+    if way == "generation config":
+        given = {"generation_config": GenerationConfig(max_new_tokens=2, **given)}
+    with (
+        pytest.raises(errors.UnsupportedGeneration, match=argument),
+        attach(llava.model, [HeadReinforcement(layers="all")], allow_idle=True),
+    ):
+        llava.model.generate(**llava.inputs, **given)
+    assert "generate" not in vars(llava.model)
+
+
+def test_an_assistant_and_continuous_batches_are_refused_by_name(llava: Any, tiny: Any) -> None:
+    with attach(llava.model, [HeadReinforcement()], allow_idle=True):
+        with pytest.raises(errors.UnsupportedGeneration, match="assistant_model guesses tokens ahead"):
+            llava.generate(assistant_model=tiny("llava", seed=1).model)
+        with pytest.raises(errors.UnsupportedGeneration, match="generate_batch packs many prompts"):
+            llava.model.generate_batch([[1, 5, 6]])
+
+
+def test_a_setting_of_the_models_own_config_is_refused_too(llava: Any) -> None:
+    llava.model.generation_config.prefill_chunk_size = 4
+    with (
+        pytest.raises(errors.UnsupportedGeneration, match="in pieces"),
+        attach(llava.model, [HeadReinforcement()], allow_idle=True),
+    ):
+        llava.generate()
+
+
+def test_a_generate_of_ones_own_is_there_again_afterwards(llava: Any) -> None:
+    own = llava.model.generate = partial(type(llava.model).generate, llava.model)
+    with attach(llava.model, [HeadReinforcement()]):
+        llava.generate()
+    assert llava.model.generate is own
+
+
+def test_searches_that_moved_to_the_hub_are_refused_by_transformers(llava: Any, caplog: Any) -> None:
+    with (
+        pytest.raises(ValueError, match="Contrastive Search"),
+        attach(llava.model, [HeadReinforcement()], allow_idle=True),
+    ):
+        llava.generate(penalty_alpha=0.6, top_k=4)
+
+
+def test_a_custom_loop_equals_hooks(llava: Any, hooked_vhr: Any) -> None:
+    """A loop handed to generate() that feeds a whole prompt and then single tokens is followed like the built-in."""
+
+    def loop(model: Any, input_ids: torch.Tensor, generation_config: Any = None, **kwargs: Any) -> torch.Tensor:
+        ids, cache = input_ids, DynamicCache(config=model.config.get_text_config())
+        given = {**llava.inputs, "past_key_values": cache}
+        for _ in range(4):
+            logits = model(**given).logits
+            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+            given = {"input_ids": ids[:, -1:], "past_key_values": cache}
+        return ids
+
+    arguments = {**llava.inputs, "custom_generate": loop, "max_new_tokens": 4}
+    with hooked_vhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
+        expected = llava.model.generate(**arguments)
+    with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
+        got = llava.model.generate(**arguments)
+    assert torch.equal(expected, got)
+    assert run.receipt.steps == 4
+
+
+class _Rounded(QuantizedLayer):
+    """A quantised layer whose quantisation rounds, so that no library is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(residual_length=4)
+
+    def _quantize(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        return (tensor * 16).round()
+
+    def _dequantize(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor / 16
+
+
+def test_a_quantised_cache_equals_hooks(llava: Any, hooked_vhr: Any) -> None:
+    def cache() -> Cache:
+        return Cache(layers=[_Rounded() for _ in llava.decoder_layers])
+
+    with hooked_vhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
+        expected = llava.generate(steps=10, past_key_values=cache())
+    with attach(llava.model, [HeadReinforcement(layers="all")]):
+        got = llava.generate(steps=10, past_key_values=cache())
+    assert torch.equal(expected.sequences, got.sequences)
+    assert max((a - b).abs().max() for a, b in zip(expected.logits, got.logits, strict=True)) < 2e-4
+
+
+def test_guidance_runs_its_own_prompt_without_image_and_untouched(llava: Any) -> None:
+    """The second prompt of classifier-free guidance has no image, so nothing fires on it."""
+    with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
+        guided = llava.generate(steps=3, guidance_scale=1.5)
+        alone = llava.generate(steps=3)
+    assert torch.equal(guided.logits[0], alone.logits[0])
+    assert (run.receipt.generations, run.receipt.imageless) == (3, 1)

@@ -1,0 +1,155 @@
+"""Images as people have them: rotated, grey, deep, transparent, animated, broken, huge."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlm_heads import errors
+from vlm_heads.models.images import load_image
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _half(width: int = 6, height: int = 4) -> Image.Image:
+    """Return a picture whose left half is red and whose right half is blue."""
+    picture = Image.new("RGB", (width, height), RED)
+    picture.paste(BLUE, (width // 2, 0, width, height))
+    return picture
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["path", "text", "bytes", "image", "array", "tensor", "channels first", "floats"])
+def test_every_form_gives_the_same_pixels(form: str, tmp_path: Path) -> None:
+    picture = _half()
+    path = tmp_path / "picture with spaces é.png"
+    picture.save(path)
+    array = np.asarray(picture)
+    forms: dict[str, Any] = {
+        "path": path, "text": str(path), "bytes": path.read_bytes(), "image": picture, "array": array,
+        "tensor": torch.tensor(array), "channels first": array.transpose(2, 0, 1), "floats": array / np.float32(255),
+    }  # fmt: skip
+    loaded = load_image(forms[form])
+    assert loaded.mode == "RGB"
+    assert np.array_equal(np.asarray(loaded), array)
+
+
+def test_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn clockwise by 90 degrees
+    loaded = load_image(_encoded(_half(), "PNG", exif=exif))
+    assert loaded.size == (4, 6)
+    assert loaded.getpixel((0, 0)) == RED
+    assert loaded.getpixel((0, 5)) == BLUE
+
+
+def test_cmyk_becomes_rgb() -> None:
+    loaded = load_image(_encoded(_half(16, 16).convert("CMYK"), "JPEG", quality=100))
+    red = np.array(loaded.getpixel((2, 8)))
+    assert np.abs(red - RED).max() < 12
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off() -> None:
+    levels = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    for source in (_encoded(Image.fromarray(levels), "PNG"), levels):
+        grey = np.asarray(load_image(source))[:, :, 0]
+        assert np.abs(grey.astype(int) - levels / 257).max() <= 1
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE, (0, 255, 0))]
+    content = _encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert load_image(content).getpixel((4, 4)) == RED
+    opened = Image.open(io.BytesIO(content))
+    opened.seek(2)
+    assert load_image(opened).getpixel((4, 4)) == RED
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_lie_on_white(mode: str) -> None:
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert(mode)
+    if mode == "P":
+        clear.info["transparency"] = clear.getpixel((0, 0))
+    assert load_image(clear).getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    assert load_image(Image.new(mode, (5, 7))).mode == "RGB"
+
+
+def test_the_callers_image_is_not_changed() -> None:
+    picture = _half().convert("P")
+    before = picture.tobytes()
+    load_image(picture)
+    assert (picture.mode, picture.tobytes()) == ("P", before)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds nothing"),
+        (b"not an image", "no image"),
+        (_encoded(_half(40, 40), "PNG")[:-30], "broken|no image"),
+        (_encoded(_half(40, 40), "JPEG")[:60], "broken|no image"),
+        (_encoded(Image.new("RGB", (1, 1)), "PNG"), "1 x 1"),
+        (_png_header(20_000, 20_000), "large"),
+        (_png_header(2_000_000, 2_000_000), "large|broken|pixels"),
+    ],
+    ids=["empty", "text", "torn png", "torn jpeg", "one pixel", "bomb", "huge bomb"],
+)
+def test_what_cannot_be_read_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    for source in (content, path):
+        with pytest.raises(errors.BadImage, match=said):
+            load_image(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("no/such/picture.png", "no image at"),
+        (Path(), "cannot be read"),
+        ("a\0b", "cannot be read"),
+        ("https://example.org/picture.png", "never fetched"),
+        ("HTTP://example.org/picture.png", "never fetched"),
+        (None, "NoneType"),
+        (12, "int"),
+        (np.zeros((5, 4, 2), np.uint8), "shape"),
+        (np.zeros((0, 4, 3), np.uint8), "shape"),
+        (np.zeros((4, 4, 3), np.complex64), "complex64"),
+        (np.full((4, 4, 3), np.nan, np.float32), "finite"),
+        (np.full((4, 4, 3), 200.0, np.float32), "0..1"),
+        (np.full((4, 4, 3), -1, np.int64), "0..255"),
+        (np.zeros((1, 9), np.uint8), "9 x 1"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(source: Any, said: str) -> None:
+    with pytest.raises(errors.BadImage, match=said):
+        load_image(source)
+
+
+def test_a_large_photograph_is_read() -> None:
+    assert load_image(Image.new("L", (5_000, 4_000))).size == (5_000, 4_000)

@@ -1,0 +1,60 @@
+"""Sink channels: discovery on a model with planted ones, and the table."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from vlm_heads.families import examine
+from vlm_heads.toolkit.sink_channels import KNOWN, find_sink_channels, resolve_sink_dims, sink_strength
+
+
+def _with_massive_channels(tiny: Any, family: str, values: dict[int, float]) -> Any:
+    """Return a model whose first token explodes: its embedding carries large values in some channels."""
+    model = tiny(family)
+    embedding = model.model.get_input_embeddings().weight
+    scale = embedding.detach().std()
+    with torch.no_grad():
+        for channel, value in values.items():
+            embedding[1, channel] = value * 30 * scale  # token 1 begins every prompt
+    return examine(model.model)
+
+
+@pytest.mark.parametrize("family_name", ["llava", "qwen2_5_vl", "blip2"])
+def test_planted_channels_are_found(family_name: str, tiny: Any) -> None:
+    anatomy = _with_massive_channels(tiny, family_name, {5: 1.0, 40: -0.6})
+    found = find_sink_channels(anatomy)
+    assert found.channels == (5, 40)
+    assert found.standing_out[0] > found.standing_out[1] > 3
+    assert found.source == "discovery"
+    assert resolve_sink_dims("auto", anatomy) == (5, 40)
+
+
+def test_more_than_three_large_channels_are_no_sink_channels(tiny: Any) -> None:
+    anatomy = _with_massive_channels(tiny, "llava", {5: 1.0, 9: 1.0, 20: 1.0, 40: 1.0})
+    assert find_sink_channels(anatomy).channels == ()
+
+
+def test_own_prompts_are_taken(tiny: Any) -> None:
+    anatomy = _with_massive_channels(tiny, "llava", {5: 1.0})
+    assert find_sink_channels(anatomy, torch.tensor([[1, 7, 8]])).channels == (5,)
+    assert find_sink_channels(anatomy, torch.tensor([[7, 1, 8]])).channels == ()
+
+
+def test_looking_leaves_no_hook(tiny: Any) -> None:
+    anatomy = examine(tiny("llava").model)
+    find_sink_channels(anatomy)
+    assert not any(layer._forward_pre_hooks for layer in anatomy.layers)
+
+
+def test_strength_is_the_largest_channel_over_the_root_mean_square() -> None:
+    # mean square of (3, 4, 0, 0) is 25 / 4, its root 2.5: channel 1 stands at 4 / 2.5 = 1.6, channel 0 at 1.2
+    hidden = torch.tensor([[3.0, -4.0, 0.0, 0.0]])
+    assert sink_strength(hidden, (0, 1)).item() == pytest.approx(1.6, rel=1e-5)
+    assert sink_strength(hidden, (0,)).item() == pytest.approx(1.2, rel=1e-5)
+
+
+def test_the_table_holds_channels_inside_its_models() -> None:
+    assert all(0 < len(one.channels) <= 3 and max(one.channels) < one.width and one.provenance for one in KNOWN)
+    shapes = [(kind, one.width, one.depth, one.key_heads) for one in KNOWN for kind in one.text_types]
+    assert len(set(shapes)) == len(shapes)

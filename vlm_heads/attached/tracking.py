@@ -1,0 +1,343 @@
+"""Which forward belongs to which generation, and what each attention call of it becomes.
+
+A generation is known by its cache object, so two generations that take turns on one model do not mix. The extra
+passes at its start run nested inside the prompt's forward.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from vlm_kernels import AttentionPlan
+
+from vlm_heads.attached.layer_edit import Backend, GenerationEdits
+from vlm_heads.attention import PlainAttention
+from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, untouched
+from vlm_heads.call import AttentionCall, GenerationState
+from vlm_heads.errors import UnsupportedGeneration
+from vlm_heads.families import Anatomy
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.key_map import KeyMap
+from vlm_heads.profile import HeadProfile
+from vlm_heads.receipt import LayerTally, Receipt
+
+
+@dataclass(eq=False)
+class TrackedGeneration(GenerationState):
+    """A generation together with the edits of its layers.
+
+    Attributes:
+        edits: the combined plans, kept for as long as the interventions ask for the same.
+    """
+
+    edits: GenerationEdits = field(default_factory=GenerationEdits)
+
+
+class Tracker:
+    """Follows one model's forwards while attached, and computes its attention.
+
+    Attributes:
+        attention_calls: how often transformers asked for the attention of a bound module.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        anatomy: Anatomy,
+        interventions: tuple[Intervention, ...],
+        receipt: Receipt,
+        profile: HeadProfile | None = None,
+        backend: Backend = "auto",
+        prepared: Sequence[Mapping[Any, Any]] = (),
+    ) -> None:
+        self.attention_calls = 0
+        self._pausing = threading.local()
+        self._prepared = prepared
+        self._hidden: Tensor | None = None
+        self._model = model
+        self._anatomy = anatomy
+        self._receipt = receipt
+        self._profile = profile
+        self._backend = backend
+        self._modes = {mode for one in interventions if (mode := one.image_free(profile)) is not None}
+        self._layer_of = {id(module): layer for layer, module in anatomy.attentions.items()}
+        self._acting = _acting_by_layer(interventions, anatomy, receipt)
+        self._states: WeakKeyDictionary[Cache, TrackedGeneration] = WeakKeyDictionary()
+        self._uncached: tuple[Tensor, TrackedGeneration] | None = None
+        self._current: TrackedGeneration | None = None
+        self._turns = _Turns()
+        self._recording: Recording | None = None
+        self._stream: LockstepStream | None = None
+        self._embedded_ids: Tensor | None = None
+        self._entry = anatomy.decoder if anatomy.exceptions.blind_from_decoder else model
+        self._signature = inspect.signature(self._entry.forward)
+
+    @property
+    def paused(self) -> bool:
+        """Whether forwards of this thread are plain and belong to no generation."""
+        return getattr(self._pausing, "on", False)
+
+    @paused.setter
+    def paused(self, on: bool) -> None:
+        self._pausing.on = on
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Watch the model's forwards while the context lasts."""
+        enter, leave = (torch.compiler.disable(one) for one in (self._enter, self._leave))  # type: ignore[no-untyped-call]
+        handles = [
+            self._entry.register_forward_pre_hook(enter, with_kwargs=True),
+            self._entry.register_forward_hook(leave, with_kwargs=True, always_call=True),
+        ]
+        for layer, acting in self._acting.items():
+            if any(intervention.reads_hidden for _, intervention, _ in acting):
+                module = self._anatomy.layers[layer]
+                handles.append(module.register_forward_pre_hook(self._note_hidden, with_kwargs=True))
+        if self._anatomy.exceptions.blind_from_decoder:
+            embedding: nn.Module = self._model.get_input_embeddings()  # type: ignore[operator]
+            handles.append(embedding.register_forward_pre_hook(self._note_ids, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def run(
+        self,
+        plain: PlainAttention,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        settings: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return one attention call's output `[B, Tq, Hq, D]`, edited by every intervention that acts on its layer."""
+        self.attention_calls += 1
+        compute = partial(plain, module, query, key, value, mask, **settings)
+        layer, state = self._layer_of[id(module)], self._current
+        if self._recording is not None:
+            output, weights = compute()
+            self._recording.keep(layer, output)
+            return output, weights
+        if self._stream is not None and self._stream.walking:
+            return self._stream.reinforced(compute()[0]), None
+        acting = self._acting.get(layer)
+        if state is None or not acting:
+            return compute()
+        call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, acting[0][2])
+        call.scale, call.hidden = settings.get("scaling"), self._hidden
+        plan: AttentionPlan | None = None
+        moving: LayerTally | None = None
+        for index, intervention, tally in acting:
+            call.memory, call.tally, call.planned = state.memories[index], tally, plan
+            part = intervention.plan(call)
+            if part is not None:
+                plan = part if plan is None else state.edits.both(layer, plan, part, intervention.name)
+                moving = tally if part.moves_weight else moving
+        return state.edits.of(layer, plan).carried_out(call, moving, self._backend)
+
+    def look_both_ways(self, inputs: dict[str, Any], positions: int) -> tuple[Recording, Recording]:
+        """Return the heads at each row's last `positions` with the image and without it, nothing changed."""
+        key_map = self._key_map(inputs["input_ids"], inputs)
+        text = TextOnly.of(key_map.classes)
+        with_image = Recording(positions, key_map.last_positions)
+        self._record(with_image, self._model, {**inputs, "use_cache": False})
+        if self._entry is self._anatomy.decoder:
+            embedding: nn.Module = self._model.get_input_embeddings()  # type: ignore[operator]
+            inputs = {**inputs, "inputs_embeds": embedding(inputs["input_ids"])}
+        without = Recording(positions)
+        self._record(without, self._entry, self._blind_inputs(text, inputs))
+        return with_image, without
+
+    def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._turns.take()
+        if self._recording is not None or self.paused:
+            return
+        inputs = {**self._signature.bind_partial(*args).arguments, **kwargs} if args else kwargs
+        cache = inputs.get("past_key_values")
+        self._current = None
+        known = self._states.get(cache) if cache is not None else None
+        past = _cached_length(cache, known, inputs)
+        ids = self._prompt_ids(inputs)
+        if past == 0:
+            self._current = self._begin(ids, inputs, cached=cache is not None)
+        elif known is None:
+            raise UnsupportedGeneration(
+                "the cache was filled outside of attach, so nothing is known about its image; start the conversation "
+                "inside attach"
+            )
+        else:
+            _continue(known, past, _new_columns(inputs), ids, self._anatomy.image_token_id)
+            self._current = known
+        if cache is not None and self._current is not None:
+            self._states[cache] = self._current
+
+    def _leave(self, _: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], output: Any) -> None:
+        try:
+            self._finish(output)
+        finally:
+            self._turns.give_back()
+
+    def _finish(self, output: Any) -> None:
+        if self._recording is not None or self.paused or self._current is None:
+            return
+        state, self._current = self._current, None
+        self._stream = state.lockstep = self._hidden = None  # they hold the prompt's activations
+        self._receipt.steps += state.touched
+        state.touched = False
+        cache = getattr(output, "past_key_values", None)
+        if isinstance(cache, Cache):
+            self._states[cache] = state
+
+    def _note_ids(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = args[0] if args else kwargs.get("input")
+        if isinstance(ids, Tensor) and self._recording is None and self._current is None and not self.paused:
+            self._embedded_ids = ids
+
+    def _note_hidden(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._recording is None and not self.paused and self._current is not None and self._current.prefill:
+            self._hidden = args[0] if args else kwargs["hidden_states"]
+
+    def _prompt_ids(self, inputs: dict[str, Any]) -> Tensor | None:
+        """Return the ids of this forward `[B, T]`, as they were embedded where the model's own forward is bypassed."""
+        ids: Tensor | None = inputs.get("input_ids")
+        embeddings = inputs.get("inputs_embeds")
+        if ids is None and self._embedded_ids is not None and embeddings is not None:
+            seen, self._embedded_ids = self._embedded_ids, None
+            if seen.shape[1] == embeddings.shape[1]:
+                ids = seen.repeat_interleave(embeddings.shape[0] // seen.shape[0], dim=0)
+        return ids
+
+    def _begin(self, ids: Tensor | None, inputs: dict[str, Any], cached: bool) -> TrackedGeneration:
+        if ids is None:
+            raise UnsupportedGeneration(
+                "the prompt came as inputs_embeds without input_ids, so its image positions are not known; give the ids"
+            )
+        previous = None if cached or inputs.get("use_cache") else self._without_cache(ids)
+        if previous is not None:
+            return previous
+        key_map = self._key_map(ids, inputs)
+        state = TrackedGeneration(key_map, memories=[dict(known) for known in self._prepared])
+        self._receipt.generations += 1
+        self._receipt.imageless += not key_map.any_image
+        if key_map.any_image and self._modes:
+            self._look_without_image(state, {**inputs, "input_ids": ids})
+        if not cached:
+            self._uncached = (ids, state)
+        return state
+
+    def _key_map(self, ids: Tensor, inputs: dict[str, Any]) -> KeyMap:
+        mask = inputs.get("attention_mask")
+        mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        return KeyMap.of_prompt(ids, mask, self._anatomy.image_token_id)
+
+    def _without_cache(self, ids: Tensor) -> TrackedGeneration | None:
+        """Return the state of the generation that `ids` continues by one token, where it runs without a cache."""
+        if self._uncached is None:
+            return None
+        before, state = self._uncached
+        past = before.shape[1]
+        if ids.shape != (before.shape[0], past + 1) or not bool((ids[:, :past] == before).all()):
+            return None
+        state.key_map.grow(past, 1)
+        state.prefill = False
+        self._uncached = (ids, state)
+        return state
+
+    def _look_without_image(self, state: TrackedGeneration, inputs: dict[str, Any]) -> None:
+        """Make the extra passes that the interventions asked for."""
+        text = TextOnly.of(state.key_map.classes)
+        heard = LayerInputs()
+        state.blind = Recording()
+        listening = heard.listening(self._anatomy.layers) if "lockstep" in self._modes else nullcontext()
+        with listening:
+            self._record(state.blind, self._entry, self._blind_inputs(text, inputs))
+        self._receipt.blind_passes += 1
+        if "lockstep" in self._modes:
+            self._stream = state.lockstep = LockstepStream(self._anatomy.layers, heard)
+        if "two-pass" in self._modes:
+            state.sighted = Recording(ends=state.key_map.last_positions)
+            again = {name: value for name, value in inputs.items() if name != "past_key_values"}
+            if self._entry is self._anatomy.decoder:
+                again.pop("input_ids")
+            self._record(state.sighted, self._entry, {**again, "use_cache": False})
+            self._receipt.extra_passes += 1
+
+    def _blind_inputs(self, text: TextOnly, inputs: dict[str, Any]) -> dict[str, Any]:
+        if self._entry is self._anatomy.decoder:
+            return text.of_embeddings(inputs["inputs_embeds"])
+        return text.of_inputs(inputs, self._signature.parameters)
+
+    def _record(self, recording: Recording, entry: nn.Module, inputs: dict[str, Any]) -> None:
+        self._recording = recording
+        try:
+            with untouched(self._model):
+                entry(**inputs)
+        finally:
+            self._recording = None
+
+
+class _Turns:
+    """Lets one thread at a time run a forward of the model, nested ones included."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._holders: list[int] = []
+
+    def take(self) -> None:
+        """Wait until no other thread runs a forward."""
+        self._lock.acquire()
+        self._holders.append(threading.get_ident())
+
+    def give_back(self) -> None:
+        """End the turn; nothing where somebody else's hook failed before it began."""
+        if self._holders and self._holders[-1] == threading.get_ident():
+            self._holders.pop()
+            self._lock.release()
+
+
+def _acting_by_layer(
+    interventions: tuple[Intervention, ...], anatomy: Anatomy, receipt: Receipt
+) -> dict[int, list[tuple[int, Intervention, LayerTally]]]:
+    acting: dict[int, list[tuple[int, Intervention, LayerTally]]] = {}
+    for index, one in enumerate(interventions):
+        for layer in sorted(one.layers_in(anatomy)):
+            tally = receipt.interventions[index].tallies.setdefault(layer, LayerTally())
+            acting.setdefault(layer, []).append((index, one, tally))
+    return acting
+
+
+def _new_columns(inputs: dict[str, Any]) -> int:
+    given = inputs.get("input_ids")
+    given = inputs["inputs_embeds"] if given is None else given
+    return int(given.shape[1])
+
+
+def _cached_length(cache: Cache | None, known: TrackedGeneration | None, inputs: dict[str, Any]) -> int:
+    """Return how many keys the cache holds already."""
+    if cache is None:
+        return 0
+    length = cache.get_seq_length()
+    if isinstance(length, Tensor) and length.is_cuda and known is not None and _new_columns(inputs) == 1:
+        return known.key_map.length  # reading a static cache's length would wait for the device on every step
+    return int(length)
+
+
+def _continue(state: TrackedGeneration, past: int, count: int, ids: Tensor | None, image_token_id: int) -> None:
+    """Let the map grow by a generated token, or by the prompt of a next turn."""
+    state.prefill = False
+    if count == 1 or ids is None:
+        state.key_map.grow(past, count)
+    else:
+        state.key_map.append(past, KeyMap.of_prompt(ids, None, image_token_id).classes)

@@ -1,0 +1,1 @@
+"""Models, images and prompts: from a name to inputs."""

@@ -1,0 +1,1 @@
+"""Learning about heads, and writing what was learnt into a checkpoint."""

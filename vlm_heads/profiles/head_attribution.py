@@ -1,0 +1,156 @@
+"""Which heads push invented words by reading the text written so far: the list that AD-HH needs, from one gradient.
+
+The authors switch heads off one by one, as many forwards as there are heads (Yang et al., ICLR 2025). Here the effect
+of damping a head's generated-text route is taken to first order, for all heads at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass, attend
+
+from vlm_heads.attach import attach
+from vlm_heads.call import AttentionCall
+from vlm_heads.errors import BadOption
+from vlm_heads.families import Anatomy, examine
+from vlm_heads.interventions.base import Intervention
+
+
+@dataclass(frozen=True)
+class MarkedAnswer:
+    """An answer whose object words have been judged, as CHAIR does.
+
+    Attributes:
+        inputs: of the model's forward for one prompt, without padding.
+        token_ids: int64 `[t]`, the answer.
+        invented: places in the answer, from 0, of tokens that name objects which are not there.
+        grounded: places of tokens that name objects which are.
+    """
+
+    inputs: Mapping[str, Any]
+    token_ids: Tensor
+    invented: Sequence[int]
+    grounded: Sequence[int]
+
+
+def attribute_heads(model: nn.Module, answers: Iterable[MarkedAnswer]) -> Tensor:
+    """Return float32 `[L, Hq]`: how much each head's generated-text route favours invented over grounded words.
+
+    The mean over answers of the derivative, by the gain on that route at 1, of the mean log-probability of invented
+    tokens less that of grounded ones. Positive heads are candidates for AD-HH: with the route damped, invented words
+    lose. Layers without self-attention are 0.
+
+    Args:
+        model: a vision-language model of transformers.
+        answers: judged ones; an answer without invented or without grounded words counts with what it has.
+
+    Raises:
+        BadOption: if no answer has a judged word, or a place is outside its answer.
+    """
+    anatomy = examine(model)
+    total = torch.zeros(anatomy.depth, anatomy.heads)
+    count = 0
+    for answer in answers:
+        _check(answer)
+        if answer.invented or answer.grounded:
+            total += _of_answer(model, anatomy, answer)
+            count += 1
+    if count == 0:
+        raise BadOption("no answer with a judged word; heads are attributed by invented and grounded words")
+    return total / count
+
+
+def worst_heads(scores: Tensor, count: int = 20) -> tuple[tuple[int, int], ...]:
+    """Return up to `count` (layer, head) pairs with the highest positive scores, as `TextBoundHeads` takes them."""
+    best = scores.flatten().topk(min(count, scores.numel()))
+    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return tuple(divmod(index, scores.shape[1]) for value, index in pairs if value > 0)
+
+
+@dataclass(frozen=True)
+class _AnswerRoutes(Intervention):
+    """Changes nothing; keeps what keys of the answer contribute to each head."""
+
+    name: ClassVar[str] = "answer-routes"
+    neutral: ClassVar[Mapping[str, Any]] = {}
+
+    begin: int  # the answer's first column
+    routes: dict[int, Tensor] = field(default_factory=dict)
+
+    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+        return frozenset(anatomy.attentions)
+
+    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+        classes = call.key_class().clone()
+        classes[:, self.begin :] = int(KeyClass.GENERATED)
+        alone = torch.zeros((*call.query.shape[:2], CLASS_COUNT), dtype=call.query.dtype, device=call.query.device)
+        alone[..., KeyClass.GENERATED] = 1.0
+        states = (one.detach() for one in (call.query, call.key, call.value))
+        plan = AttentionPlan(class_gain=alone)
+        self.routes[call.layer], _ = attend(*states, plan=plan, key_class=classes, mask=call.mask, scale=call.scale)
+        return None
+
+
+def _of_answer(model: nn.Module, anatomy: Anatomy, answer: MarkedAnswer) -> Tensor:
+    """Return one answer's part, `[L, Hq]`."""
+    prompt: Tensor = answer.inputs["input_ids"]
+    tokens = answer.token_ids.to(prompt.device)
+    watcher = _AnswerRoutes(begin=prompt.shape[1])
+    outputs: dict[int, Tensor] = {}
+    with ExitStack() as watching:
+        watching.enter_context(torch.enable_grad())
+        for layer, projection in anatomy.projections.items():
+            handle = projection.register_forward_pre_hook(_keep(outputs, layer))
+            watching.callback(handle.remove)
+        watching.enter_context(attach(model, [watcher], allow_idle=True))
+        logits = model(**_with_answer(answer.inputs, tokens), use_cache=False).logits[0, prompt.shape[1] - 1 : -1]
+        said = logits.float().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
+        target = _mean(said, answer.invented) - _mean(said, answer.grounded)
+        gradients = torch.autograd.grad(target, list(outputs.values()), allow_unused=True)
+    scores = torch.zeros(anatomy.depth, anatomy.heads)
+    for layer, gradient in zip(outputs, gradients, strict=True):
+        if gradient is not None:
+            route = watcher.routes[layer].transpose(1, 2)[0]  # [T, Hq, D]
+            scores[layer] = (gradient[0].view(route.shape).float() * route.float()).sum(dim=(0, 2)).cpu()
+    return scores
+
+
+def _keep(outputs: dict[int, Tensor], layer: int) -> Any:
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        heads = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+        outputs[layer] = heads
+        return (heads, *args[1:])
+
+    return keep
+
+
+def _with_answer(inputs: Mapping[str, Any], tokens: Tensor) -> dict[str, Any]:
+    """Return the inputs with the answer appended to everything that is as long as the prompt."""
+    prompt: Tensor = inputs["input_ids"]
+    grown = dict(inputs)
+    for name, added in (("input_ids", tokens), ("attention_mask", torch.ones_like(tokens))):
+        if name in inputs:
+            grown[name] = torch.cat([inputs[name], added[None].to(inputs[name].dtype)], dim=1)
+    for name in ("token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            zeros = inputs[name].new_zeros(1, len(tokens))
+            grown[name] = torch.cat([inputs[name], zeros], dim=1)
+    assert prompt.shape[0] == 1, "one prompt at a time"
+    return grown
+
+
+def _mean(said: Tensor, places: Sequence[int]) -> Tensor:
+    return said[list(places)].mean() if places else said.sum() * 0.0
+
+
+def _check(answer: MarkedAnswer) -> None:
+    length = len(answer.token_ids)
+    outside = [place for place in (*answer.invented, *answer.grounded) if not 0 <= place < length]
+    if outside:
+        raise BadOption(f"place {outside[0]} is outside an answer of {length} tokens")

@@ -1,0 +1,82 @@
+"""How much attention the sinks of a model take, layer by layer, on a prompt at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from vlm_kernels import AttentionPlan, KeyClass, attend
+
+from vlm_heads.attach import attach
+from vlm_heads.call import AttentionCall
+from vlm_heads.families import Anatomy, examine
+from vlm_heads.interventions.base import Intervention
+from vlm_heads.toolkit.row_attention import require_image_keys
+from vlm_heads.toolkit.sink_channels import sink_strength
+
+
+def sink_shares(
+    model: nn.Module, inputs: Mapping[str, Any], channels: Sequence[int], threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Return what text sinks and image sinks take in each layer, float32 `[L]` twice, 0..1.
+
+    The mean over heads, over the batch and over the text rows after the image. Layers without self-attention are 0.
+
+    Args:
+        model: a vision-language model of transformers.
+        inputs: of its forward, each row with an image.
+        channels: see `find_sink_channels`.
+        threshold: what `sink_strength` has to reach.
+
+    Raises:
+        UnsupportedModel: if the model's self-attention has no image keys.
+    """
+    anatomy = examine(model)
+    require_image_keys(anatomy)
+    watcher = _SinkMass(tuple(channels), threshold)
+    with torch.no_grad(), attach(model, [watcher], allow_idle=True):
+        model(**{**inputs, "use_cache": False})
+    shares = torch.zeros(2, anatomy.depth)
+    for layer, mass in watcher.mass.items():
+        shares[:, layer] = mass.float().cpu()
+    return shares[0], shares[1]
+
+
+@dataclass(frozen=True)
+class _SinkMass(Intervention):
+    """Changes nothing; keeps the mean mass of text sinks and image sinks of every layer."""
+
+    name: ClassVar[str] = "sink-mass"
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    reads_hidden: ClassVar[bool] = True
+
+    channels: tuple[int, ...]
+    threshold: float
+    mass: dict[int, Tensor] = field(default_factory=dict)
+
+    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+        return frozenset(anatomy.attentions)
+
+    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+        assert call.hidden is not None, "reads_hidden asks for it"
+        call.mark_sinks(sink_strength(call.hidden, self.channels) >= self.threshold)
+        classes = call.key_class()
+        _, seen = attend(
+            call.query,
+            call.key,
+            call.value,
+            plan=AttentionPlan(),
+            key_class=classes,
+            mask=call.mask,
+            scale=call.scale,
+            want=("mass",),
+        )
+        assert seen.mass is not None
+        columns = torch.arange(call.query.shape[2], device=classes.device)
+        text = (columns >= call.key_map.after_image[:, None]) & (call.key_map.classes != KeyClass.PADDING)
+        rows = seen.mass.mean(dim=1)[text]  # [rows, classes]
+        self.mass[call.layer] = rows.mean(dim=0)[[KeyClass.TEXT_SINK, KeyClass.IMAGE_SINK]]
+        return None

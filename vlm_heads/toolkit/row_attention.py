@@ -1,0 +1,119 @@
+"""The last query row of a call, written out: its logits and weights, and where edits of it begin.
+
+For methods whose edit depends on what the row attends to. Reads the keys once more than attention does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from vlm_kernels import KeyClass
+
+from vlm_heads.errors import UnsupportedGeneration, UnsupportedModel
+
+if TYPE_CHECKING:
+    from vlm_heads.call import AttentionCall
+    from vlm_heads.families import Anatomy
+
+
+def last_row(call: AttentionCall) -> Tensor | None:
+    """Return int64 `[B]` on the CPU: the row that predicts the next token; None where the call has no other row.
+
+    Where a generation runs without cache, this is the prompt's last row: the rows after it were edited one by one.
+    """
+    rows = call.query.shape[2]
+    if rows == 1:
+        return None
+    if _from_the_start(call):
+        return _kept_on_cpu(call, "last_row", call.key_map.last_positions)
+    return torch.full((call.query.shape[0],), rows - 1)
+
+
+def text_after_image(call: AttentionCall) -> Tensor | None:
+    """Return int64 `[B]` on the CPU: the first row after the image; None where all rows of the call come after it."""
+    return _kept_on_cpu(call, "text_after_image", call.key_map.after_image) if _from_the_start(call) else None
+
+
+def row_logits(call: AttentionCall) -> Tensor:
+    """Return `[B, Hq, Tk]`: the logits of the row that predicts the next token, `-inf` where a key is hidden.
+
+    float32, or float64 where the query is.
+
+    Raises:
+        UnsupportedGeneration: if the generation runs without a cache.
+    """
+    batch, heads, rows, size = call.query.shape
+    if rows > 1 and not call.prefill and _from_the_start(call):
+        raise UnsupportedGeneration(
+            "without a cache every step computes all rows again, and this method's edit of each depends on what it "
+            "attended to when it was new; generate with use_cache=True"
+        )
+    last = call.key_map.last_positions if call.prefill else torch.full((batch,), rows - 1, device=call.query.device)
+    query = call.query[:, :, 0] if rows == 1 else call.query[torch.arange(batch, device=last.device), :, last]
+    packed = query.reshape(batch, call.key.shape[1], -1, size)  # query heads by the key head they share
+    logits = (packed @ call.key.transpose(-1, -2)).reshape(batch, heads, -1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits * (size**-0.5 if call.scale is None else call.scale)
+    logits = logits.masked_fill((call.key_class() < 0)[:, None], -torch.inf)
+    return logits if call.mask is None else _masked(logits, call.mask, last)
+
+
+def row_weights(call: AttentionCall) -> Tensor:
+    """Return `[B, Hq, Tk]`: the weights of the row that predicts the next token, each summing to 1."""
+    return row_logits(call).softmax(dim=-1)
+
+
+def require_image_keys(anatomy: Anatomy) -> None:
+    """Raise `UnsupportedModel` where the language model's self-attention has no image keys."""
+    if anatomy.exceptions.cross_attention:
+        raise UnsupportedModel(
+            f"{anatomy.model_type} reads the image in cross-attention layers of its own, so its self-attention has no "
+            "image keys to act on; vhr works here"
+        )
+
+
+def image_keys(call: AttentionCall) -> Tensor:
+    """Return bool `[B, Tk]`: image keys, sinks included. Made once per step, for all layers with as many keys."""
+    keys = call.key.shape[2]
+    known: tuple[int, Tensor] | None = call.memory.get("image_keys")
+    if known is None or known[0] != keys:
+        classes = call.key_map.seen_by(keys)
+        known = (keys, (classes == KeyClass.IMAGE) | (classes == KeyClass.IMAGE_SINK))
+        call.memory["image_keys"] = known
+    return known[1]
+
+
+def over_keys(call: AttentionCall, prompt: Tensor) -> Tensor:
+    """Return values of the prompt's keys `[B, T]` at the keys this layer holds `[B, Tk]`, 0 at later ones."""
+    keys, length = call.key.shape[2], call.key_map.length
+    values = torch.nn.functional.pad(prompt, (0, max(keys, length) - prompt.shape[1]))
+    return values if keys >= length else values[:, length - keys : length]
+
+
+def _from_the_start(call: AttentionCall) -> bool:
+    """Whether the rows are the whole sequence so far: at prefill, and at every step without a cache."""
+    return call.prefill or call.query.shape[2] == call.key_map.length
+
+
+def _kept_on_cpu(call: AttentionCall, name: str, first: Tensor) -> Tensor:
+    """Return the first edited row of each prompt on the CPU, read once per generation; none in a row without image.
+
+    There it tells the kernel how many rows are edited without waiting for the device again.
+    """
+    known: Tensor | None = call.memory.get(name)
+    if known is None:
+        known = torch.where(call.key_map.has_image, first, call.key_map.prompt_length).cpu()
+        call.memory[name] = known
+    return known
+
+
+def _masked(logits: Tensor, mask: Tensor, last: Tensor) -> Tensor:
+    keys = logits.shape[-1]
+    if mask.shape[2] == 1:
+        seen = mask[:, :, 0, :keys]
+    else:
+        rows = torch.arange(last.shape[0], device=mask.device)
+        seen = mask.expand(last.shape[0], -1, -1, -1)[rows, :, last, :keys]
+    return logits.masked_fill(~seen, -torch.inf) if seen.dtype is torch.bool else logits + seen
