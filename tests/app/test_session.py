@@ -21,6 +21,7 @@ from vlm_app.view.marks import Marker, Named, changed_words
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side, race
 
+from tests.support.compare import equal
 from vlm_heads import VLM, HeadProfile, known_contrasts, known_interventions, parse_mitigation
 from vlm_heads.errors import BadImage, BadOption
 from vlm_heads.models.planted import planted_image
@@ -89,7 +90,7 @@ def test_a_side_says_what_it_says_alone(rambling: VLM, decoding: dict[str, Any])
         partial(session.twin.stream, planted_image("bird"), interventions=mitigation, **asked),
     ]
     *_, sides = race(streams, 7, threading.Event())
-    assert torch.equal(torch.get_rng_state(), before)
+    assert equal(torch.get_rng_state(), before)
     for side, attached in zip(sides, ((), mitigation), strict=True):
         torch.manual_seed(7)
         alone = rambling.answer(planted_image("bird"), interventions=attached, **asked)

@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.compare import distance, equal
+from tests.support.families import CLOSE, Build
+from tests.support.oracle import HookedVhr
 from vlm_heads import HeadReinforcement, attach, errors, score_heads, token_grounding
 from vlm_heads.models.planted import COLOURS, build_planted, planted_image
 from vlm_heads.models.prompts import model_inputs
@@ -55,7 +58,7 @@ def test_scores_are_the_mean_distance_at_the_last_prompt_position(planted: tuple
         expected += torch.stack([(sighted[i][-1] - blind[i][-1]).norm(dim=-1) for i in range(4)]) / len(samples)
     for size in (1, 3, 8):
         profile = score_heads(model, processor, samples, batch_size=size)
-        assert (profile.scores - expected).abs().max() < 1e-5
+        assert distance(profile.scores, expected) < CLOSE
         assert (profile.samples, profile.model_type) == (4, "llava")
 
 
@@ -134,15 +137,15 @@ def test_scoring_inside_an_attach_is_refused(planted: tuple[Any, Any]) -> None:
         score_heads(*planted, [planted_image("car")])
 
 
-def test_every_family_can_be_scored(family: str, tiny: Any, hooked_vhr: Any) -> None:
+def test_every_family_can_be_scored(family: str, tiny: Build) -> None:
     from vlm_heads.attached.two_streams import both_streams
     from vlm_heads.families import examine
 
     model = tiny(family)
-    oracle = hooked_vhr(model, gain=1.0, layers=set())
+    oracle = HookedVhr(model, gain=1.0, layers=set())
     oracle.look_without_image()
     with torch.no_grad():
         sighted, blind = both_streams(model.model, examine(model.model), model.inputs)
     for layer, heads in oracle.blind.items():
-        assert (blind.outputs[layer][0, -1] - heads).abs().max() < 1e-5
-        assert not torch.equal(sighted.outputs[layer], blind.outputs[layer])
+        assert distance(blind.outputs[layer][0, -1], heads) < CLOSE
+        assert not equal(sighted.outputs[layer], blind.outputs[layer])

@@ -57,7 +57,7 @@ def test_a_mistake_is_named_with_its_remedy(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"gain": "2"}, {"gain": None}, {"gain": True}, {"gain": float("nan")}, {"blind": "x"}, {"heads": 3}]
 )
-def test_a_wrong_value_is_refused_where_it_is_made(wrong: dict[str, Any]) -> None:
+def test_a_wrong_value_is_refused_where_it_is_made(wrong: dict[str, object]) -> None:
     with pytest.raises(errors.BadOption, match=next(iter(wrong))):
         HeadReinforcement(**wrong)
 
