@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 from vlm_kernels import AttentionPlan, Aux, KeyClass, Redistribution, attend
+from vlm_kernels.dispatch import Backend
 
 WANT = ("mass", "blinded", "moved")
 
@@ -53,6 +55,17 @@ SHAPES = {
 }
 
 
+class Arguments(TypedDict):
+    """What `attend` takes of a call."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    key_class: Tensor
+    mask: Tensor | None
+    plan: AttentionPlan
+
+
 @dataclass(frozen=True)
 class Call:
     """Tensors of one call, ready to be handed to a backend."""
@@ -65,16 +78,23 @@ class Call:
     plan: AttentionPlan
 
     def to(self, where: torch.device | torch.dtype) -> Call:
-        states = {name: getattr(self, name).to(where) for name in ("query", "key", "value")}
+        moved = replace(self, query=self.query.to(where), key=self.key.to(where), value=self.value.to(where))
         if isinstance(where, torch.dtype):
-            return replace(self, **states)
-        others = {"key_class": self.key_class.to(where), "mask": None if self.mask is None else self.mask.to(where)}
-        return replace(self, **states, **others, plan=plan_on(self.plan, where))
+            return moved
+        mask = None if self.mask is None else self.mask.to(where)
+        return replace(moved, key_class=self.key_class.to(where), mask=mask, plan=plan_on(self.plan, where))
 
-    def arguments(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in ("query", "key", "value", "key_class", "mask", "plan")}
+    def arguments(self) -> Arguments:
+        return {
+            "query": self.query,
+            "key": self.key,
+            "value": self.value,
+            "key_class": self.key_class,
+            "mask": self.mask,
+            "plan": self.plan,
+        }
 
-    def run(self, backend: str, want: tuple[str, ...] = WANT) -> tuple[Tensor, Aux]:
+    def run(self, backend: Backend, want: tuple[str, ...] = WANT) -> tuple[Tensor, Aux]:
         return attend(**self.arguments(), backend=backend, want=want)
 
 

@@ -36,9 +36,8 @@ def equal(left: Comparable, right: Comparable) -> bool:
     Raises:
         ValueError: if one holds more tensors than the other.
     """
-    if not isinstance(left, Tensor | Sequence) and not same_ids(left, right):
-        return False
-    return all(torch.equal(one, other) for one, other in zip(_tensors(left), _tensors(right), strict=True))
+    pairs = zip([*_ids(left), *_values(left)], [*_ids(right), *_values(right)], strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
 
 
 def distance(left: Comparable, right: Comparable) -> float:
@@ -50,9 +49,9 @@ def distance(left: Comparable, right: Comparable) -> float:
         AssertionError: if shapes, dtypes or the token ids of generations differ.
         ValueError: if one holds more tensors than the other.
     """
-    if not isinstance(left, Tensor | Sequence):
-        assert same_ids(left, right), "the token ids differ"
-    apart = [_difference(one, other) for one, other in zip(_tensors(left), _tensors(right), strict=True)]
+    for one, other in zip(_ids(left), _ids(right), strict=True):
+        assert torch.equal(one, other), "the token ids differ"
+    apart = [_difference(one, other) for one, other in zip(_values(left), _values(right), strict=True)]
     return torch.stack(apart).max().item()  # Python's own `max` may pass over a not-a-number
 
 
@@ -69,7 +68,11 @@ def rounding(dtype: torch.dtype, terms: int, size: float = 1.0) -> float:
     return terms * size * torch.finfo(dtype).eps
 
 
-def _tensors(given: Comparable) -> Sequence[Tensor]:
+def _ids(given: Comparable) -> Sequence[Tensor]:
+    return [] if isinstance(given, Tensor | Sequence) else [given.sequences]
+
+
+def _values(given: Comparable) -> Sequence[Tensor]:
     if isinstance(given, Tensor):
         return [given]
     return given if isinstance(given, Sequence) else given.logits

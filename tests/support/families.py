@@ -3,7 +3,7 @@
 # Configurations are written as their classes take them, with keywords.
 # ruff: noqa: C408
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ Inputs = dict[str, Tensor]
 Built = tuple[T.PreTrainedModel, Inputs]
 ConfigClass = type[T.PreTrainedConfig]
 ModelClass = type[T.PreTrainedModel]
-Options = dict[str, object]
+Options = Mapping[str, object]
 
 
 def _ids(count: int = 4, image: int = IMAGE) -> Tensor:
@@ -132,13 +132,13 @@ def _glm4v() -> Built:
     return _qwen(T.Glm4vConfig, T.Glm4vForConditionalGeneration, dict(image_size=56, **_VISION), text, **tokens)
 
 
-def _internvl(side: int = 2 * SIDE) -> Built:
-    vision = T.InternVLVisionConfig(**{**TOWER, "patch_size": [PATCH, PATCH]}, image_size=[side, side])
+def _internvl() -> Built:
+    vision = T.InternVLVisionConfig(**{**TOWER, "patch_size": [PATCH, PATCH]}, image_size=[56, 56])
     config = T.InternVLConfig(
         vision_config=vision, text_config=T.Qwen2Config(**TEXT), image_token_id=IMAGE, image_seq_length=4,
         downsample_ratio=0.5,
     )  # fmt: skip
-    return _plain(config, T.InternVLForConditionalGeneration, side, image=4)
+    return _plain(config, T.InternVLForConditionalGeneration, 56, image=4)
 
 
 def _idefics3(
@@ -221,12 +221,13 @@ def _janus(side: int = SIDE) -> Built:
     return _plain(config, T.JanusForConditionalGeneration, side)
 
 
-def _blip(config_class: ConfigClass, model: ModelClass, **inputs: Tensor) -> Built:
+def _blip(config_class: ConfigClass, kind: ModelClass, **inputs: Tensor) -> Built:
     config = config_class(
         vision_config=dict(image_size=28, **TOWER), qformer_config=QFORMER, text_config=OPT.to_dict(),
         num_query_tokens=4, image_token_index=IMAGE,
     )  # fmt: skip
-    return _plain(config, model, **inputs)
+    model, given = _plain(config, kind)
+    return model, given | inputs
 
 
 def _instructblip() -> Built:
@@ -278,16 +279,20 @@ class Tiny:
 
     def projections(self) -> dict[int, nn.Module]:
         """Output projection by layer."""
-        layers = enumerate(self.decoder_layers)
-        own = {index: layer.self_attn for index, layer in layers if hasattr(layer, "self_attn")}
-        return {index: getattr(module, "o_proj", None) or module.out_proj for index, module in own.items()}
+        found = {}
+        for index, layer in enumerate(self.decoder_layers):
+            if hasattr(layer, "self_attn"):
+                attention = layer.get_submodule("self_attn")
+                found[index] = attention.get_submodule("o_proj" if hasattr(attention, "o_proj") else "out_proj")
+        return found
 
     def generate(self, steps: int = 5, **changes: object) -> Generated:
         """Return generated sequences and token logits, greedy where nothing is said."""
         arguments = dict(max_new_tokens=steps, do_sample=False, return_dict_in_generate=True, output_logits=True)
         torch.manual_seed(5)
         given = {**self.inputs, **arguments, **changes}
-        return self.model.generate(**{name: value for name, value in given.items() if value is not None})
+        output: Generated = self.model.generate(**{name: value for name, value in given.items() if value is not None})
+        return output
 
 
 def build(family: str, seed: int = 0, **changes: int) -> Tiny:

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from transformers.masking_utils import sdpa_mask
 
 from tests.support.compare import Generated
 from tests.support.families import BYPASSING, IMAGE, Tiny
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]  # before a forward
 
 
 @dataclass
@@ -58,7 +61,8 @@ class HookedVhr:
         if self.outlier_filter:
             drop = (moved > moved.mean() + moved.std()) & (surge > surge.mean() + surge.std())
             moved = torch.where(drop, torch.zeros_like(moved), moved)
-        return moved > moved.sort().values[(self.heads - 1) // 2]
+        chosen: Tensor = moved > moved.sort().values[(self.heads - 1) // 2]
+        return chosen
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -66,7 +70,7 @@ class HookedVhr:
         if not self.blind:
             self.look_without_image()
 
-        def scale(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def scale(layer: int) -> Hook:
             def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                 heads = self._split(args[0])
                 if layer not in self.chosen:
@@ -121,6 +125,12 @@ def plain(call: Written) -> Tensor:
     return call.logits.softmax(-1) @ call.value
 
 
+class _Numbered(Protocol):
+    """An attention module of transformers."""
+
+    layer_idx: int
+
+
 @dataclass
 class Oracle:
     """Generates with attention that a rule writes out."""
@@ -153,7 +163,7 @@ class Oracle:
         model = self.tiny.model
 
         def attention(
-            module: nn.Module,
+            module: _Numbered,
             query: Tensor,
             key: Tensor,
             value: Tensor,

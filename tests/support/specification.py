@@ -18,6 +18,7 @@ def clear_rows(call: Call, expected: Aux) -> Tensor:
     rule = call.plan.redistribution
     if rule is None:
         return torch.ones(call.query.shape[:3], dtype=torch.bool)
+    assert expected.mass is not None
     sink, image = expected.mass[..., KeyClass.IMAGE_SINK], expected.mass[..., KeyClass.IMAGE]
     keys = ((call.key_class == KeyClass.IMAGE_SINK) | (call.key_class == KeyClass.IMAGE)).sum(-1)[:, None, None]
     room = sink - rule.max_sink_share * (sink + image + rule.share_epsilon * keys)

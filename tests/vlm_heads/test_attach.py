@@ -1,7 +1,5 @@
 """attach: what it refuses before anything changes, and what it leaves open."""
 
-from typing import Any
-
 import pytest
 import torch
 import transformers as T
@@ -16,7 +14,7 @@ from vlm_heads.families import examine
 NEVER = "nothing may run"
 
 
-def _refused(model: Any, said: str, kind: type[Exception] = errors.UnsupportedModel, what: Any = None) -> None:
+def _refused(model: nn.Module, said: str, kind: type[Exception] = errors.UnsupportedModel, what: object = None) -> None:
     with pytest.raises(kind, match=said), attach(model, [HeadReinforcement()] if what is None else what):
         raise AssertionError(NEVER)
 
@@ -85,7 +83,7 @@ def test_an_encoder_decoder_is_refused(llava: Tiny) -> None:
     [HeadReinforcement(), HeadReinforcement, ["vhr"], [HeadReinforcement], [None], 3],
     ids=["an instance", "a class", "a word", "a class in a list", "nothing", "a number"],
 )
-def test_what_is_no_list_of_interventions_is_refused(what: Any, llava: Tiny) -> None:
+def test_what_is_no_list_of_interventions_is_refused(what: object, llava: Tiny) -> None:
     _refused(llava.model, "intervention", errors.BadOption, what)
 
 

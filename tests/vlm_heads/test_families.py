@@ -1,12 +1,10 @@
 """Twenty-one families: head reinforcement equals plain hooks, and a neutral gain changes no bit."""
 
-from typing import Any
-
 import pytest
 import torch
 
-from tests.support.compare import distance, equal
-from tests.support.families import CLOSE, Build
+from tests.support.compare import Generated, distance, equal
+from tests.support.families import CLOSE, Build, Inputs
 from tests.support.family_table import FamilyTable
 from tests.support.oracle import HookedVhr
 from vlm_heads import HeadReinforcement, attach, errors
@@ -46,7 +44,7 @@ def test_offset_kept_on_the_model_survives_the_image_free_pass(offset_family: st
     assert equal(before, holder.rope_deltas)
 
 
-def _side_by_side(one: dict[str, Any], other: dict[str, Any], padding: int) -> dict[str, Any]:
+def _side_by_side(one: Inputs, other: Inputs, padding: int) -> Inputs:
     """Return both prompts as one batch, the second shortened by `padding` text positions and padded on the left."""
     length = one["input_ids"].shape[1]
     batch = {}
@@ -61,7 +59,7 @@ def _side_by_side(one: dict[str, Any], other: dict[str, Any], padding: int) -> d
     return {**batch, "attention_mask": mask}
 
 
-def _shortened(inputs: dict[str, Any], by: int) -> dict[str, Any]:
+def _shortened(inputs: Inputs, by: int) -> Inputs:
     length = inputs["input_ids"].shape[1]
     return {
         name: value[:, :-by] if name != "pixel_values" and value.dim() > 1 and value.shape[1] == length else value
@@ -77,7 +75,7 @@ def test_a_left_padded_batch_gives_what_its_rows_give_alone(family: str, tiny: B
     rows = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in (first, second)]
     arguments = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 
-    def run(inputs: dict[str, Any], *interventions: HeadReinforcement) -> Any:
+    def run(inputs: Inputs, *interventions: HeadReinforcement) -> Generated:
         with attach(model.model, interventions):
             return model.model.generate(**inputs, **arguments)
 
@@ -117,7 +115,7 @@ def test_without_an_image_nothing_fires_and_that_is_said(family: str, tiny: Buil
 BY_PROMPT = ("idefics2", "idefics3", "smolvlm", "mllama")  # pixel values are [prompts, images, ...]
 
 
-def _with_two_images(family: str, inputs: dict[str, Any]) -> dict[str, Any]:
+def _with_two_images(family: str, inputs: Inputs) -> Inputs:
     """Return one prompt whose image comes twice, with a picture of its own each time and text between them."""
     image = 200 if family == "mllama" else 150
     ids = inputs["input_ids"]

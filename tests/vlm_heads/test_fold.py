@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from tests.support.compare import equal
@@ -94,26 +93,26 @@ def test_columns_of_other_heads_would_be_seen(wrong: str, llava: Tiny) -> None:
     assert not equal(attached, llava.generate())
 
 
-def _quantised(model: Any) -> None:
+def _quantised(model: PreTrainedModel) -> None:
     model.config.quantization_config = {"quant_method": "awq"}
 
 
-def _int8(model: Any) -> None:
+def _int8(model: PreTrainedModel) -> None:
     examine(model).projections[0].weight = torch.nn.Parameter(
         torch.zeros(64, 64, dtype=torch.int8), requires_grad=False
     )
 
 
-def _offloaded(model: Any) -> None:
+def _offloaded(model: PreTrainedModel) -> None:
     examine(model).projections[0].to("meta")
 
 
-def _adapter(model: Any) -> None:
+def _adapter(model: PreTrainedModel) -> None:
     attention = examine(model).attentions[0]
     attention.o_proj = torch.nn.Sequential(attention.o_proj)
 
 
-def _shared(model: Any) -> None:
+def _shared(model: PreTrainedModel) -> None:
     attentions = examine(model).attentions
     attentions[2].o_proj = attentions[0].o_proj
 
@@ -122,7 +121,9 @@ def _shared(model: Any) -> None:
     ("spoil", "said"),
     [(_quantised, "awq"), (_int8, "int8"), (_offloaded, "offloaded"), (_adapter, "merge"), (_shared, "share")],
 )
-def test_weights_that_cannot_be_folded_are_refused(spoil: Callable[[Any], None], said: str, llava: Tiny) -> None:
+def test_weights_that_cannot_be_folded_are_refused(
+    spoil: Callable[[PreTrainedModel], None], said: str, llava: Tiny
+) -> None:
     spoil(llava.model)
     last = examine(llava.model).projections[2]
     before = getattr(last, "weight", torch.zeros(1)).clone()
@@ -213,7 +214,7 @@ def test_an_interrupted_folding_leaves_nothing(when: str, original: Path, tmp_pa
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
-    hooks: dict[str, Any] = {"progress": stop} if when == "first file" else {"check": stop}
+    hooks: dict[str, Callable[[object], None]] = {"progress": stop} if when == "first file" else {"check": stop}
     with pytest.raises(KeyboardInterrupt):
         fold_checkpoint(original, _profile(), tmp_path / "out", **hooks)
     assert sorted(tmp_path.iterdir()) == before

@@ -21,10 +21,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 from vlm_kernels import AttentionPlan
 
 import vlm_heads.interventions
-from tests.support.compare import distance, equal
+from tests.support.compare import Generated, distance, equal
 from tests.support.families import CLOSE, Build, Tiny
 from vlm_heads import attach, errors, known_interventions
 from vlm_heads.call import AttentionCall
@@ -35,7 +36,7 @@ from vlm_heads.methods import parse_intervention
 NAMES = list(known_interventions())
 
 
-def _active(name: str, **changes: Any) -> Intervention:
+def _active(name: str, **changes: object) -> Intervention:
     """Return an intervention with the options under which it acts on a tiny random model, on all layers."""
     kind = known_interventions()[name]
     everywhere = {"layers": "all"} if "layers" in {one.name for one in fields(kind)} else {}
@@ -46,9 +47,9 @@ def _neutral(name: str) -> Intervention:
     return _active(name, **known_interventions()[name].neutral)
 
 
-def _fingerprint(model: nn.Module) -> dict[str, Any]:
+def _fingerprint(model: nn.Module) -> dict[str, object]:
     """Return everything about a model that an attach could leave changed."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for path, module in model.named_modules():
         found[path] = {
             "attributes": sorted(vars(module)),
@@ -98,7 +99,7 @@ def test_2_an_exception_restores_the_model(name: str, where: str, llava: Tiny) -
     plain, before = llava.generate(), _fingerprint(llava.model)
     trouble = _Trouble()
 
-    def fail(_: nn.Module, args: Any) -> None:
+    def fail(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         whole = args[0].shape[1] == llava.inputs["input_ids"].shape[1]
         if whole == (where == "layer"):
             raise trouble
@@ -145,7 +146,7 @@ def test_3_two_threads_with_two_models_do_not_mix(name: str, tiny: Build) -> Non
     for model in models:
         with attach(model.model, [_active(name)]):
             expected.append(model.generate(steps=12))
-    got: dict[int, Any] = {}
+    got: dict[int, Generated] = {}
     start = threading.Barrier(2)
 
     def work(index: int) -> None:
@@ -168,7 +169,7 @@ def test_3_generations_that_take_turns_do_not_mix(name: str, llava: Tiny) -> Non
     ids = llava.inputs["input_ids"]
     next_token = torch.tensor([[11]])
 
-    def begin(image: Tensor) -> Any:
+    def begin(image: Tensor) -> ModelOutput:
         return llava.model(input_ids=ids, pixel_values=image, use_cache=True)
 
     with torch.no_grad(), attach(llava.model, [_active(name)]):

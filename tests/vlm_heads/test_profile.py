@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -151,7 +150,7 @@ class _Hub:
 
 
 def test_it_goes_to_the_hub_with_a_card_for_people(tmp_path: Path) -> None:
-    hub: Any = _Hub()
+    hub = _Hub()
     assert _reinforced().push_to_hub("me/profile", private=True, api=hub) == "https://hub/me/profile"
     assert hub.made == [("me/profile", True)]
     for name, content in hub.files.items():

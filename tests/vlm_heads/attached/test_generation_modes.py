@@ -2,14 +2,13 @@
 
 from functools import partial
 from threading import Barrier, Thread
-from typing import Any
 
 import pytest
 import torch
-from transformers import Cache, DynamicCache, GenerationConfig, StaticCache, TextIteratorStreamer
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, StaticCache, TextIteratorStreamer
 from transformers.cache_utils import QuantizedLayer
 
-from tests.support.compare import distance, equal, same_ids
+from tests.support.compare import Generated, distance, equal, same_ids
 from tests.support.families import CLOSE, Build, Tiny
 from tests.support.oracle import HookedVhr
 from vlm_heads import HeadReinforcement, attach, errors
@@ -137,7 +136,7 @@ def test_weights_are_never_materialised(llava: Tiny, monkeypatch: pytest.MonkeyP
     calls = []
     fused = torch.nn.functional.scaled_dot_product_attention
 
-    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def counted(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
         calls.append(kwargs.get("is_causal"))
         return fused(*args, **kwargs)
 
@@ -173,7 +172,7 @@ def test_two_threads_on_one_model_take_turns(llava: Tiny) -> None:
     images = [torch.randn_like(llava.inputs["pixel_values"]) for _ in range(2)]
     with attach(llava.model, [HeadReinforcement(layers="all")]):
         expected = [llava.generate(steps=15, pixel_values=image) for image in images]
-        got: dict[int, Any] = {}
+        got: dict[int, Generated] = {}
         start = Barrier(2)
 
         def work(index: int) -> None:
@@ -189,7 +188,7 @@ def test_two_threads_on_one_model_take_turns(llava: Tiny) -> None:
         assert equal(expected[index].logits, got[index].logits)
 
 
-REFUSED: dict[str, Any] = {
+REFUSED: dict[str, int | str] = {
     "prefill_chunk_size": 3,
     "prompt_lookup_num_tokens": 3,
     "assistant_early_exit": 1,
@@ -200,7 +199,7 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize("argument", REFUSED)
 @pytest.mark.parametrize("way", ["argument", "generation config"])
 def test_a_way_that_cannot_be_followed_is_refused_by_name(argument: str, way: str, llava: Tiny) -> None:
-    given: dict[str, Any] = {argument: REFUSED[argument]}
+    given: dict[str, object] = {argument: REFUSED[argument]}
     if way == "generation config":
         given = {"generation_config": GenerationConfig(max_new_tokens=2, **given)}
     with (
@@ -235,7 +234,9 @@ def test_a_generate_of_ones_own_is_there_again_afterwards(llava: Tiny) -> None:
     assert llava.model.generate is own
 
 
-def test_searches_that_moved_to_the_hub_are_refused_by_transformers(llava: Tiny, caplog: Any) -> None:
+def test_searches_that_moved_to_the_hub_are_refused_by_transformers(
+    llava: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         pytest.raises(ValueError, match="Contrastive Search"),
         attach(llava.model, [HeadReinforcement()], allow_idle=True),
@@ -246,7 +247,12 @@ def test_searches_that_moved_to_the_hub_are_refused_by_transformers(llava: Tiny,
 def test_a_custom_loop_equals_hooks(llava: Tiny) -> None:
     """A loop handed to generate() that feeds a whole prompt and then single tokens is followed like the built-in."""
 
-    def loop(model: Any, input_ids: torch.Tensor, generation_config: Any = None, **kwargs: Any) -> torch.Tensor:
+    def loop(
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: object,
+    ) -> torch.Tensor:
         ids, cache = input_ids, DynamicCache(config=model.config.get_text_config())
         given = {**llava.inputs, "past_key_values": cache}
         for _ in range(4):

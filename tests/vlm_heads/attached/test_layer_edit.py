@@ -1,6 +1,6 @@
 """What is put together once stays so while it is asked for, and a decode step costs few tensor operations."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from tests.support.families import CLOSE, Tiny
 from vlm_heads import HeadReinforcement, RouteGain, SinkRedistribution, attach
 from vlm_heads.attached.layer_edit import GenerationEdits
 from vlm_heads.errors import BadOption
+from vlm_heads.interventions.base import Intervention
 
 MOST_OPERATIONS = {"vhr": 1, "var": 15, "route": 8}  # a layer and decode step, beyond those of the plain model
 VAR = SinkRedistribution(**SinkRedistribution.trial, layers="all")
@@ -24,7 +25,13 @@ class _Count(TorchDispatchMode):
         super().__init__()
         self.operations = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         self.operations += 1
         return func(*args, **(kwargs or {}))
 
@@ -43,7 +50,7 @@ def _operations_of_a_step(llava: Tiny) -> int:
     ("name", "intervention"),
     [("vhr", HeadReinforcement(layers="all")), ("var", VAR), ("route", RouteGain(layers="all"))],
 )
-def test_a_decode_step_takes_few_operations(name: str, intervention: Any, llava: Tiny) -> None:
+def test_a_decode_step_takes_few_operations(name: str, intervention: Intervention, llava: Tiny) -> None:
     plain = _operations_of_a_step(llava)
     with attach(llava.model, [intervention]):
         edited = _operations_of_a_step(llava)

@@ -1,10 +1,8 @@
 """Every intervention of the folder in other ways of generating, and the sinks' and routes' edits on every family."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.support.compare import distance
 from tests.support.families import CLOSE, Build, Tiny
@@ -95,7 +93,7 @@ def _with_sinks(model: Tiny) -> Intervention:
     """Return VAR with the channel and threshold that best tell the image keys of the second layer apart."""
     states: list[Tensor] = []
 
-    def hear(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hear(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         states.append(args[0] if args else kwargs["hidden_states"])
 
     handle = model.decoder_layers[1].register_forward_pre_hook(hear, with_kwargs=True)

@@ -1,21 +1,21 @@
 """VHR's options, each against an independent account of what it should do."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tests.support.compare import distance, rounding
 from tests.support.families import CLOSE, Build, Tiny
-from tests.support.oracle import HookedVhr
-from vlm_heads import HeadProfile, HeadReinforcement, attach, errors
+from tests.support.oracle import Hook, HookedVhr
+from vlm_heads import Attachment, HeadProfile, HeadReinforcement, attach, errors
 from vlm_heads.families import examine
+from vlm_heads.toolkit.layer_sets import Layers
 
 LAYERS = (0, 1, 2)
 
 
-def _chosen(run: Any) -> dict[int, list[int]]:
+def _chosen(run: Attachment) -> dict[int, list[int]]:
     return run.receipt.interventions[0].heads()
 
 
@@ -25,7 +25,7 @@ def test_a_worked_example(tiny: Build) -> None:
     seen: dict[str, Tensor] = {}
     projection = model.projections()[1]
 
-    def record(name: str) -> Any:
+    def record(name: str) -> RemovableHandle:
         return projection.register_forward_pre_hook(lambda _, args: seen.__setitem__(name, args[0].clone()))
 
     text = model.inputs["input_ids"][model.inputs["input_ids"] != 150][None]
@@ -64,7 +64,7 @@ def test_gain_and_filter_equal_hooks(gain: float, outlier_filter: bool, llava: T
 
 
 @pytest.mark.parametrize(("layers", "expected"), [("paper", (1, 2)), ([2], (2,)), ("last-half", (1, 2)), (-1, (2,))])
-def test_only_the_layers_asked_for_are_touched(layers: Any, expected: tuple[int, ...], llava: Tiny) -> None:
+def test_only_the_layers_asked_for_are_touched(layers: Layers, expected: tuple[int, ...], llava: Tiny) -> None:
     with HookedVhr(llava, gain=2.0, layers={*expected}).hooked():
         hooked = llava.generate()
     with attach(llava.model, [HeadReinforcement(layers=layers)]) as run:
@@ -92,8 +92,8 @@ def _blind_and_sighted(
     text = model.inputs["input_ids"][model.inputs["input_ids"] != 150][None]
     for stream, inputs in zip(found, ({"input_ids": text}, model.inputs), strict=True):
 
-        def hook(layer: int, stream: dict[int, Tensor] = stream) -> Any:
-            def scale(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def hook(layer: int, stream: dict[int, Tensor] = stream) -> Hook:
+            def scale(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                 heads = args[0].view(*args[0].shape[:2], 4, -1)
                 stream[layer] = heads[0, -1].clone()
                 factor = torch.where(chosen[layer], gain, 1.0) if layer in chosen else torch.ones(4)
@@ -156,7 +156,7 @@ def test_two_passes_score_both_streams_unreinforced(llava: Tiny) -> None:
 
 
 def test_the_three_ways_differ_where_the_paper_is_silent(tiny: Build) -> None:
-    def heads(blind: Any, seed: int) -> dict[int, list[int]]:
+    def heads(blind: str, seed: int) -> dict[int, list[int]]:
         model = tiny("llava", seed=seed)
         with attach(model.model, [HeadReinforcement(gain=6.0, layers="all", blind=blind)]) as run:
             model.generate(steps=1)

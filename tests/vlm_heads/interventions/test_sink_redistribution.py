@@ -1,7 +1,5 @@
 """VAR against attention written out in float64, one worked example, and what it refuses."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ from vlm_heads.interventions.sink_redistribution import SinkRedistribution
 from vlm_heads.methods import parse_intervention
 
 DIMS, THRESHOLD = (3, 11), 1.1
-OPTIONS: dict[str, Any] = {"sink_dims": DIMS, "threshold": THRESHOLD, "layers": "all", "min_image_mass": 0.1}
+OPTIONS: dict[str, object] = {"sink_dims": DIMS, "threshold": THRESHOLD, "layers": "all", "min_image_mass": 0.1}
 
 
 def _written_out(
@@ -49,7 +47,7 @@ def _written_out(
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("mode", ["paper", "code"])
-def test_equals_written_out_attention(mode: Any, backend: str, model: Tiny, oracle: Oracle) -> None:
+def test_equals_written_out_attention(mode: str, backend: str, model: Tiny, oracle: Oracle) -> None:
     sinks: dict[int, Tensor] = {}
     moved = 0.7 if mode == "paper" else 1 - 0.7  # the program keeps what the paper moves
     expected = oracle.generate(lambda call: _written_out(call, sinks, mode, 0.6, 0.1, moved))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from tests.support.compare import distance, same_ids
 from tests.support.families import CLOSE, Tiny
+from tests.support.oracle import Hook
 from vlm_heads import HeadProfile, StaticGains, attach, parse_intervention
 from vlm_heads.errors import BadOption, NothingIntervened
 
@@ -24,7 +24,7 @@ def _profile(gains: Tensor | None = GAINS) -> HeadProfile:
 def _hooked(tiny: Tiny, gains: Tensor) -> Iterator[None]:
     """Multiply each head's part of what the output projections receive."""
 
-    def scale(layer: int) -> Any:
+    def scale(layer: int) -> Hook:
         return lambda _, args: ((args[0].unflatten(-1, (4, -1)) * gains[layer][:, None]).flatten(-2), *args[1:])
 
     handles = [module.register_forward_pre_hook(scale(layer)) for layer, module in tiny.projections().items()]
@@ -91,7 +91,7 @@ def test_gains_that_are_all_one_never_fire(model: Tiny) -> None:
 @pytest.mark.parametrize(
     "gains", ["loud", "0.1", "0.1:", "0.1:x", "0.1:-2", "", ((0, 0, -1.0),), ((0, 0, float("nan")),)]
 )
-def test_a_list_that_cannot_be_read_is_refused(gains: Any) -> None:
+def test_a_list_that_cannot_be_read_is_refused(gains: object) -> None:
     with pytest.raises(BadOption, match="gains"):
         StaticGains(gains=gains)
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vlm_kernels import AttentionPlan
 
 from tests.support.compare import distance
@@ -45,7 +45,7 @@ class _Gained(Intervention):
         return AttentionPlan(class_gain=gain)
 
 
-def _target(model: Any, answer: MarkedAnswer, edit: Intervention) -> float:
+def _target(model: nn.Module, answer: MarkedAnswer, edit: Intervention) -> float:
     ids = torch.cat([answer.inputs["input_ids"], ANSWER[None]], 1)
     with torch.no_grad(), attach(model, [edit], allow_idle=True, backend="reference"):
         logits = model(input_ids=ids, pixel_values=answer.inputs["pixel_values"]).logits[0, -5:-1]

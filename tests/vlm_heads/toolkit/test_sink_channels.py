@@ -1,16 +1,14 @@
 """Sink channels: discovery on a model with planted ones, and the table."""
 
-from typing import Any
-
 import pytest
 import torch
 
 from tests.support.families import Build
-from vlm_heads.families import examine
+from vlm_heads.families import Anatomy, examine
 from vlm_heads.toolkit.sink_channels import KNOWN, find_sink_channels, resolve_sink_dims, sink_strength
 
 
-def _with_massive_channels(tiny: Build, family: str, values: dict[int, float]) -> Any:
+def _with_massive_channels(tiny: Build, family: str, values: dict[int, float]) -> Anatomy:
     """Return a model whose first token explodes: its embedding carries large values in some channels."""
     model = tiny(family)
     embedding = model.model.get_input_embeddings().weight
