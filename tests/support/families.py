@@ -272,6 +272,13 @@ class Tiny:
     inputs: Inputs
 
     @property
+    def text(self) -> Tensor:
+        """The prompt without its image tokens, `[1, T]`."""
+        ids = self.inputs["input_ids"]
+        image = self.model.config.image_token_id if self.family != "mllama" else 200
+        return ids[ids != image][None]
+
+    @property
     def decoder_layers(self) -> list[nn.Module]:
         """The decoder layers, found by path and not by the library."""
         root = self.model.language_model.model.decoder if self.family in BYPASSING else self.model.get_decoder()

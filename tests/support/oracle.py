@@ -40,9 +40,6 @@ class HookedVhr:
 
     def look_without_image(self) -> None:
         """Fill `blind` from the prompt with its image tokens deleted."""
-        ids = self.tiny.inputs["input_ids"]
-        image = self.tiny.model.config.image_token_id if self.tiny.family != "mllama" else 200
-        text = ids[ids != image][None]
         handles = [
             projection.register_forward_pre_hook(
                 lambda _, args, layer=layer: self.blind.__setitem__(layer, self._split(args[0])[0, -1].clone())
@@ -51,7 +48,7 @@ class HookedVhr:
         ]
         entry = self.tiny.model.language_model if self.tiny.family in BYPASSING else self.tiny.model
         with torch.no_grad():
-            entry(input_ids=text, use_cache=False)
+            entry(input_ids=self.tiny.text, use_cache=False)
         for handle in handles:
             handle.remove()
 
@@ -146,16 +143,14 @@ class Oracle:
 
     def look_without_image(self) -> dict[int, Tensor]:
         """Return each layer's heads `[Hq, D]` at the end of the prompt without its image tokens."""
-        ids = self.tiny.inputs["input_ids"][0]
-        text = ids[ids != IMAGE]
 
         def keep(call: Written) -> Tensor:
             output = plain(call)
             self.blind[call.layer] = output[:, -1]
             return output
 
-        with self._written(keep, text), torch.no_grad():
-            self.tiny.model(input_ids=text[None])
+        with self._written(keep, self.tiny.text[0]), torch.no_grad():
+            self.tiny.model(input_ids=self.tiny.text)
         return self.blind
 
     @contextmanager

@@ -28,8 +28,7 @@ def test_a_worked_example(tiny: Build) -> None:
     def record(name: str) -> RemovableHandle:
         return projection.register_forward_pre_hook(lambda _, args: seen.__setitem__(name, args[0].clone()))
 
-    text = model.inputs["input_ids"][model.inputs["input_ids"] != 150][None]
-    for name, inputs in (("blind", {"input_ids": text}), ("sighted", model.inputs)):
+    for name, inputs in (("blind", {"input_ids": model.text}), ("sighted", model.inputs)):
         handle = record(name)
         with torch.no_grad():
             model.model(**inputs)
@@ -89,8 +88,7 @@ def _blind_and_sighted(
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Return head outputs `[Hq, D]` at the last position of both streams, each reinforced with the sets given."""
     found: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
-    text = model.inputs["input_ids"][model.inputs["input_ids"] != 150][None]
-    for stream, inputs in zip(found, ({"input_ids": text}, model.inputs), strict=True):
+    for stream, inputs in zip(found, ({"input_ids": model.text}, model.inputs), strict=True):
 
         def hook(layer: int, stream: dict[int, Tensor] = stream) -> Hook:
             def scale(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

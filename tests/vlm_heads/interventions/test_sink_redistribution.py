@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.support.compare import distance
 from tests.support.families import CLOSE, Build, Tiny
-from tests.support.oracle import Oracle, Written
+from tests.support.oracle import Oracle, Written, plain
 from vlm_heads import attach
 from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
@@ -66,15 +66,11 @@ def test_equals_written_out_attention(mode: str, backend: str, model: Tiny, orac
 def test_the_comparison_sees_a_wrong_share(model: Tiny, oracle: Oracle) -> None:
     """A deliberately wrong implementation: sinks hand on 0.6 where 0.7 was asked for."""
     expected = oracle.generate(
-        lambda call: _written_out(call, {}, "paper", 0.6, 0.1, 0.6) if call.prefill else _plain(call)
+        lambda call: _written_out(call, {}, "paper", 0.6, 0.1, 0.6) if call.prefill else plain(call)
     )
     with attach(model.model, [SinkRedistribution(moved=0.7, max_sink_share=0.6, **OPTIONS)]):
         got = model.generate(steps=1)
     assert distance(expected.logits[0], got.logits[0]) > 2e-4
-
-
-def _plain(call: Written) -> Tensor:
-    return call.logits.softmax(-1) @ call.value
 
 
 def test_mass_moved_counts_prompt_rows_and_every_step(model: Tiny) -> None:
