@@ -6,17 +6,14 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from vlm_evals.runs import answers_in
 
+from tests.support.command import Command
 from vlm_heads.models.planted import planted_image
-
-Command = Callable[..., Any]
 
 SUBCOMMANDS = [
     words.split()
