@@ -3,12 +3,12 @@
 Both halves of nltk's tokenizer decide almost everything from a few neighbouring characters:
 
 - Punkt decides about a full stop from the word before it and the word after it. The plain case (a word of letters, then
-  white space, then a letter) is decided here, any other is asked of nltk once and remembered.
+  white space, then a letter) is decided here, any other by `punkt` once, and remembered.
 - The Treebank rules never look across white space, but for quotation marks, a trailing apostrophe and closing brackets
-  at the end of a sentence. So each run of non-space characters is tokenized once by nltk, with the neighbours that
-  matter, and remembered; a sentence with one of the exceptions is given to nltk whole.
+  at the end of a sentence. So each run of non-space characters is tokenized once by `treebank`, with the neighbours
+  that matter, and remembered; a sentence with one of the exceptions is tokenized whole.
 
-Text outside printable ASCII is given to nltk whole: nltk's regular expressions and Python's differ on rare spaces.
+Text with other characters than `treebank.PLAIN` is given to nltk, which is imported then.
 """
 
 import functools
@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from vlm_evals.text.language import PunktData, sentence_tokenizer
+from vlm_evals.text.punkt import SentenceBreaks
+from vlm_evals.text.treebank import PLAIN, treebank_words
 
 MEMORY = 100_000  # remembered runs of characters, and contexts of full stops
 LONGEST = 64  # characters of a run that is remembered
-_PLAIN = re.compile(r"[\t\n\r\f\v\x20-\x7e]*")
+_PLAIN = re.compile(rf"{PLAIN}*")
 _OTHER_SPACE = re.compile(r"[\t\n\r\f\v]")
 _RUN = re.compile(r"\S+")
 _STOP = re.compile(r"""[.?!](?=(?P<after>[)";}\]*:@'({\[?!])|\s+(?P<next>\S))""")
@@ -44,7 +46,7 @@ class Memory(dict[Any, Any]):
 
 
 class WordTokenizer:
-    """nltk's word tokenizer for lower-cased English, with a memory. nltk is imported when it is first asked.
+    """nltk's word tokenizer for lower-cased English, with a memory. nltk is imported where text is not plain.
 
     Args:
         punkt: what Punkt knows; see `language`.
@@ -53,6 +55,7 @@ class WordTokenizer:
     def __init__(self, punkt: PunktData) -> None:
         self._punkt = punkt
         self._collocated = {first for first, _ in punkt.collocations}
+        self._decisions = SentenceBreaks(punkt)
         self._breaks = Memory()
         self._inner = Memory()
         self._final = Memory()
@@ -78,10 +81,11 @@ class WordTokenizer:
     def words(self, sentence: str) -> list[str]:
         """Return the words of one sentence, as nltk's NLTKWordTokenizer does."""
         if _PLAIN.fullmatch(sentence) is None:
-            return self._ask(sentence)
+            found: list[str] = self._treebank.tokenize(sentence)
+            return found
         runs = sentence.split()
         if not runs or not runs[-1].strip(_CLOSING):
-            return self._ask(sentence)
+            return treebank_words(sentence)
         if '"' in sentence or "'" in sentence:
             return self._words_with_quotes(sentence, runs)
         words: list[str] = []
@@ -92,16 +96,12 @@ class WordTokenizer:
         words += self._final.get(last) or self._final_run(last)
         return words
 
-    def _ask(self, sentence: str) -> list[str]:
-        words: list[str] = self._treebank.tokenize(sentence)
-        return words
-
     def _inner_run(self, run: str) -> list[str]:
-        words = _simple(run, False) or self._ask(f"x {run} x")[1:-1]
+        words = _simple(run, False) or treebank_words(f"x {run} x")[1:-1]
         return words if len(run) > LONGEST else self._inner.keep(run, words)
 
     def _final_run(self, run: str) -> list[str]:
-        words = _simple(run, True) or self._ask(f"x {run}")[1:]
+        words = _simple(run, True) or treebank_words(f"x {run}")[1:]
         return words if len(run) > LONGEST else self._final.keep(run, words)
 
     def _words_with_quotes(self, sentence: str, runs: list[str]) -> list[str]:
@@ -111,7 +111,7 @@ class WordTokenizer:
         for index, run in enumerate(runs):
             if '"' in run or "'" in run:
                 if run[-1] == "'":
-                    return self._ask(sentence)
+                    return treebank_words(sentence)
                 words += self._quoted_run(run, spaces[index], index == last)
             elif index < last:
                 words += inner.get(run) or self._inner_run(run)
@@ -127,7 +127,7 @@ class WordTokenizer:
             return known
         words = _simple(run, last)
         if words is None:
-            words = self._ask(("x" + before if before else "") + run + ("" if last else " x"))
+            words = treebank_words(("x" + before if before else "") + run + ("" if last else " x"))
             words = words[bool(before) : None if last else -1]
         return words if len(run) > LONGEST else self._quoted.keep(key, words)
 
@@ -157,7 +157,7 @@ class WordTokenizer:
         context = text[word_start:end]
         known = self._breaks.get(context)
         if known is None:
-            known = self._sentences.text_contains_sentbreak(context)
+            known = self._decisions.inside(context)
             if len(context) <= 2 * LONGEST:
                 self._breaks.keep(context, known)
         return bool(known)
@@ -172,7 +172,7 @@ def _spaces_before(sentence: str, count: int) -> list[str]:
 
 
 def _simple(run: str, last: bool) -> list[str] | None:
-    """Return the words of a run of letters, digits and single hyphens, or None where nltk must be asked.
+    """Return the words of a run of letters, digits and single hyphens, or None where the rules must be asked.
 
     A comma is parted from such a word, and so is 's; a full stop only from the last word of a sentence.
 

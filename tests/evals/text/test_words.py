@@ -1,6 +1,9 @@
 """The fast tokenizer is nltk's, on published captions and on text made to be awkward."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from nltk.tokenize.destructive import NLTKWordTokenizer
 from vlm_evals.text.language import PUNKT, PunktData, punkt_data, sentence_tokenizer
+from vlm_evals.text.punkt import SentenceBreaks
+from vlm_evals.text.treebank import PLAIN, treebank_words
 from vlm_evals.text.words import MEMORY, Memory, WordTokenizer
 
 # A few of the entries that make Punkt's decisions differ from splitting at every full stop.
@@ -20,8 +25,10 @@ TRAINED = PunktData(
 MARKS = """. .. ... ! ? ?! , : ; - -- ( ) [ ] { } < > * # % & $ @ / ' '' " ` `` 's n't 'tis 'll"""
 WORDS = "a the dog mr. vs. u.s. p.m. st. 5. 3.5 3,4 cannot gonna wanna-be dogs' isn't more'n d'ye james smith b. credit"
 SPACES = [" ", "  ", "\n", "\n\n", "\t", "\r\n", "\x0b", "\x1c", "\xa0", "\u2028"]
-PIECES = st.sampled_from([*MARKS.split(), *WORDS.split(), *SPACES, *"’“”éİϒ"])
+PIECES = st.sampled_from([*MARKS.split(), *WORDS.split(), *SPACES, *"’“”éİϒ–"])
 AWKWARD = st.lists(PIECES | st.text("abdgot.'\" ,", max_size=4), max_size=14).map("".join)
+PLAIN_PIECES = st.sampled_from([*MARKS.split(), *WORDS.split(), *" \t\n\r\x0b", " ", " ", " ", *"éß–—_5"])
+PLAIN_TEXT = st.lists(PLAIN_PIECES | st.text("abdgot.'\" ,", max_size=4), max_size=14).map("".join)
 
 
 def nltk_words(punkt: PunktData, text: str) -> list[str]:
@@ -47,6 +54,26 @@ def test_sentences_and_words_are_nltks(text: str) -> None:
     text = text.lower()
     assert _FAST.sentences(text) == _SLOW.tokenize(text)
     assert fast_words(_FAST, text) == nltk_words(TRAINED, text)
+
+
+@given(PLAIN_TEXT)
+@example("ñ.3.5. leisure")
+@example("b. a 5. the")
+@example("mr. . . .\n. a")
+@example("''tis more'n d'ye wanna")
+def test_the_rules_of_plain_text_are_nltks(text: str) -> None:
+    assert re.fullmatch(rf"{PLAIN}*", text)
+    assert SentenceBreaks(TRAINED).inside(text) == _SLOW.text_contains_sentbreak(text)
+    assert treebank_words(text) == _TREEBANK.tokenize(text)
+
+
+def test_plain_text_needs_no_nltk() -> None:
+    program = (
+        "import sys\nfrom vlm_evals.text.objects import ObjectFinder\n"
+        "ObjectFinder().find('A \"café\" – a dog\\'s, mr. Smith (of no. 5) said. The cat... isn\\'t!')\n"
+        "assert 'nltk' not in sys.modules\nObjectFinder().find('“A dog.”')\nassert 'nltk' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_abbreviations_are_what_the_trained_data_is_for() -> None:
