@@ -40,6 +40,10 @@ SUBCOMMANDS = [
         "demo",
         "world export",
         "world train",
+        "study held-out",
+        "study findings",
+        "study league",
+        "study pages",
     ]
 ]
 
