@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from vlm_app import options
 from vlm_app.cli import COMMANDS, command_line
+from vlm_evals import tasks
 from vlm_evals.runs import answers_in
 
+from vlm_heads import scoring, vlm
 from vlm_heads.models.planted import planted_image
 
 Command = Callable[..., Any]
@@ -61,6 +64,10 @@ def test_every_subcommand_has_the_shared_options(command: Command, words: list[s
     assert outcome.code == 0
     for option in ("--json", "--seed", "--device"):
         assert option in outcome.out
+
+
+def test_everything_asks_the_same_where_nothing_is_said() -> None:
+    assert options.DEFAULT_PROMPT == vlm.DEFAULT_PROMPT == scoring.DEFAULT_PROMPT == tasks.DESCRIBE
 
 
 def test_without_arguments_help_is_printed(command: Command) -> None:

@@ -16,7 +16,7 @@ from vlm_evals.answer import Asking, Processes
 from vlm_evals.data.coco import CocoFolder, TaskError
 from vlm_evals.records import Answer, write_json
 from vlm_evals.runs import answers_in
-from vlm_evals.scenes.text import DESCRIBE
+from vlm_evals.tasks import DESCRIBE
 
 from vlm_heads import VLM
 
