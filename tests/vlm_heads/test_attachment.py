@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.families import Tiny
 from vlm_heads import (
     AttentionCall,
     DisturbedPrompt,
