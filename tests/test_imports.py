@@ -66,8 +66,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "vlm_app": (
         "options console mistakes",
-        "models pictures",
-        "experiment reports",
+        "models pictures method_facts",
+        "experiment reports method_page",
         "view bridges speed",
         "plots",
         "export",
