@@ -3,6 +3,7 @@
 import re
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,8 @@ def test_the_picture_of_a_call_is_what_its_program_draws() -> None:
     program = ROOT / "docs" / "pictures" / "path_of_a_call.py"
     drawn = runpy.run_path(str(program))["picture"]()
     assert program.with_suffix(".svg").read_text("utf-8") == drawn
+
+
+def test_the_citation_names_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
