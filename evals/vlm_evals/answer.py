@@ -12,9 +12,10 @@ from zlib import crc32
 import torch
 from PIL import Image
 
+from vlm_evals.errors import RunError
+from vlm_evals.protocol import Protocol
 from vlm_evals.records import Answer, Sample
-from vlm_evals.runs import Run, RunError, content_hash
-from vlm_evals.tasks import Protocol
+from vlm_evals.runs import Run, content_hash
 from vlm_heads import VLM, HeadProfile, attach
 from vlm_heads.contrast_methods import Contrast
 from vlm_heads.errors import BadImage, NothingIntervened
@@ -50,6 +51,12 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that merges and reports."""
         return self.index == 0
+
+    def once(self, missing: Callable[[], bool], make: Callable[[], object]) -> None:
+        """Make something where it is missing: the first process looks and makes, and all go on when it is there."""
+        if self.first and missing():
+            make()
+        self.wait()
 
     def wait(self) -> None:
         """Return when every process has come here."""
@@ -110,8 +117,8 @@ def answer_samples(
         NothingIntervened: if an intervention found nothing to act on in the whole share, unless that is allowed.
         VlmHeadsError: if the model or an intervention cannot do what is asked.
     """
-    place = processes or Processes()
-    share = samples[place.index :: place.count]
+    sharing = processes or Processes()
+    share = samples[sharing.index :: sharing.count]
     rest = [sample for sample in share if sample.sample_id not in run.answers]
     progress(len(share) - len(rest))
     sampling = bool(protocol.decoding.get("do_sample"))

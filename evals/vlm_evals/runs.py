@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from vlm_evals.errors import EvaluationError, FileFormatError
+from vlm_evals.errors import FileFormatError, RunError
 from vlm_evals.records import Answer, read_json, write_json, write_rows
 
 REPORTED_PACKAGES = (
@@ -36,10 +36,6 @@ REPORTED_PACKAGES = (
     "pillow",
 )
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class RunError(EvaluationError):
-    """A run directory that cannot be used as asked, or that can take no more answers."""
 
 
 def canonical_json(value: object) -> str:
@@ -163,6 +159,16 @@ def answers_in(folder: Path) -> dict[str, Answer]:
             answer = _parse(line, path, number)
             answers.setdefault(answer.sample_id, answer)
     return answers
+
+
+def require_complete(folder: Path, names: Sequence[str], answers: Mapping[str, Answer]) -> None:
+    """Refuse a run directory that has not been answered to the end.
+
+    Raises:
+        RunError: saying how many of the samples have no answer.
+    """
+    if missing := sum(name not in answers for name in names):
+        raise RunError(f"{folder}: {missing} of {len(names)} samples have no answer yet: start the same eval again")
 
 
 def read_identity(folder: Path) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
 from vlm_evals.data.coco import CocoFolder
+from vlm_evals.errors import RunError
+from vlm_evals.protocol import Protocol
 from vlm_evals.records import Answer, Sample
-from vlm_evals.runs import Run, RunError, answers_in, merge_answers, open_run
+from vlm_evals.runs import Run, answers_in, merge_answers, open_run
 from vlm_evals.scenes.model import build_mini
-from vlm_evals.tasks import Protocol, bind, samples
+from vlm_evals.tasks import bind, samples
 
 from vlm_heads import VLM, HeadReinforcement
 from vlm_heads.call import AttentionCall

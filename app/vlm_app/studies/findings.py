@@ -17,9 +17,9 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import rankdata
+from vlm_evals.protocol import DESCRIBE
 from vlm_evals.records import write_json
 from vlm_evals.scenes.catalog import CATEGORIES
-from vlm_evals.scenes.text import DESCRIBE
 from vlm_evals.scenes.world import Scene, scenes
 from vlm_evals.text.objects import ObjectFinder
 
