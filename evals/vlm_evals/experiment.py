@@ -118,7 +118,7 @@ def find_data(
     if given is not None:
         return asked.find_data(given)
     if world is None:
-        raise TaskError(f"the protocol {name!r} needs --data: a folder with COCO's pictures and annotations")
+        raise TaskError(f"the protocol {name!r} needs --data: a folder with {asked.data_is}")
     folder = out / "data"
     processes.once(lambda: not folder.is_dir(), lambda: _export(folder, progress, **world))
     return asked.find_data(folder)

@@ -117,6 +117,7 @@ class Asked:
         check: refuses entries that cannot be, before a model is loaded.
         batch_size: samples in one generation.
         find_data: the data in a folder.
+        data_is: what such a folder holds, in words.
         own_protocol: the name of a protocol for data in the metric's own format; None where it asks about any images
             in COCO's format, the embedded world's among them.
     """
@@ -135,6 +136,7 @@ class Asked:
     check: Callable[[Mapping[str, Any]], None] = _nothing_to_check
     batch_size: int = 16
     find_data: Callable[[Path], Any] = CocoFolder.find
+    data_is: str = "COCO's pictures and annotations"
     own_protocol: str | None = None
 
 
@@ -161,6 +163,10 @@ def _summed(scores: Sequence[Score]) -> Mapping[str, int]:
     return total([score.counts for score in scores])
 
 
+def _no_more(splits: Sequence[str]) -> Mapping[str, Formula]:
+    return {}
+
+
 def _no_findings(scores: Sequence[Score]) -> Mapping[str, Any]:
     return {}
 
@@ -184,6 +190,8 @@ class Metric:
         tested: (figure, its items in words): McNemar's exact test of the figure's numerator; None for no test.
         over_splits: how the figures of splits give those of the whole: their mean, their sum, or their counts taken
             together; None for a metric without splits.
+        whole_only: splits -> further figures that the whole alone has, from counts named `split/count`, such as a sum
+            over some of the splits.
         unit_counts: the counts of one unit within one split, from all its scores; by default their sums. Pairs that
             count when both answers are right are counted here.
         counted: the name under which a comparison says how many answers it rests on, where a unit has several.
@@ -210,6 +218,7 @@ class Metric:
     accuracy: str | None = None
     tested: tuple[str, str] | None = None
     over_splits: OverSplits | None = None
+    whole_only: Callable[[Sequence[str]], Mapping[str, Formula]] = _no_more
     unit_counts: Callable[[Sequence[Score]], Mapping[str, int]] = _summed
     counted: str | None = None
     called: Callable[[Score], str] = _key
@@ -233,12 +242,13 @@ class Metric:
     def figures(self, splits: Sequence[str]) -> dict[str, Formula]:
         """Return how the figures of the whole come from the counts of `by_unit`."""
         if self.over_splits in (None, "pooled"):
-            return dict(self.ratios)
+            return {**self.ratios, **self.whole_only(splits)}
         over = Mean if self.over_splits == "mean" else Sum
-        return {
+        found: dict[str, Formula] = {
             name: over(tuple(formula.within(split) for split in splits), formula.undefined)
             for name, formula in self.ratios.items()
         }
+        return found | dict(self.whole_only(splits))
 
     def figures_within(self, split: str) -> dict[str, Formula]:
         """Return how the figures of one split come from the counts of `by_unit`."""
@@ -279,8 +289,9 @@ class Metric:
         """
         splits = self.splits(scores)
         totals = total(self.by_unit(scores)) or dict(self.nothing)
-        totals |= {name: 0 for one in self.ratios.values() for name in counts_of(one) if name not in totals}
-        values, undefined = evaluate(self.figures(splits), totals)
+        figures = self.figures(splits)
+        totals |= {name: 0 for one in figures.values() for name in counts_of(one) if name not in totals}
+        values, undefined = evaluate(figures, totals)
         found: dict[str, Any] = dict(values)
         if self.over_splits in (None, "pooled"):
             found["counts"] = {name: count for name, count in totals.items() if "/" not in name}
@@ -294,6 +305,10 @@ class Metric:
         counts = {name.removeprefix(prefix): count for name, count in totals.items() if name.startswith(prefix)}
         values, undefined = evaluate(self.ratios, counts)
         return {**values, "counts": counts, "undefined": undefined}
+
+    def label(self, name: str) -> str:
+        """Return what a figure is called; its own name where the metric gives none."""
+        return self.labels.get(name, name)
 
     def show(self, name: str, value: float | None) -> str:
         """Return a figure as text: a fraction in percent with one digit, a number with two."""

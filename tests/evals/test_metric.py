@@ -12,7 +12,6 @@ from vlm_evals.ratios import Ratio, Sum, total
 from vlm_evals.records import Score
 from vlm_evals.report import paired_report, single_report, write_report
 from vlm_evals.reports.pairs import compare
-from vlm_evals.reports.tables import label
 
 ACCURACY = Ratio("right", "questions", "there is no question")
 BOTH = Ratio("pairs_right", "pairs", "there is no pair")
@@ -78,6 +77,15 @@ def test_means_and_pooled_counts_are_the_other_ways_over_splits() -> None:
     assert pooled["splits"]["count"]["accuracy"] == 3 / 6
     whole = replace(PAIRED, over_splits=None).corpus(uneven)
     assert (whole["accuracy"], "splits" in whole) == (6 / 10, False)
+
+
+def test_the_whole_may_have_figures_of_its_own() -> None:
+    some = replace(PAIRED, whole_only=lambda splits: {"of colour": Sum((ACCURACY.within("colour"),), "no", scale=100)})
+    found = compare(some, PLAIN, {"mitigated": BETTER}, resamples=50).pair()
+    assert (found["plain"]["of colour"], found["mitigated"]["of colour"]) == (75, 100)
+    assert found["difference"]["of colour"]["estimate"] == 25
+    assert "of colour" not in found["splits"]["colour"]
+    assert some.corpus([])["of colour"] is None
 
 
 def test_a_split_without_a_figure_leaves_the_whole_undefined() -> None:
@@ -153,7 +161,7 @@ def test_a_report_of_a_metric_of_ones_own(tmp_path: Path, monkeypatch: pytest.Mo
     assert text.startswith("# Paired: ")
     assert "Paired, sum over splits" in text
     assert "pairs answered rightly: 0 in the plain run alone, 2 in the mitigated run alone" in text
-    assert label(PAIRED, "pairs_right") == "pairs_right"  # a figure that has no name of its own
+    assert PAIRED.label("pairs_right") == "pairs_right"  # a figure that has no name of its own
     assert [path.name for path in write_report(tmp_path, report)] == ["report.json", "report.md", "differences.png"]
 
 

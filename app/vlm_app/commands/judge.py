@@ -52,16 +52,14 @@ def _title(metric: "Metric", files: list[Path], found: dict[str, Any]) -> str:
 
 
 def _print(metric: "Metric", found: dict[str, Any], title: str) -> None:
+    from vlm_evals.reports.tables import cells
+
     splits = found.get("splits", {})
-    labels = {**metric.labels, **{name: name for name in metric.ratios if name not in metric.labels}}
-    rows = [
-        (label, *(metric.show(name, part[name]) for part in splits.values()), metric.show(name, found[name]))
-        for name, label in labels.items()
-        if name in found
-    ]
+    names = dict.fromkeys([*metric.labels, *metric.figures(list(splits))])
+    rows = [(metric.label(name), *cells(metric, name, found)) for name in names if name in found]
     print_table(title, ("metric", *splits, metric.over_splits or "value"), rows)
     for name, reason in found.get("undefined", {}).items():
-        remark(f"{labels[name]} is undefined: {reason}")
+        remark(f"{metric.label(name)} is undefined: {reason}")
     for note in found.get("notes", ()):
         remark(note)
 

@@ -82,9 +82,9 @@ def _draw_differences(axes: Axes, report: Mapping[str, Any]) -> None:
 
 
 def _fractions(metric: Metric, difference: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, label in metric.labels.items():
+    for name in dict.fromkeys([*metric.labels, *metric.ratios]):
         if name in difference and name not in metric.numbers:
-            yield label, difference[name]
+            yield metric.label(name), difference[name]
 
 
 def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -96,8 +96,8 @@ def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
     axes.plot(*_places([report["mitigated"]], over, shown), "D", color=MITIGATED, label="mitigated")
     for name, control in report.get("controls", {}).items():
         axes.plot(*_places([control], over, shown), "^", color=CONTROL, label=f"control: {name}")
-    axes.set_xlabel(f"{metric.labels[over]}, %")
-    axes.set_ylabel(f"{metric.labels[shown]}, %")
+    axes.set_xlabel(f"{metric.label(over)}, %")
+    axes.set_ylabel(f"{metric.label(shown)}, %")
     axes.legend(frameon=False)
 
 

@@ -41,10 +41,9 @@ _SIDES = ("plain", "mitigated", "difference")
 
 def _single_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
     splits = report.get("splits", {})
-    columns = [*splits.values(), report]
     rows = [
-        (label(metric, name), *(metric.show(name, part[name]) for part in columns), *_interval(metric, name, report))
-        for name in metric.ratios
+        (metric.label(name), *cells(metric, name, report), *_interval(metric, name, report))
+        for name in metric.figures(list(splits))
     ]
     header = ("metric", *splits, metric.over_splits, "95 %") if metric.over_splits else ("metric", "value", "95 %")
     found = [Table(metric.title, header, rows)]
@@ -52,9 +51,10 @@ def _single_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
     return found + _invented_tables({"most_invented": invented})
 
 
-def label(metric: Metric, name: str) -> str:
-    """Return what a figure is called; its own name where the metric gives none."""
-    return metric.labels.get(name, name)
+def cells(metric: Metric, name: str, found: Mapping[str, Any]) -> list[str]:
+    """Return a figure as text: within every split, empty where it is of the whole alone, and of the whole."""
+    splits = found.get("splits", {}).values()
+    return [*(metric.show(name, part[name]) if name in part else "" for part in splits), metric.show(name, found[name])]
 
 
 def _interval(metric: Metric, name: str, report: Mapping[str, Any]) -> tuple[str]:
@@ -66,7 +66,7 @@ def _interval(metric: Metric, name: str, report: Mapping[str, Any]) -> tuple[str
 def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Mapping[str, Any]) -> list[Table]:
     """Return the table of the whole and of every split."""
     over = f", {metric.over_splits} over splits" if metric.over_splits in ("mean", "sum") else ""
-    found = [_paired_table(metric, f"{metric.title}{over}", metric.ratios, *sides)]
+    found = [_paired_table(metric, f"{metric.title}{over}", metric.figures(list(splits)), *sides)]
     if len(splits) < 2:
         return found
     plain, mitigated, _ = sides
@@ -94,7 +94,7 @@ def _paired_table(
 ) -> Table:
     rows = [
         (
-            label(metric, name),
+            metric.label(name),
             metric.show(name, plain[name]),
             metric.show(name, mitigated[name]),
             metric.show_estimate(name, difference[name]),
@@ -114,12 +114,12 @@ def _curve_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
         for point in report["curve"]["points"]
     ]
     equal = [
-        (label(metric, name), metric.show_estimate(name, estimate))
+        (metric.label(name), metric.show_estimate(name, estimate))
         for name, estimate in report["curve"]["difference"].items()
     ]
     return [
         Table("At equal recall: mitigated minus the plain model's curve", ("metric", "difference [95 %]"), equal),
-        Table("The plain model's curve", ("end-of-text bias", *(label(metric, name) for name in names)), points),
+        Table("The plain model's curve", ("end-of-text bias", *(metric.label(name) for name in names)), points),
     ]
 
 
@@ -137,9 +137,9 @@ def _control_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
         for name, control in report["controls"].items()
     ]
     equal = ("at equal recall",) if "curve" in report else ()
-    shown = (label(metric, name) for name in metric.controls)
+    shown = (metric.label(name) for name in metric.controls)
     header = ("control", *shown, "minus plain", *equal, "method minus control")
-    return [Table(f"Controls, {label(metric, head)}", header, rows)]
+    return [Table(f"Controls, {metric.label(head)}", header, rows)]
 
 
 def _invented_tables(report: Mapping[str, Any]) -> list[Table]:
@@ -224,10 +224,10 @@ def _undefined(report: Mapping[str, Any]) -> dict[str, str]:
     for side in sides:
         parts = [(first, one) for one in (side, *side.get("splits", {}).values())]
         for metric, part in [*parts, *((metric, side[metric.name]) for metric in more)]:
-            reasons |= {label(metric, name): reason for name, reason in part.get("undefined", {}).items()}
+            reasons |= {metric.label(name): reason for name, reason in part.get("undefined", {}).items()}
     for name, estimate in report.get("curve", {}).get("difference", {}).items():
         if "undefined" in estimate:
-            reasons[f"{label(first, name)} at equal recall"] = estimate["undefined"]
+            reasons[f"{first.label(name)} at equal recall"] = estimate["undefined"]
     return reasons
 
 
