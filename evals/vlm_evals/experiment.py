@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
+from vlm_evals.answer import PLAIN, Asking, Processes, answer_samples, fingerprint
 from vlm_evals.errors import TaskError
 from vlm_evals.protocol import Protocol, read_protocol
 from vlm_evals.runs import content_hash, merge_answers, open_run
@@ -26,7 +26,6 @@ BIASES = (-1.0, -0.3, 0.4, 1.2, 2.6)  # added to the end-of-text logits of the p
 CONTROLS = {"bottom-heads": "bottom", "random-heads": "random"}
 WORLD_IMAGES = 500  # scenes of the embedded world that are asked about where no limit is given
 
-PLAIN = Mitigation()
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -61,15 +60,16 @@ def arms_of(mitigation: Mitigation, *, paired: bool, curve: bool = False, contro
         return [Arm("", mitigation)]
     if not mitigation:
         raise TaskError("--paired, --curve and --controls compare with an intervention: name one, as in --with vhr")
-    arms = [Arm("plain"), Arm("mitigated", mitigation)]
+    plain = Mitigation(profile=mitigation.profile)  # which a plain run names too, though it reads none
+    arms = [Arm("plain", plain), Arm("mitigated", mitigation)]
     if controls:
         arms += [control(arms[1], name, heads) for name, heads in CONTROLS.items()]
-    return arms + (curve_arms() if curve else [])
+    return arms + (curve_arms(plain) if curve else [])
 
 
-def curve_arms() -> list[Arm]:
+def curve_arms(plain: Mitigation = PLAIN) -> list[Arm]:
     """Return the arms of the plain model's trade-off curve, without the plain one itself."""
-    return [Arm(bias_name(bias), end_bias=bias) for bias in BIASES]
+    return [Arm(bias_name(bias), plain, bias) for bias in BIASES]
 
 
 def bias_name(bias: float) -> str:
@@ -83,16 +83,12 @@ def control(arm: Arm, name: str, heads: str) -> Arm:
     Raises:
         TaskError: if none has heads to choose.
     """
-    done: Any = arm.mitigation
-    if not any(_chooses_heads(one) for one in done.interventions):
-        names = ", ".join(one.name for one in (*done.interventions, done.contrast) if one is not None)
+    done = arm.mitigation
+    if not any(one.chooses_heads for one in done.interventions):
+        names = ", ".join(one.name for one in done.methods())
         raise TaskError(f"--controls takes the same gain on other heads, and {names} chooses no heads: leave it out")
-    changed = tuple(replace(one, heads=heads) if _chooses_heads(one) else one for one in done.interventions)
+    changed = tuple(one.with_heads(heads) if one.chooses_heads else one for one in done.interventions)
     return replace(arm, name=name, mitigation=replace(done, interventions=changed))
-
-
-def _chooses_heads(intervention: Any) -> bool:
-    return any(one.name == "heads" and "HeadChoice" in str(one.type) for one in fields(intervention))
 
 
 def find_data(
@@ -195,9 +191,7 @@ def ask_arms(
     for arm in arms:
         folder = out / arm.name
         identity = {"protocol": protocol.as_json(), "setting": setting(asking, arm)}
-        here = replace(
-            asking, interventions=arm.mitigation.interventions, contrast=arm.mitigation.contrast, end_bias=arm.end_bias
-        )
+        here = replace(asking, mitigation=arm.mitigation, end_bias=arm.end_bias)
         title = f"{protocol.metric} {arm.name}".strip()
         with (
             open_run(folder, identity, shard=processes.index, shards=processes.count) as run,
@@ -213,7 +207,7 @@ def ask_arms(
 
 def setting(asking: Asking, arm: Arm) -> dict[str, Any]:
     """Return who answers, as JSON: part of what a run directory is bound to."""
-    profile = None if asking.profile is None else _profile_hash(asking.profile)
+    profile = None if arm.mitigation.profile is None else _profile_hash(arm.mitigation.profile)
     model = {"model": asking.vlm.name, "weights": fingerprint(asking.vlm.model)}
     return model | arm.mitigation.stated() | {"end_bias": arm.end_bias, "profile": profile}
 

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from vlm_heads import attach, contrast
+from vlm_heads import ChangedImage, Contrast, DisturbedPrompt, FadingImage, ImageFree, NoisedImage, attach
 from vlm_heads.errors import BadOption, UnsupportedGeneration, UnsupportedModel
 from vlm_heads.interventions.route_gain import RouteGain
+from vlm_heads.methods import Asked, ContrastProcessor
 from vlm_heads.toolkit.image_changes import CHANGES, diffused, random_change
 
 GROWING = ("token_type_ids", "mm_token_type_ids")
@@ -86,22 +87,31 @@ def _batch() -> tuple[dict[str, Any], dict[str, Any]]:
     return first | pixels, text
 
 
+def _made(
+    contrast: Contrast, model: Any, inputs: dict[str, Any], other: dict[str, Any] | None = None
+) -> ContrastProcessor:
+    """Return a contrast's processor; `other` is what the second stream gets where it is built from image and prompt."""
+    if other is None:
+        return contrast.processor(Asked(model, inputs))
+    return contrast.processor(Asked(model, inputs, (), ("asked",), lambda _, __: other))
+
+
 def _cases(model: Any, inputs: dict[str, Any], text: dict[str, Any]) -> dict[str, tuple[Any, Any, Any, float]]:
     """Return processor, second inputs, weights and bound of every method."""
     noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], 700, 1)}
     changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(-1)}
     disturbed = {**inputs, "input_ids": inputs["input_ids"].where(inputs["input_ids"] != 9, 42)}
     return {
-        "VCD": (contrast.noised_image(model, inputs, noise_step=700, seed=1), noised, lambda _: (2.0, -1.0), 0.1),
-        "ICD": (contrast.other_inputs(model, disturbed, alpha=0.5), disturbed, lambda _: (1.5, -0.5), 0.1),
-        "PAI": (contrast.image_free(model, inputs, gamma=1.5, bound=0.3), text, lambda _: (1.5, -0.5), 0.3),
+        "VCD": (_made(NoisedImage(noise_step=700, seed=1), model, inputs), noised, lambda _: (2.0, -1.0), 0.1),
+        "ICD": (_made(DisturbedPrompt(alpha=0.5), model, inputs, disturbed), disturbed, lambda _: (1.5, -0.5), 0.1),
+        "PAI": (_made(ImageFree(gamma=1.5, bound=0.3), model, inputs), text, lambda _: (1.5, -0.5), 0.3),
         "M3ID": (
-            contrast.fading_image(model, inputs, rate=0.5, bound=0.0),
+            _made(FadingImage(rate=0.5, bound=0.0), model, inputs),
             text,
             lambda t: (1 + (1 - math.exp(-t / 2)) / math.exp(-t / 2), -(1 - math.exp(-t / 2)) / math.exp(-t / 2)),
             0.0,
         ),
-        "RITUAL": (contrast.changed_image(model, changed), changed, lambda _: (1.0, 3.0), 0.1),
+        "RITUAL": (_made(ChangedImage(), model, inputs, changed), changed, lambda _: (1.0, 3.0), 0.1),
     }  # fmt: skip
 
 
@@ -138,15 +148,15 @@ def test_every_family_runs_a_second_stream_or_says_why_not(family: str, tiny: An
     changed = {**built.inputs, "pixel_values": built.inputs["pixel_values"].flip(0, -1)}
     if family in REFUSED:
         with pytest.raises(UnsupportedModel, match=REFUSED[family]):
-            contrast.other_inputs(built.model, changed)
+            _made(DisturbedPrompt(), built.model, built.inputs, changed)
         support.states(family, "contrasts", f"refused: {REFUSED[family]}")
         return
     torch.nn.init.zeros_(built.model.get_output_embeddings().weight[150:151])  # no image token in the answer
     answer, scores = _loop(built.model, built.inputs, changed, lambda _: (2.0, -1.0), 0.1)
-    got = _generated(built.model, built.inputs, contrast.other_inputs(built.model, changed))
+    got = _generated(built.model, built.inputs, _made(DisturbedPrompt(), built.model, built.inputs, changed))
     assert torch.equal(got.sequences[:, -5:], answer)
     assert _same(scores, got.scores)
-    assert _generated(built.model, built.inputs, contrast.image_free(built.model, built.inputs)).sequences.shape[0] == 1
+    assert _generated(built.model, built.inputs, _made(ImageFree(), built.model, built.inputs)).sequences.shape[0] == 1
     support.states(family, "contrasts", "equal a plain loop")
 
 
@@ -169,7 +179,7 @@ def test_the_second_stream_follows_its_beams(tiny: Any) -> None:
     noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], 999, 0)}
     options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 8, "suppress_tokens": [150]}
     expected = _generated(model, inputs, _Uncached(model, noised), **options)
-    got = _generated(model, inputs, contrast.noised_image(model, inputs, noise_step=999, bound=0.0), **options)
+    got = _generated(model, inputs, _made(NoisedImage(noise_step=999, bound=0.0), model, inputs), **options)
     assert torch.equal(expected.sequences, got.sequences)
     assert torch.allclose(expected.sequences_scores, got.sequences_scores, atol=2e-4)
 
@@ -180,7 +190,7 @@ def test_attach_edits_the_first_stream_only(tiny: Any) -> None:
     with attach(model, [RouteGain(image=3.0, layers="all")]) as alone:
         edited = _generated(model, inputs, lambda _, scores: scores)
     with attach(model, [RouteGain(image=3.0, layers="all")]) as run:
-        got = _generated(model, inputs, contrast.image_free(model, inputs, gamma=2.0))
+        got = _generated(model, inputs, _made(ImageFree(gamma=2.0), model, inputs))
     assert torch.equal(edited.logits[0], got.logits[0])
     assert run.receipt.generations == 1
     assert run.receipt.interventions[0].heads() == alone.receipt.interventions[0].heads()
@@ -194,7 +204,7 @@ def test_no_contrast_is_the_first_stream(tiny: Any) -> None:
     model = tiny("llava").model
     inputs, _ = _batch()
     plain = _generated(model, inputs, lambda _, scores: scores)
-    got = _generated(model, inputs, contrast.noised_image(model, inputs, alpha=0.0, bound=0.0))
+    got = _generated(model, inputs, _made(NoisedImage(alpha=0.0, bound=0.0), model, inputs))
     assert torch.equal(plain.sequences, got.sequences)
     assert _same([logits.log_softmax(-1) for logits in plain.logits], got.scores)
 
@@ -203,20 +213,20 @@ def test_what_cannot_be_done_is_refused_by_name(tiny: Any) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     with pytest.raises(UnsupportedGeneration, match="3 rows"):
-        contrast.image_free(model, inputs)(torch.ones(3, 4).long(), torch.zeros(3, 200))
+        _made(ImageFree(), model, inputs)(torch.ones(3, 4).long(), torch.zeros(3, 200))
     with pytest.raises(UnsupportedGeneration, match="4 different rows"):
-        contrast.image_free(model, inputs)(torch.arange(16).view(4, 4), torch.zeros(4, 200))
-    processor = contrast.image_free(model, inputs)
+        _made(ImageFree(), model, inputs)(torch.arange(16).view(4, 4), torch.zeros(4, 200))
+    processor = _made(ImageFree(), model, inputs)
     processor(torch.ones(2, 13).long(), torch.zeros(2, 200))
     with pytest.raises(UnsupportedGeneration, match="token by token"):
         processor(torch.ones(2, 16).long(), torch.zeros(2, 200))
     with pytest.raises(BadOption, match="pixel_values"):
-        contrast.noised_image(model, text)
+        _made(NoisedImage(), model, text)
     with pytest.raises(BadOption, match="gamma"):
-        contrast.image_free(model, inputs, gamma=0.5)
+        _made(ImageFree(gamma=0.5), model, inputs)
     blip = tiny("blip2")
     with pytest.raises(UnsupportedModel, match="past its own forward"):
-        contrast.image_free(blip.model, blip.inputs)
+        _made(ImageFree(), blip.model, blip.inputs)
 
 
 def test_noise_grows_with_the_step_and_is_the_same_for_every_image() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vlm_kernels import AttentionPlan
 
 import vlm_heads.interventions
-from vlm_heads import attach, errors, known_interventions
+from vlm_heads import attach, errors, known_interventions, methods
 from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
@@ -283,11 +283,11 @@ class LouderHeads(Intervention):
 def test_7_a_new_intervention_is_one_file(tmp_path: Path, llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "louder_heads.py").write_text(NEW_FILE)
     monkeypatch.setattr(vlm_heads.interventions, "__path__", [*vlm_heads.interventions.__path__, str(tmp_path)])
-    known_interventions.cache_clear()
+    methods._found.cache_clear()
     try:
         louder = parse_intervention("louder:gain=4")
     finally:
-        known_interventions.cache_clear()
+        methods._found.cache_clear()
         sys.modules.pop("vlm_heads.interventions.louder_heads", None)
     plain = llava.generate()
     with attach(llava.model, [louder]) as run:

@@ -1,5 +1,6 @@
 """`vlm-heads eval NAME`: ask a model, score its answers, report; started again it goes on where it stopped."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,14 +81,15 @@ def evaluate(
 
     asked = asked_of(metric.name)
     name = _protocol_name(asked, protocol, split, data)
-    arms = arms_of(parse_mitigations(words), paired=paired, curve=curve, controls=controls)
+    mitigation = replace(parse_mitigations(words), profile=load_profile(profile))
+    arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls)
     entries = _entries(asked, {**own, "max_new_tokens": max_tokens, "decoding": _decoding(beams)})
     processes = Processes.current(device)
     out = out or Path("runs") / f"{metric.name}-{Path(name).stem}"
     folder = find_data(name, metric.name, data, out, limit=limit, seed=seed, processes=processes, progress=progress)
     bound = choose_protocol(name, metric.name, folder, limit=limit, seed=seed, **entries)
     vlm = load_vlm(model, device, seed)
-    asking = Asking(vlm, profile=load_profile(profile), batch_size=batch_size, max_failures=max_failures)
+    asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
     ask_arms(asking, bound, folder, arms, out, processes=processes, progress=progress)
     if processes.first:
         publish(evaluation_report(out, {arm.name: arm.end_bias for arm in arms}, seed=bound.seed), out, json)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from vlm_heads import VLM, attach, contrast
+from vlm_heads import VLM, attach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +32,12 @@ Way = Callable[[], AbstractContextManager[Any]]
 Clock = Callable[[], float]
 
 
-def ways_to_generate(vlm: VLM, named: Mapping[str, Sequence[Intervention]], inputs: dict[str, Any]) -> dict[str, Way]:
+def ways_to_generate(vlm: VLM, named: Mapping[str, Sequence[Intervention]]) -> dict[str, Way]:
     """Return what is timed: plain, eager attention, every set of interventions, and VCD's second stream."""
     ways: dict[str, Way] = {"plain": nullcontext, "eager": lambda: _eager(vlm.model)}
     for name, interventions in named.items():
         ways[name] = lambda chosen=interventions: attach(vlm.model, chosen, allow_idle=True)  # type: ignore[misc]
-    ways["vcd"] = lambda: nullcontext(contrast.noised_image(vlm.model, inputs))
+    ways["vcd"] = lambda: attach(vlm.model, "vcd")
     return ways
 
 
@@ -63,7 +63,7 @@ def time_generation(
     from PIL import Image
 
     inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], PROMPT)
-    ways = ways_to_generate(vlm, named, inputs)
+    ways = ways_to_generate(vlm, named)
     found = time_ways(vlm, inputs, ways, tokens=tokens, rounds=rounds, clock=clock_of(vlm))
     return found | {"floor": {"decode_ms": 1000 * _language_bytes(vlm.model) / _bandwidth(vlm.device)}}
 
@@ -91,9 +91,8 @@ def time_ways(
     for turn in range(rounds + 1):
         for name, way in ways.items():
             _reset_peak(vlm.device)
-            with way() as entered:
-                processors = [entered] if isinstance(entered, contrast.ContrastProcessor) else None
-                first, rest = _generate(vlm.model, inputs, tokens, processors, clock)
+            with way():
+                first, rest = _generate(vlm.model, inputs, tokens, clock)
             if turn:
                 seen[name].append((first, rest / tokens))
                 peaks[name] = max(peaks.get(name, 0.0), _peak(vlm.device))
@@ -144,9 +143,7 @@ class _FirstToken(StoppingCriteria):  # type: ignore[misc]
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _generate(
-    model: Any, inputs: dict[str, Any], tokens: int, processors: list[Any] | None, clock: Clock
-) -> tuple[float, float]:
+def _generate(model: Any, inputs: dict[str, Any], tokens: int, clock: Clock) -> tuple[float, float]:
     """Return the seconds until the first token, and those that exactly `tokens` more take."""
     first = _FirstToken(clock)
     wait(model.device)
@@ -154,7 +151,7 @@ def _generate(
     with torch.inference_mode():
         model.generate(
             **inputs, do_sample=False, min_new_tokens=tokens + 1, max_new_tokens=tokens + 1,
-            logits_processor=processors, stopping_criteria=[first],
+            stopping_criteria=[first],
         )  # fmt: skip
     wait(model.device)
     end = clock()

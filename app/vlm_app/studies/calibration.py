@@ -106,7 +106,7 @@ def calibrate(
     """Return the best setting of a small grid, chosen on one part of the data and measured on another.
 
     Args:
-        asking: the model; its interventions and profile are not used.
+        asking: the model; its mitigation is not used.
         data: pictures and annotations.
         template: name of a built-in protocol that fits the data.
         runs: where everything asked is kept.
@@ -213,11 +213,8 @@ def _measure(
         metric, folder = find_metric(name), out / name
         biases = BIASES if curve and metric.curve is not None else ()
         plain = [Arm(PLAIN), *(curve_arms() if biases else ())]
-        ask_arms(replace(asking, profile=None), protocol, part, plain, folder, processes=processes, progress=progress)
-        for setting, profile in proposed.items():
-            arm = Arm(setting, Mitigation((StaticGains(),)))
-            here = replace(asking, profile=profile)
-            ask_arms(here, protocol, part, [arm], folder, processes=processes, progress=progress)
+        arms = [Arm(setting, Mitigation((StaticGains(),), profile=profile)) for setting, profile in proposed.items()]
+        ask_arms(asking, protocol, part, [*plain, *arms], folder, processes=processes, progress=progress)
         found[name] = compare(
             metric,
             score_run(folder / PLAIN).scores,

@@ -59,18 +59,18 @@ def test_a_step_without_sinks_is_the_plain_models(llava: Any) -> None:
 def test_the_same_plans_are_joined_once() -> None:
     edits = GenerationEdits()
     gain, rule = AttentionPlan(head_gain=torch.ones(1, 2)), AttentionPlan(redistribution=Redistribution())
-    joined = edits.both(0, gain, rule, "var")
-    assert edits.both(0, gain, rule, "var") is joined
-    assert edits.of(0, joined) is edits.of(0, joined)
+    joined = edits.combined(0, gain, rule, "var")
+    assert edits.combined(0, gain, rule, "var") is joined
+    assert edits.edit_for(0, joined) is edits.edit_for(0, joined)
     again = AttentionPlan(redistribution=Redistribution())
-    assert edits.both(0, gain, again, "var").redistribution is again.redistribution
-    assert edits.of(0, gain) is not edits.of(1, gain)
+    assert edits.combined(0, gain, again, "var").redistribution is again.redistribution
+    assert edits.edit_for(0, gain) is not edits.edit_for(1, gain)
 
 
 def test_plans_that_exclude_each_other_are_refused_by_name() -> None:
     first, second = (AttentionPlan(redistribution=Redistribution(moved=share)) for share in (0.1, 0.2))
     with pytest.raises(BadOption, match=r"^var does not go together"):
-        GenerationEdits().both(0, first, second, "var")
+        GenerationEdits().combined(0, first, second, "var")
 
 
 def test_a_crop_into_the_prompt_lays_the_tables_out_anew(llava: Any) -> None:

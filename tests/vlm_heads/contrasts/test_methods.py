@@ -1,13 +1,25 @@
 """The contrasts by name: neutral ones change nothing, a batch gives what its rows give, words are read or refused."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from vlm_heads import VLM, HeadReinforcement, Mitigation, errors, known_contrasts, parse_mitigation
-from vlm_heads.contrast_methods import ChangedImage, FadingImage, ImageFree, NoisedImage
+from vlm_heads import (
+    VLM,
+    ChangedImage,
+    FadingImage,
+    HeadReinforcement,
+    ImageFree,
+    Mitigation,
+    NoisedImage,
+    errors,
+    known_contrasts,
+    parse_mitigation,
+)
+from vlm_heads.methods import Asked
 from vlm_heads.models.planted import planted_image
 
 NAMES = list(known_contrasts())
@@ -80,21 +92,17 @@ def test_a_contrast_goes_with_interventions_and_a_stream(vlm: VLM) -> None:
     assert "".join(vlm.stream(picture, QUESTIONS[0], [HeadReinforcement()], contrast=FadingImage())) == said.text
 
 
-def test_pictures_are_changed_alike_in_every_batch() -> None:
+def test_pictures_are_changed_alike_in_every_batch(vlm: VLM) -> None:
     """RITUAL's change is drawn by seed and picture, not by place in the batch."""
     seen: list[Any] = []
 
-    class _Asked:
-        def __init__(self, images: list[Image.Image]) -> None:
-            self.images, self.prompts, self.model, self.inputs = images, ["x"] * len(images), None, {}
-
-        def build(self, images: list[Image.Image], _: Any) -> Any:
-            seen.append([image.tobytes() for image in images])
-            raise errors.BadOption("seen enough")
+    def build(images: Sequence[Image.Image], _: Any) -> Any:
+        seen.append([image.tobytes() for image in images])
+        raise errors.BadOption("seen enough")
 
     for order in (_pictures(), _pictures()[::-1]):
         with pytest.raises(errors.BadOption, match="seen"):
-            ChangedImage().processor(_Asked(order))  # type: ignore[arg-type]
+            ChangedImage().processor(Asked(vlm.model, {}, order, ["x"] * len(order), build))
     assert seen[0] == seen[1][::-1]
 
 

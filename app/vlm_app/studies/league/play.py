@@ -41,7 +41,7 @@ from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.league.entries import PUBLISHED, Entry, choose, finalists, other_methods, sweep_of_settings
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, write_block
-from vlm_heads import HeadProfile, score_heads
+from vlm_heads import HeadProfile, Mitigation, score_heads
 
 PROFILE_SCENES = 64
 FEWEST = 12  # scenes; fewer leave nothing to resample
@@ -116,16 +116,17 @@ class League:
     def _ask(self, metric: str, entries: Sequence[Entry], more: Sequence[Arm], where: Round, limit: int) -> Path:
         data, folder = self.world(where), self.out / where.split / metric
         protocol = bind(f"world-{where.split}", metric, data, limit=limit, seed=self.seed)
-        arms = {entry: Arm(entry.name, parse_mitigations(entry.words)) for entry in entries}
-        free = [*more, *(arm for entry, arm in arms.items() if not entry.reads_profile)]
-        fixed = [arm for entry, arm in arms.items() if entry.reads_profile]
-        for some, profile in ((free, None), (fixed, self.profile)):
-            for arm in some:
-                if self.processes.first:
-                    remark(f"{where.split}, {metric}: {arm.name}")
-                here = replace(self.asking, profile=profile)
-                ask_arms(here, protocol, data, [arm], folder, processes=self.processes, progress=progress)
+        arms = [Arm(entry.name, self._mitigation(entry)) for entry in entries]
+        # those that read the profile last, as they always were
+        for arm in sorted([*more, *arms], key=lambda arm: arm.mitigation.profile is not None):
+            if self.processes.first:
+                remark(f"{where.split}, {metric}: {arm.name}")
+            ask_arms(self.asking, protocol, data, [arm], folder, processes=self.processes, progress=progress)
         return folder
+
+    def _mitigation(self, entry: Entry) -> Mitigation:
+        found = parse_mitigations(entry.words)
+        return replace(found, profile=self.profile) if entry.reads_profile else found
 
     def world(self, where: Round) -> CocoFolder:
         """Return the scenes of a split, drawn where they are missing."""
