@@ -30,7 +30,8 @@ ASKING = ("answer.py", "experiment.py", "scenes/")  # the parts of vlm_evals tha
 FLOORS: dict[str, tuple[str, ...]] = {
     "vlm_kernels": (
         "plan",
-        "torch_rule reference triton_epilogue triton_launch",
+        "torch_rule reference triton_epilogue triton_edit",
+        "triton_launch",
         "torch_decode materialised",
         "torch_backend triton_decode triton_tail",
         "triton_backend",

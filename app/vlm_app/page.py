@@ -9,13 +9,14 @@ from typing import Any
 
 import gradio as gr
 
+from vlm_app.options import SAMPLE
 from vlm_app.session import Picture, Session
 from vlm_app.view import html as views
 from vlm_app.view.cards import Card, Control, cards, presets
 from vlm_app.view.form import values_of, words_of
 from vlm_app.view.inside import Inside
 from vlm_app.view.offline import Offline
-from vlm_app.view.recipe import LONGEST_ANSWER, SAMPLE, Recipe
+from vlm_app.view.recipe import LONGEST_ANSWER, Recipe
 from vlm_heads.errors import BadImage, VlmHeadsError
 
 TITLE = "vlm-heads"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-SAMPLE = "sample:"
+from vlm_app.options import SAMPLE
 
 
 def find_pictures(words: Sequence[str]) -> list[Path]:

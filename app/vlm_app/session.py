@@ -19,12 +19,12 @@ from PIL import Image
 from vlm_evals.scenes.samples import sample_names, sample_path, truth
 
 from vlm_app.export import Column, write_run
-from vlm_app.options import DEFAULT_SEED
+from vlm_app.options import DEFAULT_SEED, SAMPLE
 from vlm_app.view import html as views
 from vlm_app.view.inside import SIDES, Inside
 from vlm_app.view.looking import sink_channels_of
 from vlm_app.view.marks import Marker, changed_words
-from vlm_app.view.recipe import SAMPLE, Recipe
+from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side, race
 from vlm_heads import VLM
 from vlm_heads.errors import BadImage, BadOption

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.families import Tiny
 from vlm_heads import (
     AttentionCall,
     DisturbedPrompt,
@@ -23,7 +24,7 @@ from vlm_heads.methods import Asked
 GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
 
 
-def test_detach_leaves_the_model_as_it_was(llava: Any) -> None:
+def test_detach_leaves_the_model_as_it_was(llava: Tiny) -> None:
     plain = llava.generate().sequences
     run = attach(llava.model, HeadReinforcement(gain=6.0))
     changed = llava.generate().sequences
@@ -35,7 +36,7 @@ def test_detach_leaves_the_model_as_it_was(llava: Any) -> None:
     assert not torch.equal(plain, changed)
 
 
-def test_detach_says_what_never_fired(llava: Any) -> None:
+def test_detach_says_what_never_fired(llava: Tiny) -> None:
     run = attach(llava.model, "vhr")
     with pytest.raises(errors.NothingIntervened, match="vhr was attached and never fired"):
         run.detach()
@@ -45,7 +46,7 @@ def test_detach_says_what_never_fired(llava: Any) -> None:
 
 @pytest.mark.parametrize("contrast", [NoisedImage(noise_step=900), FadingImage(rate=1.0)], ids=["vcd", "m3id"])
 @pytest.mark.parametrize("also", [(), (HeadReinforcement(gain=3.0),)], ids=["alone", "with vhr"])
-def test_a_contrast_is_added_to_generate(contrast: Any, also: tuple[Any, ...], llava: Any) -> None:
+def test_a_contrast_is_added_to_generate(contrast: Any, also: tuple[Any, ...], llava: Tiny) -> None:
     processor = contrast.processor(Asked(llava.model, llava.inputs))
     with attach(llava.model, list(also), allow_idle=True):
         expected = llava.model.generate(**llava.inputs, **GREEDY, logits_processor=[processor])
@@ -58,13 +59,13 @@ def test_a_contrast_is_added_to_generate(contrast: Any, also: tuple[Any, ...], l
     assert "generate" not in vars(llava.model)
 
 
-def test_a_contrast_that_needs_the_prompt_is_refused(llava: Any) -> None:
+def test_a_contrast_that_needs_the_prompt_is_refused(llava: Tiny) -> None:
     with pytest.raises(errors.BadOption, match=r"ask through VLM\.answer"):
         attach(llava.model, DisturbedPrompt())
     assert "generate" not in vars(llava.model)
 
 
-def test_a_contrast_that_was_never_used_is_named(llava: Any) -> None:
+def test_a_contrast_that_was_never_used_is_named(llava: Tiny) -> None:
     with pytest.raises(errors.NothingIntervened, match="never used"), attach(llava.model, "vcd"):
         pass
 
@@ -86,13 +87,13 @@ class _Seen(Watcher):
         call.memory.setdefault("layers", []).append(call.layer)
 
 
-def _watched(llava: Any, *what: Any) -> tuple[_Seen, Any]:
+def _watched(llava: Tiny, *what: Any) -> tuple[_Seen, Any]:
     seen = _Seen()
     with attach(llava.model, *what, watch=[seen]):
         return seen, llava.generate(steps=3)
 
 
-def test_a_watcher_sees_every_call_and_changes_nothing(llava: Any) -> None:
+def test_a_watcher_sees_every_call_and_changes_nothing(llava: Tiny) -> None:
     plain = llava.generate(steps=3)
     seen, watched = _watched(llava)
     assert torch.equal(plain.sequences, watched.sequences)
@@ -102,7 +103,7 @@ def test_a_watcher_sees_every_call_and_changes_nothing(llava: Any) -> None:
     assert seen.rows[3:] == [1] * 6
 
 
-def test_a_watcher_sees_what_the_model_receives(llava: Any) -> None:
+def test_a_watcher_sees_what_the_model_receives(llava: Tiny) -> None:
     """The output of a layer whose heads are all multiplied by 3 is three times the plain one, on the first layer."""
     plain, _ = _watched(llava)
     edited, _ = _watched(llava, "reinforced:gains=0.0:3+0.1:3+0.2:3+0.3:3")
@@ -110,12 +111,12 @@ def test_a_watcher_sees_what_the_model_receives(llava: Any) -> None:
     assert torch.equal(edited.outputs[0], plain.outputs[0] * 3)
 
 
-def test_image_free_passes_are_not_shown(llava: Any) -> None:
+def test_image_free_passes_are_not_shown(llava: Tiny) -> None:
     seen, _ = _watched(llava, HeadReinforcement(layers="all"))
     assert len(seen.outputs) == 9
 
 
-def test_a_watcher_sees_a_prompt_without_image(llava: Any) -> None:
+def test_a_watcher_sees_a_prompt_without_image(llava: Tiny) -> None:
     seen = _Seen()
     ids = torch.tensor([[1, 5, 7, 8]])
     with attach(llava.model, ImageBoost(), allow_idle=True, watch=[seen]):

@@ -2,24 +2,30 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedModel
+from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
+from tests.support.compare import distance, equal, rounding, same_ids
+from tests.support.families import Build, Inputs
+from tests.support.family_table import FamilyTable
 from vlm_heads import ChangedImage, Contrast, DisturbedPrompt, FadingImage, ImageFree, NoisedImage, attach
 from vlm_heads.errors import BadOption, UnsupportedGeneration, UnsupportedModel
 from vlm_heads.interventions.route_gain import RouteGain
 from vlm_heads.methods import Asked, ContrastProcessor
 from vlm_heads.toolkit.image_changes import CHANGES, diffused, random_change
 
+Weights = Callable[[int], tuple[float, float]]  # generated tokens so far -> weights of the two streams
+Processor = Callable[[Tensor, Tensor], Tensor]
+CLOSE_SCORES = rounding(torch.float32, terms=64, size=10.0)
 GROWING = ("token_type_ids", "mm_token_type_ids")
 
 
-def _uncached(model: Any, inputs: dict[str, Any], answer: Tensor) -> Tensor:
+def _uncached(model: PreTrainedModel, inputs: Inputs, answer: Tensor) -> Tensor:
     """Return token logits after the prompt and the answer so far `[B, t]`, everything computed anew."""
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(ids))
@@ -47,10 +53,10 @@ def _combined(first: Tensor, second: Tensor, weights: tuple[float, float], bound
 
 
 def _loop(
-    model: Any,
-    first: dict[str, Any],
-    second: dict[str, Any],
-    weights: Callable[[int], tuple[float, float]],
+    model: PreTrainedModel,
+    first: Inputs,
+    second: Inputs,
+    weights: Weights,
     bound: float,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the greedy answer `[B, 5]` of a plain two-model loop, and its scores."""
@@ -63,19 +69,16 @@ def _loop(
     return answer, scores
 
 
-def _generated(model: Any, inputs: dict[str, Any], processor: Any, **changes: Any) -> Any:
+def _generated(
+    model: PreTrainedModel, inputs: Inputs, processor: Processor, **changes: object
+) -> GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput:
     arguments = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "return_dict_in_generate": True}
     return model.generate(
         **inputs, **{**arguments, "output_scores": True, "output_logits": True, **changes}, logits_processor=[processor]
     )
 
 
-def _same(left: list[Tensor], right: Any) -> bool:
-    """Whether scores agree within 2e-4, a token excluded in one being excluded in the other."""
-    return all(torch.allclose(a, b, atol=2e-4) for a, b in zip(left, right, strict=True))
-
-
-def _batch() -> tuple[dict[str, Any], dict[str, Any]]:
+def _batch() -> tuple[Inputs, Inputs]:
     """Return a left-padded batch of two prompts with an image each, and the same without image."""
     torch.manual_seed(3)
     rows = [[1, 5, *[150] * 4, 7, 8, 9, 10, 11], [0, 0, 0, 1, *[150] * 4, 9, 12, 13]]
@@ -87,16 +90,14 @@ def _batch() -> tuple[dict[str, Any], dict[str, Any]]:
     return first | pixels, text
 
 
-def _made(
-    contrast: Contrast, model: Any, inputs: dict[str, Any], other: dict[str, Any] | None = None
-) -> ContrastProcessor:
+def _made(contrast: Contrast, model: PreTrainedModel, inputs: Inputs, other: Inputs | None = None) -> ContrastProcessor:
     """Return a contrast's processor; `other` is what the second stream gets where it is built from image and prompt."""
     if other is None:
         return contrast.processor(Asked(model, inputs))
     return contrast.processor(Asked(model, inputs, (), ("asked",), lambda _, __: other))
 
 
-def _cases(model: Any, inputs: dict[str, Any], text: dict[str, Any]) -> dict[str, tuple[Any, Any, Any, float]]:
+def _cases(model: PreTrainedModel, inputs: Inputs, text: Inputs) -> dict[str, tuple[Processor, Inputs, Weights, float]]:
     """Return processor, second inputs, weights and bound of every method."""
     noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], 700, 1)}
     changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(-1)}
@@ -116,24 +117,24 @@ def _cases(model: Any, inputs: dict[str, Any], text: dict[str, Any]) -> dict[str
 
 
 @pytest.mark.parametrize("method", ["VCD", "ICD", "PAI", "M3ID", "RITUAL"])
-def test_equals_a_plain_loop_over_two_models(method: str, tiny: Any) -> None:
+def test_equals_a_plain_loop_over_two_models(method: str, tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     processor, second, weights, bound = _cases(model, inputs, text)[method]
     answer, scores = _loop(model, inputs, second, weights, bound)
     for _ in range(2):  # the second generation starts clean
         got = _generated(model, inputs, processor)
-        assert torch.equal(got.sequences[:, -5:], answer)
-        assert _same(scores, got.scores)
-    assert not torch.allclose(got.logits[1].log_softmax(-1), got.scores[1], atol=1e-2)  # empty otherwise
+        assert equal(got.sequences[:, -5:], answer)
+        assert distance(scores, got.scores) < CLOSE_SCORES  # a token excluded in one is excluded in the other
+    assert distance(got.logits[1].log_softmax(-1), got.scores[1]) > 2e-2  # empty otherwise
 
 
-def test_the_comparison_sees_wrong_weights(tiny: Any) -> None:
+def test_the_comparison_sees_wrong_weights(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     processor, _, _, _ = _cases(model, inputs, text)["PAI"]
     _, scores = _loop(model, inputs, text, lambda _: (1.4, -0.4), 0.3)
-    assert not _same(scores[:1], _generated(model, inputs, processor).scores[:1])
+    assert distance(scores[:1], _generated(model, inputs, processor).scores[:1]) > 2e-4
 
 
 REFUSED = {
@@ -143,7 +144,7 @@ REFUSED = {
 }
 
 
-def test_every_family_runs_a_second_stream_or_says_why_not(family: str, tiny: Any, support: Any) -> None:
+def test_every_family_runs_a_second_stream_or_says_why_not(family: str, tiny: Build, support: FamilyTable) -> None:
     built = tiny(family)
     changed = {**built.inputs, "pixel_values": built.inputs["pixel_values"].flip(0, -1)}
     if family in REFUSED:
@@ -154,8 +155,8 @@ def test_every_family_runs_a_second_stream_or_says_why_not(family: str, tiny: An
     torch.nn.init.zeros_(built.model.get_output_embeddings().weight[150:151])  # no image token in the answer
     answer, scores = _loop(built.model, built.inputs, changed, lambda _: (2.0, -1.0), 0.1)
     got = _generated(built.model, built.inputs, _made(DisturbedPrompt(), built.model, built.inputs, changed))
-    assert torch.equal(got.sequences[:, -5:], answer)
-    assert _same(scores, got.scores)
+    assert equal(got.sequences[:, -5:], answer)
+    assert distance(scores, got.scores) < CLOSE_SCORES
     assert _generated(built.model, built.inputs, _made(ImageFree(), built.model, built.inputs)).sequences.shape[0] == 1
     support.states(family, "contrasts", "equal a plain loop")
 
@@ -163,7 +164,7 @@ def test_every_family_runs_a_second_stream_or_says_why_not(family: str, tiny: An
 class _Uncached(LogitsProcessor):
     """VCD's weights with a second stream that remembers nothing."""
 
-    def __init__(self, model: Any, second: dict[str, Any]) -> None:
+    def __init__(self, model: PreTrainedModel, second: Inputs) -> None:
         self.model, self.second = model, second
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -173,43 +174,43 @@ class _Uncached(LogitsProcessor):
         return _combined(scores, _uncached(self.model, second, answer), (2.0, -1.0), 0.0)
 
 
-def test_the_second_stream_follows_its_beams(tiny: Any) -> None:
+def test_the_second_stream_follows_its_beams(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, _ = _batch()
     noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], 999, 0)}
-    options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 8, "suppress_tokens": [150]}
+    options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 8, "suppress_tokens": [150]}
     expected = _generated(model, inputs, _Uncached(model, noised), **options)
     got = _generated(model, inputs, _made(NoisedImage(noise_step=999, bound=0.0), model, inputs), **options)
-    assert torch.equal(expected.sequences, got.sequences)
-    assert torch.allclose(expected.sequences_scores, got.sequences_scores, atol=2e-4)
+    assert same_ids(expected, got)
+    assert distance(expected.sequences_scores, got.sequences_scores) < CLOSE_SCORES
 
 
-def test_attach_edits_the_first_stream_only(tiny: Any) -> None:
+def test_attach_edits_the_first_stream_only(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     with attach(model, [RouteGain(image=3.0, layers="all")]) as alone:
         edited = _generated(model, inputs, lambda _, scores: scores)
     with attach(model, [RouteGain(image=3.0, layers="all")]) as run:
         got = _generated(model, inputs, _made(ImageFree(gamma=2.0), model, inputs))
-    assert torch.equal(edited.logits[0], got.logits[0])
+    assert equal(edited.logits[0], got.logits[0])
     assert run.receipt.generations == 1
     assert run.receipt.interventions[0].heads() == alone.receipt.interventions[0].heads()
     answer = got.sequences[:, -5:]
     second = [_uncached(model, text, answer[:, :step]) for step in range(5)]
     expected = [_combined(first, z, (2.0, -1.0), 0.1) for first, z in zip(got.logits, second, strict=True)]
-    assert _same(expected, got.scores)
+    assert distance(expected, got.scores) < CLOSE_SCORES
 
 
-def test_no_contrast_is_the_first_stream(tiny: Any) -> None:
+def test_no_contrast_is_the_first_stream(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, _ = _batch()
     plain = _generated(model, inputs, lambda _, scores: scores)
     got = _generated(model, inputs, _made(NoisedImage(alpha=0.0, bound=0.0), model, inputs))
-    assert torch.equal(plain.sequences, got.sequences)
-    assert _same([logits.log_softmax(-1) for logits in plain.logits], got.scores)
+    assert same_ids(plain, got)
+    assert distance([logits.log_softmax(-1) for logits in plain.logits], got.scores) < CLOSE_SCORES
 
 
-def test_what_cannot_be_done_is_refused_by_name(tiny: Any) -> None:
+def test_what_cannot_be_done_is_refused_by_name(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     with pytest.raises(UnsupportedGeneration, match="3 rows"):
@@ -231,9 +232,9 @@ def test_what_cannot_be_done_is_refused_by_name(tiny: Any) -> None:
 
 def test_noise_grows_with_the_step_and_is_the_same_for_every_image() -> None:
     pixels = torch.zeros(2, 3, 4, 4)
-    assert torch.equal(diffused(pixels, 0, seed=0), pixels)
+    assert equal(diffused(pixels, 0, seed=0), pixels)
     some, more = diffused(pixels, 100, seed=0), diffused(pixels, 1000, seed=0)
-    assert torch.equal(some[0], some[1])
+    assert equal(some[0], some[1])
     assert 0 < some.std() < more.std()
     with pytest.raises(BadOption, match="noise_step"):
         diffused(pixels, 1001, seed=0)

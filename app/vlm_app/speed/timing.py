@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
+from vlm_kernels.bench import memory_bandwidth
 
+from vlm_app.options import DEFAULT_PROMPT
 from vlm_heads import VLM, attach
 
 if TYPE_CHECKING:
@@ -22,10 +24,8 @@ if TYPE_CHECKING:
 
     from vlm_heads.interventions.base import Intervention
 
-PROMPT = "Please describe this image in detail."
 _MEMORY = Path("/proc/meminfo")
 _CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-BANDWIDTH_FLOATS = 1 << 26  # 256 MB, larger than any cache
 
 
 Way = Callable[[], AbstractContextManager[Any]]
@@ -62,10 +62,12 @@ def time_generation(
     """
     from PIL import Image
 
-    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], PROMPT)
+    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], DEFAULT_PROMPT)
     ways = ways_to_generate(vlm, named)
-    found = time_ways(vlm, inputs, ways, tokens=tokens, rounds=rounds, clock=clock_of(vlm))
-    return found | {"floor": {"decode_ms": 1000 * _language_bytes(vlm.model) / _bandwidth(vlm.device)}}
+    clock = clock_of(vlm)
+    found = time_ways(vlm, inputs, ways, tokens=tokens, rounds=rounds, clock=clock)
+    floor = _language_bytes(vlm.model) / memory_bandwidth(vlm.device, clock)
+    return found | {"floor": {"decode_ms": 1000 * floor}}
 
 
 def clock_of(vlm: VLM) -> Clock:
@@ -182,19 +184,6 @@ def _language_bytes(model: Any) -> int:
     weights = [one for one in (*language.parameters(), *model.lm_head.parameters()) if id(one) not in embeddings]
     unique = {id(one): one.numel() * one.element_size() for one in weights}
     return sum(unique.values())
-
-
-def _bandwidth(device: torch.device) -> float:
-    """Return bytes read per second, the best of a few sums over memory that no cache holds."""
-    block = torch.ones(BANDWIDTH_FLOATS, device=device)
-    best = float("inf")
-    for _ in range(5):
-        wait(device)
-        start = perf_counter()
-        block.sum()
-        wait(device)
-        best = min(best, perf_counter() - start)
-    return block.numel() * block.element_size() / best
 
 
 def free_memory() -> float:

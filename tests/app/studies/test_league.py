@@ -1,6 +1,7 @@
 """The league: who plays, what is chosen, that it goes on after a kill, and that its pages hold what was measured."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,10 @@ def test_heads_for_adhh_come_from_the_models_own_captions(small_world: Path, tmp
     assert heads_that_invent(vlm, run, data, DESCRIBE) is None
 
 
-def test_an_unknown_part_of_the_league_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from vlm_app.studies.league.play import play
-
+def test_an_unknown_part_of_the_league_is_refused(
+    mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TaskError, match="route"):
-        play(only="vhr")
+    assert "route" in mistake("study", "league", "--only", "vhr")
+    assert "--results or --route" in mistake("study", "pages", tmp_path)
     assert list(tmp_path.iterdir()) == []
