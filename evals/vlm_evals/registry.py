@@ -11,20 +11,21 @@ Names are read from file names and entry points; a metric itself is imported whe
 from __future__ import annotations
 
 import importlib
-import logging
 import pkgutil
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import vlm_evals.metrics
 from vlm_evals.errors import UnknownMetric
 from vlm_evals.metric import Metric
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 GROUP = "vlm_evals.metrics"
-_log = logging.getLogger(__name__)
 
 
 class Registry:
@@ -71,12 +72,14 @@ class Registry:
 
     def all(self) -> dict[str, Metric]:
         """Return every metric by its name; a plug-in that cannot be used is named in the log and left out."""
+        import logging  # slow to import, and asked for where all are listed
+
         found = {name: self.find(name) for name in self.own}
         for name in self._brought:
             try:
                 found.setdefault(name, self._load(name))
             except UnknownMetric as error:
-                _log.warning("%s", error)
+                logging.getLogger(__name__).warning("%s", error)
         return found
 
     def _load(self, name: str) -> Metric:
@@ -108,7 +111,13 @@ def _only_metric(module: ModuleType) -> Metric:
     return metric
 
 
-_REGISTRY = Registry(vlm_evals.metrics, lambda: entry_points(group=GROUP))
+def _installed() -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points  # asked where a name is not ours
+
+    return entry_points(group=GROUP)
+
+
+_REGISTRY = Registry(vlm_evals.metrics, _installed)
 
 
 def find_metric(name: str) -> Metric:

@@ -17,7 +17,6 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -268,6 +267,8 @@ def _note_environment(folder: Path, shard: int, shards: int) -> None:
 
 def environment() -> dict[str, Any]:
     """Return the time, the machine and the versions that a result depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
     versions: dict[str, str | None] = {}
     for name in REPORTED_PACKAGES:
         try:
