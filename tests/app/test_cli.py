@@ -107,8 +107,9 @@ def test_judge_imports_only_what_it_uses(tmp_path: Path) -> None:
     captions.write_text('{"image_id": 1, "caption": "A \\"zebra\\" and Mr. Dog\'s toaster."}\n')
     truth.write_text('{"1": ["dog"]}')
     words = ("judge", "chair", captions, "--truth", truth)
-    assert imports_of(*words, "--json") == set()
-    assert imports_of(*words) == set()
+    tokenizer = {"nltk", "numpy"}  # nltk brings numpy, and scipy without its statistics
+    assert imports_of(*words, "--json") - {"scipy"} == tokenizer
+    assert imports_of(*words) - {"scipy"} == tokenizer
 
 
 def test_describe_streams_what_the_model_says(command: Command, banana: Path) -> None:
