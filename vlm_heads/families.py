@@ -1,7 +1,7 @@
 """Where the decoder layers, the output projections and the image token of a vision-language model are.
 
-Found by looking at the model. A family that follows the attention interface needs no line here; one that does
-not gets one row in `QUIRKS`.
+They are found by looking at the model. A family that follows the attention interface needs no line here. Another gets
+one row in `QUIRKS`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def examine(model: nn.Module) -> Anatomy:
     image_token_id = _image_token_id(config, quirks, model_type)
     text = config.get_text_config()
     if getattr(text, "is_encoder_decoder", False):
-        raise UnsupportedModel(f"{model_type} writes with an encoder-decoder; a decoder-only language model is needed")
+        raise UnsupportedModel(
+            f"{model_type} generates with an encoder-decoder; a decoder-only language model is needed"
+        )
     decoder, layers = _decoder(model, quirks, int(text.num_hidden_layers), model_type)
     attentions = {index: found for index, layer in enumerate(layers) if (found := _attention(layer, quirks))}
     for attention in attentions.values():

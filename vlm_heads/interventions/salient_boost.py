@@ -40,7 +40,7 @@ class SalientBoost(Intervention):
 
     Paper and program:
         In print the local share is 0.25. On the authors' own captions that leaves a third of the sentences repeated and
-        costs 18 points of recall, so the default is the one setting that was not degenerate. Watch recall, length and
+        costs 18 points of recall. So the default is the one setting that was not degenerate. Watch recall, length and
         repetition beside CHAIR. The public program sums rows for the spatial stream, which always gives 1; here columns
         are summed. Scaling by head sensitivity is in the abstract and in no public program; `modulated` is ours.
     """
