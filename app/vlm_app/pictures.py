@@ -1,11 +1,31 @@
-"""Images as they are named on the command line: files, and `sample:NAME` for those that ship with the package."""
+"""Pictures and how they are named: files, and `sample:NAME` for those that ship with the package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SAMPLE = "sample:"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is asked about.
+
+    Attributes:
+        name: `sample:NAME`, or the file name of a visitor's own image.
+        image: upright RGB.
+        objects: what it shows; None where nobody knows.
+    """
+
+    name: str
+    image: Image.Image
+    objects: frozenset[str] | None = None
 
 
 def find_pictures(words: Sequence[str]) -> list[Path]:

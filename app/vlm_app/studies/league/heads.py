@@ -12,8 +12,8 @@ from vlm_evals.runs import answers_in
 from vlm_evals.text.objects import ObjectFinder
 
 from vlm_app.models import parse_mitigations
-from vlm_app.studies.findings import deciding_tokens
 from vlm_app.studies.league.entries import Entry
+from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, attach
 from vlm_heads.errors import BadOption, UnsupportedModel
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
@@ -52,8 +52,8 @@ def _judged(vlm: VLM, said: Sequence[Answer], data: CocoFolder, prompt: str) -> 
         pieces = [after[len(before) :] for before, after in pairwise(texts)]
         shown = set(data.objects[image])
         places: dict[bool, list[int]] = {True: [], False: []}
-        for token, (_, node) in deciding_tokens(finder, pieces):
-            places[node not in shown].append(token)
+        for _, last, node in pieces_that_mention(finder, pieces):
+            places[node not in shown].append(last)
         inputs = vlm.inputs([data.images[image]], prompt)
         yield MarkedAnswer(inputs, ids, invented=places[True], grounded=places[False])
 
