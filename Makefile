@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: demo test check bench compare test-gpu browser test-lmms test-serving clean
 
 demo: $(READY)
-	$(BIN)/python -m vlm_app.studies.held_out --out $(REPORT)
+	$(BIN)/vlm-heads study held-out --out $(REPORT)
 
 test: check browser
 	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal --durations=10
@@ -33,7 +33,7 @@ bench: $(READY)
 	$(BIN)/vlm-heads bench
 
 compare: $(READY)
-	$(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m vlm_app.studies.league.play --out runs/league
+	$(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m vlm_app.cli study league --out runs/league
 
 test-gpu: $(READY)
 	$(BIN)/pytest -q -m gpu

@@ -30,7 +30,8 @@ ASKING = ("answer.py", "scenes/")  # the parts of vlm_evals that may import torc
 FLOORS: dict[str, tuple[str, ...]] = {
     "vlm_kernels": (
         "plan",
-        "torch_rule reference triton_epilogue triton_launch",
+        "torch_rule reference triton_epilogue triton_edit",
+        "triton_launch",
         "torch_decode materialised",
         "torch_backend triton_decode triton_tail",
         "triton_backend",
@@ -39,14 +40,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "vlm_heads": (
         "errors attention",
-        "families key_map receipt blind",
-        "profile",
-        "call models",
+        "families key_map receipt blind stored",
+        "profile models",
+        "call",
         "toolkit",
         "interventions",
         "attached",
         "contrast",
-        "contrast_methods",
+        "contrasts",
         "methods",
         "mitigation",
         "attach",

@@ -1,11 +1,11 @@
-"""attach(): put interventions into a model's attention, run, and leave the model exactly as it was."""
+"""attach(): put a mitigation into a model, run, and leave the model exactly as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, get_args
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self, get_args
 
 import torch
 from torch import nn
@@ -14,69 +14,122 @@ from vlm_heads.attached.installing import installed
 from vlm_heads.attached.layer_edit import Backend
 from vlm_heads.attached.refused_modes import refusing
 from vlm_heads.attached.tracking import Tracker
+from vlm_heads.attached.watcher import Watcher
+from vlm_heads.contrasts.added import AddedContrast
 from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel, suggest
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.interventions.base import Intervention
+from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import InterventionReceipt, Receipt
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
-@dataclass(frozen=True)
 class Attachment:
-    """A model with its interventions in place.
+    """A model with a mitigation in place: a context manager, or an object to `detach()`.
 
     Attributes:
         anatomy: where the model's parts are.
         receipt: what fired so far.
     """
 
-    anatomy: Anatomy
-    receipt: Receipt
+    def __init__(self, anatomy: Anatomy, receipt: Receipt, tracker: Tracker, added: AddedContrast | None) -> None:
+        self.anatomy = anatomy
+        self.receipt = receipt
+        self._tracker = tracker
+        self._added = added
+        self._undo: ExitStack | None = None
+        self._allow_idle = False
+
+    def detach(self) -> None:
+        """Leave the model exactly as it was before; nothing where that was done already.
+
+        Raises:
+            NothingIntervened: after that, if an intervention or a contrast never acted and idleness was not allowed.
+        """
+        if self._undone() and not self._allow_idle:
+            self._require_fired()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if failure is None:
+            self.detach()
+        else:
+            self._undone()
+
+    def _undone(self) -> bool:
+        """Undo what was done to the model; return whether there was anything to undo."""
+        undo, self._undo = self._undo, None
+        if undo is None:
+            return False
+        undo.close()
+        return True
+
+    def _require_fired(self) -> None:
+        if not self.receipt.fired:
+            raise NothingIntervened(_why_idle(self.receipt, self._tracker.attention_calls))
+        if self._added is not None and not self._added.uses:
+            raise NothingIntervened("the contrast was attached and never used: generate() was not called inside")
 
 
-@contextmanager
 def attach(
     model: nn.Module,
-    interventions: Sequence[Intervention],
-    *,
+    *what: Mitigated | Sequence[Mitigated],
     profile: HeadProfile | None = None,
     backend: Backend = "auto",
     allow_idle: bool = False,
-) -> Iterator[Attachment]:
-    """Let the interventions act on everything the model generates inside the context.
+    watch: Sequence[Watcher] = (),
+) -> Attachment:
+    """Let a mitigation act on everything the model generates, until the `with` ends or `detach()` is called.
+
+        with attach(model, "vhr:gain=2"):
+            output = model.generate(**inputs)
 
     Nothing about the call to `generate` changes. On the way out, by an exception too, the model is as it was.
 
     Args:
         model: a vision-language model of transformers whose language attention goes through the attention interface.
-        interventions: what to change; gains multiply and boosts add, so their order does not matter.
-        profile: head scores to choose heads by, in place of each sample's own.
+        what: interventions, contrasts that need the model's inputs alone, words for them, or a `Mitigation`; one,
+            several, or a list. Gains multiply and boosts add, so their order does not matter.
+        profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
         backend: who computes edited attention; one that is named is used or raises.
         allow_idle: do not raise where an intervention never fired.
+        watch: read each attention call and change nothing.
 
     Raises:
         UnsupportedModel: if the model, or an intervention on this model, cannot work; nothing was changed then.
-        BadOption: if an option does not fit the model.
+        BadOption: if an option does not fit the model, or a contrast needs more than the model's inputs.
         AlreadyAttached: if the model is inside another attach.
         UnsupportedGeneration: inside, if `generate` is asked for a way that cannot be followed; see `refused_modes`.
-        NothingIntervened: on the way out, if an intervention never fired.
+        NothingIntervened: on the way out, if an intervention or a contrast never acted.
     """
+    mitigation = Mitigation.of(*what, profile=profile)
+    interventions, profile = mitigation.interventions, mitigation.profile
     anatomy = examine(model)
     _check(interventions, anatomy, profile, backend)
+    added = None
+    if mitigation.contrast is not None:
+        mitigation.contrast.check(anatomy)
+        added = AddedContrast(model, mitigation.contrast)
     receipt = Receipt(
         model_type=anatomy.model_type,
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
     )
-    with ExitStack() as watching:
-        prepared = [watching.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
-        tracker = Tracker(model, anatomy, tuple(interventions), receipt, profile, backend, prepared)
-        with installed(anatomy, tracker), refusing(model):
-            yield Attachment(anatomy, receipt)
-    if not allow_idle and not receipt.fired:
-        raise NothingIntervened(_why_idle(receipt, tracker.attention_calls))
+    with ExitStack() as undo:
+        prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
+        tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watch)
+        if interventions or watch:  # a contrast leaves attention as it is
+            undo.enter_context(installed(anatomy, tracker))
+        undo.enter_context(refusing(model, added))
+        attachment = Attachment(anatomy, receipt, tracker, added)
+        attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
+    return attachment
 
 
 def _check(
@@ -86,11 +139,6 @@ def _check(
         raise BadOption(f"no backend {backend!r}{suggest(backend, BACKENDS)}; known: {', '.join(BACKENDS)}")
     if backend == "triton" and not torch.cuda.is_available():
         raise UnsupportedModel("backend='triton' needs a CUDA device and none is here; 'auto' falls back by itself")
-    if isinstance(interventions, Intervention) or not isinstance(interventions, Sequence):
-        raise BadOption("interventions must be a list, as in attach(model, [HeadReinforcement()])")
-    for one in interventions:
-        if isinstance(one, type) or not isinstance(one, Intervention):
-            raise BadOption(f"{one!r} is no intervention; give instances, as in attach(model, [HeadReinforcement()])")
     if profile is not None:
         profile.check(anatomy)
     for one in interventions:
@@ -98,8 +146,8 @@ def _check(
         one.check(anatomy, profile)
 
 
-def _options(intervention: Any) -> dict[str, Any]:
-    values = {one.name: getattr(intervention, one.name) for one in fields(intervention)}
+def _options(intervention: Intervention) -> dict[str, Any]:
+    values = {one.name: getattr(intervention, one.name) for one in intervention.options()}
     return {
         name: value if isinstance(value, (str, int, float, bool)) else list(value) for name, value in values.items()
     }

@@ -69,7 +69,7 @@ class TextOnly:
     position_ids: Tensor
 
     @classmethod
-    def of(cls, classes: Tensor) -> TextOnly:
+    def of_classes(cls, classes: Tensor) -> TextOnly:
         """Return the text of a prompt with these key classes, int8 `[B, T]`.
 
         Raises:
@@ -124,7 +124,7 @@ class LayerInputs:
     received: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
 
     @contextmanager
-    def listening(self, layers: tuple[nn.Module, ...]) -> Iterator[None]:
+    def recording(self, layers: tuple[nn.Module, ...]) -> Iterator[None]:
         """Note what every layer receives while the context lasts."""
         handles = [
             layer.register_forward_pre_hook(self._note(index), with_kwargs=True) for index, layer in enumerate(layers)

@@ -29,7 +29,7 @@ class GenerationState:
         sighted: the same with the image and nothing reinforced; only where an intervention asked for "two-pass".
         lockstep: the image-free stream to be walked beside the image's; only where asked for.
         memories: one dictionary per attached intervention.
-        touched: whether any plan was carried out in this forward.
+        touched: whether any plan was applied in this forward.
         marked: int8 `[B, T]` by layer, the prompt's classes where an intervention told sinks from other keys.
     """
 
@@ -62,7 +62,9 @@ class AttentionCall:
         scale: multiplies the logits; None is `D ** -0.5`.
         hidden: `[B, Tq, width]`, what enters the layer, before its norm; only at prefill, and only where an
             intervention reads it.
-        planned: what the interventions before this one want changed in this call, or None.
+        planned: what the interventions before this one want changed in this call, or None. A watcher sees the plan of
+            all of them.
+        output: `[B, Tq, Hq, D]`, the heads' outputs as the model receives them; watchers alone see it.
     """
 
     layer: int
@@ -80,6 +82,7 @@ class AttentionCall:
     hidden: Tensor | None = None
     computed: tuple[Tensor, Tensor | None] | None = None
     planned: AttentionPlan | None = None
+    output: Tensor | None = None
 
     @property
     def key_map(self) -> KeyMap:
@@ -91,16 +94,42 @@ class AttentionCall:
         """Whether the rows of this call are the prompt's."""
         return self.state.prefill
 
+    @property
+    def decoding(self) -> bool:
+        """Whether the call has one row, which predicts the next token."""
+        return self.query.shape[2] == 1
+
+    def once_per_step(self, make: Callable[[AttentionCall], Tensor]) -> Tensor:
+        """Return `make(call)`, made once in a step for all layers that hold as many keys.
+
+        Args:
+            make: a function or method with a name of its own; its result may depend on the keys alone.
+        """
+        keys, name = self.key.shape[2], make.__qualname__
+        known: tuple[int, Tensor] | None = self.memory.get(name)
+        if known is None or known[0] != keys:
+            known = self.memory[name] = (keys, make(self))
+        return known[1]
+
+    def note_all_heads(self) -> None:
+        """Note at prefill that every head of a row with an image is acted on."""
+        if self.prefill:
+            self.tally.note(self.key_map.has_image[:, None].expand(self.query.shape[:2]))
+
     def key_class(self) -> Tensor:
         """Return int8 `[B, Tk]`: what each key of this layer is."""
         return self.key_map.seen_by(self.key.shape[2], self.state.marked.get(self.layer))
 
     def mark_sinks(self, sinks: Tensor) -> None:
         """Tell text and image sinks, bool `[B, T]` over the prompt, from other keys on this layer from now on."""
+        self.state.marked[self.layer] = self.classes_with_sinks(sinks)
+
+    def classes_with_sinks(self, sinks: Tensor) -> Tensor:
+        """Return int8 `[B, T]`: the prompt's classes with these sinks, bool `[B, T]`; nothing is remembered."""
         classes = self.state.marked.get(self.layer, self.key_map.classes[:, : self.key_map.prompt_length]).clone()
         classes[sinks & (classes == KeyClass.TEXT)] = int(KeyClass.TEXT_SINK)
         classes[sinks & (classes == KeyClass.IMAGE)] = int(KeyClass.IMAGE_SINK)
-        self.state.marked[self.layer] = classes
+        return classes
 
     def plain(self) -> Tensor:
         """Return plain attention `[B, Tq, Hq, D]`, computed at most once for all who ask."""

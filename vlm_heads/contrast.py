@@ -1,32 +1,26 @@
 """Second-stream decoding: what the next token would be with another image, none, or another prompt, and the difference.
 
-    processor = contrast.noised_image(model, inputs)                        # VCD
-    model.generate(**inputs, logits_processor=[processor])
+    with attach(model, "vcd"):
+        model.generate(**inputs)
 
-Every method of this kind weighs two streams of token logits, `a * z + b * z2`, among the tokens that the first stream
-finds plausible. They differ in what the second stream sees and in the weights. Works inside `attach`, whose
-interventions edit the first stream only.
+Every contrast weighs two streams of token logits, `a * z + b * z2`, among the tokens that the first stream finds
+plausible. They differ in what the second stream sees and in the weights; `contrasts/` has a file for each.
+Interventions edit the first stream only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LogitsProcessor
 
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.blind import TextOnly
-from vlm_heads.errors import BadOption, UnsupportedGeneration
-from vlm_heads.families import examine
-from vlm_heads.key_map import KeyMap
-from vlm_heads.toolkit.image_changes import diffused
+from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.toolkit.options import require_number
 
-Inputs = Mapping[str, Any]
 Weights = Callable[[int], tuple[float, float]]
 
 
@@ -89,98 +83,3 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         if rows > self._stream.rows:  # beams: each row goes on from a row with the same tokens so far
             parents = (ids[:, None, :-1] == seen[None]).all(dim=-1).long().argmax(dim=1)
         return self._stream.step(ids[:, -1], parents)
-
-
-def noised_image(
-    model: nn.Module, inputs: Inputs, *, alpha: float = 1.0, bound: float = 0.1, noise_step: int = 500, seed: int = 0
-) -> ContrastProcessor:
-    """Return VCD (Leng et al., CVPR 2024): `(1 + alpha) z - alpha z(noised image)`.
-
-    Args:
-        model: that generates.
-        inputs: of the first stream.
-        alpha: strength; 0 leaves the first stream alone.
-        bound: see `ContrastProcessor`.
-        noise_step: of the diffusion's 1000 steps.
-        seed: of the noise, the same for every row of the batch.
-
-    Raises:
-        BadOption: if an option is out of its range, or the inputs hold no image.
-    """
-    if "pixel_values" not in inputs:
-        raise BadOption("a noised image needs pixel_values in the inputs")
-    noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], noise_step, seed)}
-    return other_inputs(model, noised, alpha=alpha, bound=bound)
-
-
-def other_inputs(model: nn.Module, inputs: Inputs, *, alpha: float = 1.0, bound: float = 0.1) -> ContrastProcessor:
-    """Return `(1 + alpha) z - alpha z2` with a second stream of any inputs.
-
-    ICD (Wang et al., ACL 2024) is this with a disturbing instruction put before the prompt. LQCD is this with a leading
-    question in `inputs` while the first stream is asked the neutral one.
-
-    Args:
-        model: that generates.
-        inputs: of the second stream, as many rows as the first.
-        alpha: strength; 0 leaves the first stream alone.
-        bound: see `ContrastProcessor`.
-    """
-    require_number("alpha", alpha, at_least=0.0)
-    return ContrastProcessor(SecondStream(model, inputs), lambda _: (1.0 + alpha, -alpha), bound)
-
-
-def image_free(model: nn.Module, inputs: Inputs, *, gamma: float = 1.1, bound: float = 0.1) -> ContrastProcessor:
-    """Return PAI's second half (Liu et al., ECCV 2024): `gamma z - (gamma - 1) z(no image)`.
-
-    Args:
-        model: that generates.
-        inputs: of the first stream.
-        gamma: strength; 1 leaves the first stream alone.
-        bound: see `ContrastProcessor`.
-    """
-    require_number("gamma", gamma, at_least=1.0)
-    return ContrastProcessor(_without_image(model, inputs), lambda _: (gamma, 1.0 - gamma), bound)
-
-
-def fading_image(model: nn.Module, inputs: Inputs, *, rate: float = 0.02, bound: float = 0.1) -> ContrastProcessor:
-    """Return M3ID (Favero et al., CVPR 2024): `z + (1 - g) / g (z - z(no image))` with `g = exp(-rate t)`.
-
-    `t` counts the tokens generated so far, so the first token is the first stream's own.
-
-    Args:
-        model: that generates.
-        inputs: of the first stream.
-        rate: at which the image is forgotten; 0 leaves the first stream alone.
-        bound: see `ContrastProcessor`.
-    """
-    require_number("rate", rate, at_least=0.0)
-
-    def weights(step: int) -> tuple[float, float]:
-        missing = math.expm1(rate * step)  # (1 - g) / g
-        return 1.0 + missing, -missing
-
-    return ContrastProcessor(_without_image(model, inputs), weights, bound)
-
-
-def changed_image(model: nn.Module, inputs: Inputs, *, weight: float = 3.0, bound: float = 0.1) -> ContrastProcessor:
-    """Return RITUAL (Woo et al. 2024): `z + weight z(changed image)`, an ensemble and no contrast.
-
-    Args:
-        model: that generates.
-        inputs: of the second stream, made from images changed as by `image_changes.random_change`.
-        weight: of the second stream; 0 leaves the first stream alone.
-        bound: see `ContrastProcessor`.
-    """
-    require_number("weight", weight, at_least=0.0)
-    return ContrastProcessor(SecondStream(model, inputs), lambda _: (1.0, weight), bound)
-
-
-def _without_image(model: nn.Module, inputs: Inputs) -> SecondStream:
-    """Return the stream of the same prompts, their image tokens deleted."""
-    ids: Tensor = inputs["input_ids"]
-    key_map = KeyMap.of_prompt(ids, inputs.get("attention_mask"), examine(model).image_token_id)
-    if not key_map.any_image:
-        raise BadOption("no prompt has an image, so a stream without image would be the first stream itself")
-    text = TextOnly.of(key_map.classes)
-    kept = text.of_inputs(inputs, {})
-    return SecondStream(model, {name: kept[name] for name in kept if name not in ("use_cache", "position_ids")})

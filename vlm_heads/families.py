@@ -1,7 +1,7 @@
 """Where the decoder layers, the output projections and the image token of a vision-language model are.
 
 Found by looking at the model. A family that follows the attention interface needs no line here; one that does
-not gets one row in `EXCEPTIONS`.
+not gets one row in `QUIRKS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
 
 
 @dataclass(frozen=True)
-class Exceptions:
+class Quirks:
     """What a family does differently.
 
     Attributes:
@@ -32,7 +32,6 @@ class Exceptions:
         blind_from_decoder: the image-free pass starts at the decoder, because the model's own forward insists on an
             image.
         drops_processors: its own `generate` does not hand logits processors on, so a second stream would be ignored.
-        paper_tail: share of the layers, counted from the end, that VHR's authors reinforced on this family.
     """
 
     layers: str | None = None
@@ -41,14 +40,13 @@ class Exceptions:
     cross_attention: tuple[str, ...] = ()
     blind_from_decoder: bool = False
     drops_processors: bool = False
-    paper_tail: float | None = None
 
 
-EXCEPTIONS: Mapping[str, Exceptions] = {
-    "instructblip": Exceptions(blind_from_decoder=True, paper_tail=18 / 32),
-    "blip-2": Exceptions(blind_from_decoder=True),
-    "janus": Exceptions(drops_processors=True),
-    "mllama": Exceptions(cross_attention=("cross_attn",)),
+QUIRKS: Mapping[str, Quirks] = {
+    "instructblip": Quirks(blind_from_decoder=True),
+    "blip-2": Quirks(blind_from_decoder=True),
+    "janus": Quirks(drops_processors=True),
+    "mllama": Quirks(cross_attention=("cross_attn",)),
 }
 
 
@@ -66,7 +64,7 @@ class Anatomy:
         key_heads: key and value heads `Hkv`.
         width: size of the hidden state.
         image_token_id: the id that stands for one image position in `input_ids`.
-        exceptions: what the family does differently.
+        quirks: what the family does differently.
     """
 
     model_type: str
@@ -78,7 +76,7 @@ class Anatomy:
     key_heads: int
     width: int
     image_token_id: int
-    exceptions: Exceptions
+    quirks: Quirks
 
     @property
     def depth(self) -> int:
@@ -97,13 +95,13 @@ def examine(model: nn.Module) -> Anatomy:
     if config is None or not hasattr(config, "get_text_config"):
         raise UnsupportedModel(f"{type(model).__name__} is no transformers model: it has no config")
     model_type = str(config.model_type)
-    exceptions = EXCEPTIONS.get(model_type, Exceptions())
-    image_token_id = _image_token_id(config, exceptions, model_type)
+    quirks = QUIRKS.get(model_type, Quirks())
+    image_token_id = _image_token_id(config, quirks, model_type)
     text = config.get_text_config()
     if getattr(text, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{model_type} writes with an encoder-decoder; a decoder-only language model is needed")
-    decoder, layers = _decoder(model, exceptions, int(text.num_hidden_layers), model_type)
-    attentions = {index: found for index, layer in enumerate(layers) if (found := _attention(layer, exceptions))}
+    decoder, layers = _decoder(model, quirks, int(text.num_hidden_layers), model_type)
+    attentions = {index: found for index, layer in enumerate(layers) if (found := _attention(layer, quirks))}
     for attention in attentions.values():
         _require_interface(attention, model_type)
     return Anatomy(
@@ -111,17 +109,17 @@ def examine(model: nn.Module) -> Anatomy:
         decoder=decoder,
         layers=layers,
         attentions=attentions,
-        projections={index: _projection(attention, exceptions) for index, attention in attentions.items()},
+        projections={index: _projection(attention, quirks) for index, attention in attentions.items()},
         heads=int(text.num_attention_heads),
         key_heads=int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
         width=int(text.hidden_size),
         image_token_id=image_token_id,
-        exceptions=exceptions,
+        quirks=quirks,
     )
 
 
-def _image_token_id(config: Any, exceptions: Exceptions, model_type: str) -> int:
-    names = (exceptions.image_token,) if exceptions.image_token else IMAGE_TOKEN_NAMES
+def _image_token_id(config: Any, quirks: Quirks, model_type: str) -> int:
+    names = (quirks.image_token,) if quirks.image_token else IMAGE_TOKEN_NAMES
     for name in names:
         token_id = getattr(config, name, None)
         if token_id is not None:
@@ -131,17 +129,15 @@ def _image_token_id(config: Any, exceptions: Exceptions, model_type: str) -> int
     )
 
 
-def _decoder(
-    model: nn.Module, exceptions: Exceptions, depth: int, model_type: str
-) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+def _decoder(model: nn.Module, quirks: Quirks, depth: int, model_type: str) -> tuple[nn.Module, tuple[nn.Module, ...]]:
     """Return the module that runs the decoder layers, and the layers."""
-    if exceptions.layers is not None:
-        return model.get_submodule(exceptions.layers.rpartition(".")[0]), tuple(
-            model.get_submodule(exceptions.layers).children()
+    if quirks.layers is not None:
+        return model.get_submodule(quirks.layers.rpartition(".")[0]), tuple(
+            model.get_submodule(quirks.layers).children()
         )
     for root in _likely_roots(model):
         for parent, children in _module_lists(root):
-            if len(children) == depth and any(_attention(child, exceptions) is not None for child in children):
+            if len(children) == depth and any(_attention(child, quirks) is not None for child in children):
                 return parent, tuple(children)
     raise UnsupportedModel(
         f"{model_type}: no list of {depth} decoder layers with a self-attention that knows its layer was found; "
@@ -163,20 +159,20 @@ def _module_lists(root: nn.Module) -> Iterator[tuple[nn.Module, nn.ModuleList]]:
                 yield module, child
 
 
-def _attention(layer: nn.Module, exceptions: Exceptions) -> nn.Module | None:
+def _attention(layer: nn.Module, quirks: Quirks) -> nn.Module | None:
     """Return the self-attention inside a decoder layer: the module that knows its layer and projects its output."""
-    names = (exceptions.projection,) if exceptions.projection else PROJECTION_NAMES
+    names = (quirks.projection,) if quirks.projection else PROJECTION_NAMES
     modules: list[tuple[str, nn.Module]] = list(layer.named_modules())
     for path, module in modules:
-        if path.split(".")[0] in exceptions.cross_attention or getattr(module, "layer_idx", None) is None:
+        if path.split(".")[0] in quirks.cross_attention or getattr(module, "layer_idx", None) is None:
             continue
         if any(isinstance(getattr(module, name, None), nn.Module) for name in names):
             return module
     return None
 
 
-def _projection(attention: nn.Module, exceptions: Exceptions) -> nn.Module:
-    names = (exceptions.projection,) if exceptions.projection else PROJECTION_NAMES
+def _projection(attention: nn.Module, quirks: Quirks) -> nn.Module:
+    names = (quirks.projection,) if quirks.projection else PROJECTION_NAMES
     found = next(child for name in names if isinstance(child := getattr(attention, name, None), nn.Module))
     assert isinstance(found, nn.Module)
     return found

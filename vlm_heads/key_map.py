@@ -15,8 +15,8 @@ class KeyMap:
     Attributes:
         length: keys seen so far.
         prompt_length: columns of the prompt, padding and image positions included.
-        rewritten: how often keys came that were no generated ones, or were dropped; what was derived from the classes
-            before holds no longer then.
+        rewritten: counts changes other than appended generated keys; a cache built from `classes` is valid only while
+            it stays the same.
     """
 
     def __init__(self, classes: Tensor) -> None:

@@ -1,66 +1,179 @@
-"""What is done to a model beside asking it, as written in words: interventions, and at most one second stream."""
+"""Mitigation: everything that is done to a model beside asking it, as one thing to attach, write down and share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
-from vlm_heads.contrast_methods import Contrast, known_contrasts
-from vlm_heads.errors import BadOption, suggest
+from huggingface_hub import HfApi
+
+from vlm_heads.contrasts.base import Contrast
+from vlm_heads.errors import BadOption
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.methods import known_interventions, parse_intervention
-from vlm_heads.toolkit.options import parse_options
+from vlm_heads.methods import parse_method
+from vlm_heads.profile import CONFIG_NAME, WEIGHTS_NAME, HeadProfile
+from vlm_heads.stored import stored_folder, write_whole
+from vlm_heads.toolkit.method import Method
+from vlm_heads.toolkit.options import split_outside_quotes
+
+MITIGATION_NAME = "mitigation.json"
+_SPACES = " \t\r\n\v\f"
 
 
 @dataclass(frozen=True)
 class Mitigation:
-    """Interventions for `attach`, and a contrast for `generate`; either may be missing.
+    """Interventions, at most one contrast, and the head profile that they read; each may be missing.
 
     Attributes:
         interventions: act inside the first stream alone.
         contrast: a second stream, or None.
+        profile: head scores or gains that the interventions read, or None.
     """
 
     interventions: tuple[Intervention, ...] = ()
     contrast: Contrast | None = None
+    profile: HeadProfile | None = None
 
     def __bool__(self) -> bool:
         return bool(self.interventions) or self.contrast is not None
 
+    @classmethod
+    def of(
+        cls,
+        *what: Mitigated | Sequence[Mitigated],
+        contrast: Contrast | None = None,
+        profile: HeadProfile | None = None,
+    ) -> Self:
+        """Return one mitigation of methods, words, other mitigations, and lists of them.
+
+        Args:
+            what: a word may name several methods, separated by spaces; see `parse`.
+            contrast: beside what the others hold.
+            profile: in place of what the others hold.
+
+        Raises:
+            BadOption: if one of them is none of these, a word cannot be read, or there are two contrasts or profiles.
+        """
+        parts: list[Mitigation] = [cls((), contrast, profile), *(_one(each) for each in _flat(what))]
+        interventions = tuple(one for part in parts for one in part.interventions)
+        contrasts = [part.contrast for part in parts if part.contrast is not None]
+        if len(contrasts) > 1:
+            raise BadOption(f"{contrasts[0].name} and {contrasts[1].name} are both second streams: name one of them")
+        profiles = {id(part.profile): part.profile for part in parts if part.profile is not None}
+        if profile is None and len(profiles) > 1:
+            raise BadOption("two mitigations bring a head profile each: give the one that is meant as profile=...")
+        chosen = profile if profile is not None else next(iter(profiles.values()), None)
+        return cls(interventions, contrasts[0] if contrasts else None, chosen)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the mitigation that words separated by spaces describe; the inverse of `word`.
+
+        A value with a space or a comma stands in double quotes: `icd:instruction="Look away."`.
+
+        Raises:
+            BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts.
+        """
+        words = (word for word in split_outside_quotes(text, _SPACES) if word)
+        return cls.of([parse_method(word) for word in words])
+
+    def methods(self) -> tuple[Method, ...]:
+        """Return the interventions, and the contrast after them."""
+        return self.interventions if self.contrast is None else (*self.interventions, self.contrast)
+
+    def words(self) -> tuple[str, ...]:
+        """Return a word for each method, as `--with` takes them."""
+        return tuple(one.word() for one in self.methods())
+
+    def word(self) -> str:
+        """Return all methods in one text, separated by spaces; `parse` reads it back. The profile is not in it."""
+        return " ".join(self.words())
+
     def stated(self) -> dict[str, Any]:
-        """Return everything about it that decides the answers, as JSON values."""
-        made: list[Any] = list(self.interventions)
-        second: Any = self.contrast
+        """Return everything about the methods that decides the answers, as JSON values."""
         return {
-            "interventions": [{"name": one.name, **asdict(one)} for one in made],
-            "contrast": None if second is None else {"name": second.name, **asdict(second)},
+            "interventions": [one.stated() for one in self.interventions],
+            "contrast": None if self.contrast is None else self.contrast.stated(),
         }
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the mitigation and its profile into a folder, made where missing. Each file is whole or not there."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        if self.profile is not None:
+            self.profile.save_pretrained(target)
+        described = {"format": 1, "methods": list(self.words()), "profile": self.profile is not None}
+        write_whole(target / MITIGATION_NAME, (json.dumps(described, indent=2) + "\n").encode())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, revision: str | None = None) -> Self:
+        """Return the mitigation in a folder, or in a repository `owner/name` of the Hugging Face hub.
+
+        Raises:
+            BadOption: if there is none, or it is damaged, or names a method that is not known here.
+            BadProfile: if its profile is missing or damaged.
+        """
+        try:
+            source = stored_folder(folder, revision, [MITIGATION_NAME, WEIGHTS_NAME, CONFIG_NAME])
+            described = json.loads((source / MITIGATION_NAME).read_text(encoding="utf-8"))
+        except FileNotFoundError as missing:
+            raise BadOption(f"{folder} holds no mitigation: {missing.filename or missing} is missing") from missing
+        except (ValueError, OSError) as damage:
+            raise BadOption(f"the mitigation in {folder} is damaged: {damage}") from damage
+        methods = described.get("methods") if isinstance(described, dict) else None
+        if not isinstance(methods, list) or not all(isinstance(word, str) for word in methods):
+            raise BadOption(f"the mitigation in {folder} is damaged: it names no methods")
+        profile = HeadProfile.from_pretrained(source) if described.get("profile") else None
+        return cls.of([parse_method(word) for word in methods], profile=profile)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, api: HfApi | None = None) -> str:
+        """Write the mitigation into a repository of the hub, made where missing; return its address.
+
+        Args:
+            repo_id: `owner/name`.
+            private: of a repository that is made here.
+            api: with an endpoint or token of its own; by default the one that `huggingface_hub` is set up with.
+        """
+        hub = api or HfApi()
+        address = hub.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Add a mitigation")
+        return str(address)
+
+
+Mitigated = Method | Mitigation | str
 
 
 def parse_mitigation(words: Iterable[str]) -> Mitigation:
-    """Return what `name` or `name:option=value,option=value` describe, interventions and contrasts alike.
+    """Return what words of the form `name` or `name:option=value,option=value` describe, one method a word.
 
     Raises:
         BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts.
     """
-    interventions: list[Intervention] = []
-    contrast: Contrast | None = None
-    for word in words:
-        name, _, options = word.partition(":")
-        name = name.strip()
-        second = known_contrasts().get(name)
-        if second is None:
-            _require_known(name)
-            interventions.append(parse_intervention(word))
-            continue
-        if contrast is not None:
-            raise BadOption(f"{contrast.name} and {name} are both second streams: name one of them")
-        contrast = second(**parse_options(second, options, name))
-    return Mitigation(tuple(interventions), contrast)
+    return Mitigation.parse(words) if isinstance(words, str) else Mitigation.of([parse_method(word) for word in words])
 
 
-def _require_known(name: str) -> None:
-    known = [*known_interventions(), *known_contrasts()]
-    if name not in known:
-        raise BadOption(f"no intervention or contrast {name!r}{suggest(name, known)}; known: {', '.join(known)}")
+def _flat(what: Iterable[Any]) -> Iterable[Any]:
+    for one in what:
+        if isinstance(one, Sequence) and not isinstance(one, str):
+            yield from _flat(one)
+        else:
+            yield one
+
+
+def _one(given: Any) -> Mitigation:
+    if isinstance(given, Mitigation):
+        return given
+    if isinstance(given, str):
+        return Mitigation.parse(given)
+    if isinstance(given, Contrast):
+        return Mitigation(contrast=given)
+    if isinstance(given, Intervention):
+        return Mitigation((given,))
+    raise BadOption(f"{given!r} is no intervention; give instances, as in attach(model, [HeadReinforcement()])")

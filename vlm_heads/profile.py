@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as render_safetensors
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlm_heads.errors import BadProfile
 from vlm_heads.families import Anatomy
+from vlm_heads.stored import stored_folder, write_whole
 
 WEIGHTS_NAME = "head_profile.safetensors"
 CONFIG_NAME = "head_profile.json"
@@ -103,8 +104,8 @@ class HeadProfile:
             "notes": self.notes,
             "card": self.card,
         }
-        _write_whole(target / WEIGHTS_NAME, render_safetensors(tensors))
-        _write_whole(target / CONFIG_NAME, (json.dumps(described, indent=2, sort_keys=True) + "\n").encode())
+        write_whole(target / WEIGHTS_NAME, render_safetensors(tensors))
+        write_whole(target / CONFIG_NAME, (json.dumps(described, indent=2, sort_keys=True) + "\n").encode())
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, revision: str | None = None) -> HeadProfile:
@@ -117,18 +118,16 @@ class HeadProfile:
         Raises:
             BadProfile: if there is none, or a file is missing or damaged.
         """
-        source = Path(folder)
-        if not source.exists() and len(source.parts) == 2 and not source.is_absolute():
-            source = _downloaded(source.as_posix(), revision)
         try:
+            source = stored_folder(folder, revision, [WEIGHTS_NAME, CONFIG_NAME])
             tensors = parse_safetensors((source / WEIGHTS_NAME).read_bytes())
             described = json.loads((source / CONFIG_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError as missing:
-            raise BadProfile(f"{source} holds no head profile: {missing.filename} is missing") from missing
+            raise BadProfile(f"{folder} holds no head profile: {missing.filename or missing} is missing") from missing
         except (SafetensorError, ValueError, OSError) as damage:
-            raise BadProfile(f"the head profile in {source} is damaged: {damage}") from damage
+            raise BadProfile(f"the head profile in {folder} is damaged: {damage}") from damage
         if not isinstance(described, dict) or "scores" not in tensors:
-            raise BadProfile(f"the head profile in {source} is damaged: it holds no scores")
+            raise BadProfile(f"the head profile in {folder} is damaged: it holds no scores")
         return cls(
             scores=tensors["scores"],
             surges=tensors.get("surges"),
@@ -154,29 +153,6 @@ class HeadProfile:
             (Path(folder) / "README.md").write_text(profile_card(self.card, self.gains), encoding="utf-8")
             hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Add a head profile")
         return str(address)
-
-
-def _downloaded(repo_id: str, revision: str | None) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[WEIGHTS_NAME, CONFIG_NAME]))
-    except (OSError, ValueError) as failure:  # the hub's own failures are both
-        raise BadProfile(
-            f"no head profile {repo_id}: there is no such folder, and no such repository of the hub can be reached"
-        ) from failure
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step: to a neighbour first, then renamed over it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as stream:
-        try:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        except BaseException:
-            os.unlink(stream.name)
-            raise
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, path)
 
 
 def _described(value: Tensor) -> str:

@@ -14,11 +14,9 @@ from vlm_heads.attached.two_streams import both_streams
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.models.images import ImageSource, load_image
-from vlm_heads.models.prompts import model_inputs
+from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
 from vlm_heads.profile import HeadProfile
 from vlm_heads.toolkit import sensitivity
-
-DEFAULT_PROMPT = "Please describe this image in detail."
 
 Sample = ImageSource | tuple[ImageSource, str]
 

@@ -15,16 +15,14 @@ from torch import nn
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from vlm_heads.attach import Attachment, attach
-from vlm_heads.contrast_methods import Asked, Contrast, check_contrast
-from vlm_heads.errors import BadPrompt
-from vlm_heads.interventions.base import Intervention
+from vlm_heads.contrasts.base import Asked, Contrast
+from vlm_heads.errors import BadOption, BadPrompt
+from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.models.images import ImageSource, load_image
 from vlm_heads.models.loading import load
 from vlm_heads.models.placement import input_device
-from vlm_heads.models.prompts import model_inputs
+from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
 from vlm_heads.profile import HeadProfile
-
-DEFAULT_PROMPT = "Please describe this image in detail."
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class VLM:
         self,
         image: ImageSource,
         prompt: str = DEFAULT_PROMPT,
-        interventions: Sequence[Intervention] = (),
+        interventions: Mitigated | Sequence[Mitigated] = (),
         *,
         profile: HeadProfile | None = None,
         contrast: Contrast | None = None,
@@ -98,12 +96,20 @@ class VLM:
     ) -> Answer:
         """Return what the model says about an image.
 
-        Greedy unless `generate_kwargs` say otherwise; everything `generate` takes goes.
+        Greedy unless `generate_kwargs` say otherwise. Any argument of `generate` may be given.
+
+        Args:
+            image: what is asked about.
+            prompt: what is asked.
+            interventions: one or several, words for them, or a whole `Mitigation`.
+            profile: in place of the mitigation's.
+            contrast: a second stream beside the answer's; interventions do not act on it.
+            **generate_kwargs: for `generate`.
 
         Raises:
             BadImage: if the image cannot be read.
             BadPrompt: if the prompt is empty or carries the image token.
-            UnsupportedModel: if an intervention cannot act on this model.
+            UnsupportedModel: if a method cannot act on this model.
         """
         chosen: dict[str, Any] = {"profile": profile, "contrast": contrast}
         return self.answer_batch([image], [prompt], interventions, **chosen, **generate_kwargs)[0]
@@ -112,7 +118,7 @@ class VLM:
         self,
         images: Sequence[ImageSource],
         prompts: str | Sequence[str] = DEFAULT_PROMPT,
-        interventions: Sequence[Intervention] = (),
+        interventions: Mitigated | Sequence[Mitigated] = (),
         *,
         profile: HeadProfile | None = None,
         contrast: Contrast | None = None,
@@ -125,14 +131,13 @@ class VLM:
         Args:
             images: one per row.
             prompts: one for all, or one per image.
-            interventions: see `attach`.
-            profile: see `attach`.
-            contrast: a second stream beside the answer's; interventions do not act on it.
+            interventions, profile, contrast: see `answer`.
             **generate_kwargs: for `generate`.
         """
         start = time.perf_counter()
-        inputs, decoding = self._asked(images, prompts, contrast, generate_kwargs)
-        with self._attached(interventions, profile) as run, torch.inference_mode():
+        whole = _whole(interventions, contrast, profile)
+        inputs, decoding = self._asked(images, prompts, whole.contrast, generate_kwargs)
+        with self._attached(whole) as run, torch.inference_mode():
             output = self.model.generate(**inputs, **decoding)
         rows = _generated(output, inputs, self._ends(decoding))
         seconds = time.perf_counter() - start
@@ -143,7 +148,7 @@ class VLM:
         self,
         image: ImageSource,
         prompt: str = DEFAULT_PROMPT,
-        interventions: Sequence[Intervention] = (),
+        interventions: Mitigated | Sequence[Mitigated] = (),
         *,
         profile: HeadProfile | None = None,
         contrast: Contrast | None = None,
@@ -154,8 +159,9 @@ class VLM:
         The model is free again when the iterator is exhausted or closed. A failure in the other thread is raised here.
         What the generator returns in the end, as `yield from` gives it, is the whole `Answer`.
         """
-        inputs, decoding = self._asked([image], prompt, contrast, generate_kwargs)
-        return self._pieces(inputs, interventions, profile, decoding)
+        whole = _whole(interventions, contrast, profile)
+        inputs, decoding = self._asked([image], prompt, whole.contrast, generate_kwargs)
+        return self._pieces(inputs, whole, decoding)
 
     def inputs(self, images: Sequence[ImageSource], prompts: str | Sequence[str]) -> dict[str, Any]:
         """Return what `model.generate` takes for a batch of images and prompts, left-padded.
@@ -178,9 +184,8 @@ class VLM:
         decoding = _decoding(generate_kwargs)
         if contrast is None:
             return self.inputs(images, prompts), decoding
-        check_contrast(contrast)
         upright, each = [load_image(image) for image in images], _one_each(prompts, len(images))
-        asked = Asked(self.model, upright, each, self.inputs(upright, each), self.inputs)
+        asked = Asked(self.model, self.inputs(upright, each), upright, each, self.inputs)
         processors = [*decoding.pop("logits_processor", ()), contrast.processor(asked)]
         return dict(asked.inputs), {**decoding, "logits_processor": processors}
 
@@ -191,20 +196,17 @@ class VLM:
         return set(ends) if isinstance(ends, list | tuple) else {ends}
 
     @contextmanager
-    def _attached(
-        self, interventions: Sequence[Intervention], profile: HeadProfile | None
-    ) -> Iterator[Attachment | None]:
-        if not interventions:
+    def _attached(self, mitigation: Mitigation) -> Iterator[Attachment | None]:
+        if not mitigation.interventions:
             yield None
             return
-        with attach(self.model, interventions, profile=profile) as run:
+        with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
             yield run
 
     def _pieces(
         self,
         inputs: dict[str, Any],
-        interventions: Sequence[Intervention],
-        profile: HeadProfile | None,
+        mitigation: Mitigation,
         decoding: dict[str, Any],
     ) -> Generator[str, None, Answer]:
         start = time.perf_counter()
@@ -212,7 +214,7 @@ class VLM:
         stop = _Stop()
         criteria = [*decoding.pop("stopping_criteria", ()), stop]
         arguments = {**inputs, **decoding, "stopping_criteria": criteria}
-        with self._attached(interventions, profile) as run, ThreadPoolExecutor(1, "vlm-heads-stream") as thread:
+        with self._attached(mitigation) as run, ThreadPoolExecutor(1, "vlm-heads-stream") as thread:
             work = thread.submit(_generate, self.model, streamer, arguments)
             try:
                 yield from (piece for piece in streamer if piece)
@@ -236,6 +238,19 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.requested, dtype=torch.bool, device=input_ids.device)
+
+
+def _whole(
+    interventions: Mitigated | Sequence[Mitigated], contrast: Contrast | None, profile: HeadProfile | None
+) -> Mitigation:
+    """Return one mitigation of all that `answer` takes.
+
+    Raises:
+        BadOption: if what is given as a contrast is none.
+    """
+    if contrast is not None and not isinstance(contrast, Contrast):
+        raise BadOption(f"{contrast!r} is no contrast; give an instance, as in contrast=NoisedImage()")
+    return Mitigation.of(interventions, contrast=contrast, profile=profile)
 
 
 def _one_each(prompts: str | Sequence[str], count: int) -> list[str]:

@@ -1,42 +1,88 @@
-"""The `vlm-heads` command: names the subcommands and runs the one that was asked for."""
+"""The `vlm-heads` command: names the subcommands, and imports the one that was asked for."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Collection, Sequence
+from importlib import import_module
+from typing import NamedTuple, NoReturn
 
 import typer
 
-from vlm_app.commands import bench, calibrate, compare, demo, describe, doctor, evaluate, fold, judge, score, world
 from vlm_app.mistakes import run_app
 
-app = typer.Typer(
-    name="vlm-heads",
-    help="Make a vision-language model hallucinate less: find the attention heads that look at the image, "
-    "and give them and the image the weight they lost.",
-    no_args_is_help=False,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("describe")(describe.describe)
-app.command("score")(score.score)
-app.add_typer(evaluate.app, name="eval")
-app.add_typer(judge.app, name="judge")
-app.command("compare")(compare.compare)
-app.add_typer(bench.app, name="bench")
-app.command("doctor")(doctor.doctor)
-app.command("calibrate")(calibrate.calibrate)
-app.command("fold")(fold.fold)
-app.command("demo")(demo.demo)
-app.add_typer(world.app, name="world")
+
+class Command(NamedTuple):
+    """A subcommand: its function or group as `module:name` in `vlm_app.commands`, and its line in the list."""
+
+    place: str
+    help: str
+
+
+COMMANDS = {
+    "describe": Command("describe:describe", "Say what is in images, streaming the answer."),
+    "score": Command("score:score", "Score every head by how far its output moves when the image is removed."),
+    "compare": Command(
+        "compare:compare", "Compare two runs on the same items; differences are DIR_B minus DIR_A. No model runs."
+    ),
+    "doctor": Command(
+        "doctor:doctor",
+        "Say what works on a model and why the rest does not: every intervention and contrast generates two tokens.",
+    ),
+    "calibrate": Command(
+        "calibrate:calibrate",
+        "Choose static gains on one part of the data, measure them on another, and write them if they help.",
+    ),
+    "fold": Command("fold:fold", "Write a copy of a checkpoint with static gains folded into its output projections."),
+    "demo": Command("demo:demo", "Open the web page on 127.0.0.1: what a model looks at, and what mitigation changes."),
+    "eval": Command(
+        "evaluate:app",
+        "Ask a model, score its answers and write a report; started again it goes on where it stopped.",
+    ),
+    "judge": Command("judge:app", "Score somebody's saved captions or answers; needs no model and no torch."),
+    "bench": Command("bench:app", "How fast things are on this machine."),
+    "world": Command("world:app", "The embedded world: scenes in COCO's format, and the training of the model `mini`."),
+    "study": Command("study:app", "The project's own experiments on the embedded world."),
+}
+
+
+def command_line(asked: Collection[str]) -> typer.Typer:
+    """Return the command line.
+
+    Args:
+        asked: names of the subcommands to import; the others are there with their line in the list alone.
+    """
+    app = typer.Typer(
+        name="vlm-heads",
+        help="Make a vision-language model hallucinate less: find the attention heads that look at the image, "
+        "and give them and the image the weight they lost.",
+        no_args_is_help=False,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, command in COMMANDS.items():
+        if name not in asked:
+            app.command(name, help=command.help)(_not_imported)
+            continue
+        module, _, attribute = command.place.partition(":")
+        found = getattr(import_module(f"vlm_app.commands.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def _not_imported() -> None:
+    raise AssertionError("the subcommand that runs was asked for, and so it was imported")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    run_app(app, given or ["--help"])
+    asked = [word for word in given if word in COMMANDS][:1]  # only --help may stand before it
+    run_app(command_line(asked), given or ["--help"])
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from vlm_app.console import progress
 if TYPE_CHECKING:
     from vlm_evals.answer import Asking, Processes
 
-    from vlm_heads import HeadProfile, Mitigation
-    from vlm_heads.contrast_methods import Contrast
+    from vlm_heads import Contrast, HeadProfile, Mitigation
     from vlm_heads.interventions.base import Intervention
 
 BIASES = (-1.0, -0.3, 0.4, 1.2, 2.6)  # added to the end-of-text logits of the plain model; 0 is the plain run itself

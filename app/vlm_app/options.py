@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_PROMPT = "Please describe this image in detail."
+DEFAULT_PROMPT = "Please describe this image in detail."  # vlm_heads.vlm's, without importing torch for it
 DEFAULT_MODEL = "mini"
 DEFAULT_SEED = 7
+SAMPLE = "sample:"  # before the name of a picture that ships with the package
 
 Images = Annotated[
     list[str], typer.Argument(metavar="IMAGE…", help="Image files; sample:kitchen and others ship with the package.")

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from vlm_app.pictures import SAMPLE
+from vlm_app.options import SAMPLE
 from vlm_app.session import Session
 from vlm_app.view import html
 from vlm_app.view.cards import Card, Control, cards, presets

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlm_app.options import SAMPLE
+
 if TYPE_CHECKING:
     from PIL import Image
-
-SAMPLE = "sample:"
 
 
 @dataclass(frozen=True)

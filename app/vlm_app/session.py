@@ -14,8 +14,8 @@ from pathlib import Path
 
 from vlm_evals.scenes.samples import sample_names, sample_path, truth
 
-from vlm_app.options import DEFAULT_SEED
-from vlm_app.pictures import SAMPLE, Picture
+from vlm_app.options import DEFAULT_SEED, SAMPLE
+from vlm_app.pictures import Picture
 from vlm_app.shared_model import SharedModel
 from vlm_app.view.recipe import Recipe
 from vlm_app.visit import Visit

@@ -15,8 +15,7 @@ from PIL import Image
 from vlm_evals.records import Answer, Sample
 from vlm_evals.runs import Run, RunError, content_hash
 from vlm_evals.tasks import Protocol
-from vlm_heads import VLM, HeadProfile, attach
-from vlm_heads.contrast_methods import Contrast
+from vlm_heads import VLM, Contrast, HeadProfile, attach
 from vlm_heads.errors import BadImage, NothingIntervened
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.models.images import load_image

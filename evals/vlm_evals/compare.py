@@ -4,15 +4,19 @@ A resample draws items with replacement, the same ones for every run, and takes 
 intervals are percentiles over resamples. An item is an image: all questions about one image are drawn together.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from vlm_evals.errors import AnswerMismatch
-from vlm_evals.ratios import Array, Counts, Metric, total
+from vlm_evals.ratios import Counts, Metric, total
+
+if TYPE_CHECKING:
+    from vlm_evals.ratios import Array
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -131,6 +135,8 @@ def mcnemar(plain: Sequence[bool], mitigated: Sequence[bool]) -> dict[str, Any]:
         `only_plain` and `only_mitigated` (items where one run alone has the outcome) and `p`, two-sided; 1 where no
         item differs.
     """
+    from scipy.stats import binomtest  # half a second to import, for one number
+
     pairs = list(zip(plain, mitigated, strict=True))
     only_plain = sum(one and not other for one, other in pairs)
     only_mitigated = sum(other and not one for one, other in pairs)

@@ -4,14 +4,19 @@ The same declaration gives the metric of a corpus, of a bootstrap resample and o
 of nothing to nothing is undefined, and says why.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # a corpus needs no array, only its resamples do
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64]
 
 Counts = Mapping[str, int]
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Ratio:
 
     def of_many(self, totals: Mapping[str, Array]) -> Array:
         """Return the metric of many sums at once; NaN where it is undefined."""
+        import numpy as np
+
         below = totals[self.denominator]
         value = np.full(below.shape, np.nan)
         np.divide(totals[self.numerator], below, out=value, where=below > 0)
@@ -57,6 +64,8 @@ class HarmonicMean:
 
     def of_many(self, totals: Mapping[str, Array]) -> Array:
         """Return the metric of many sums at once; NaN where either ratio is undefined."""
+        import numpy as np
+
         first, second = self.first.of_many(totals), self.second.of_many(totals)
         value = first + second  # NaN or 0 stays where nothing is divided
         np.divide(2 * first * second, first + second, out=value, where=first + second > 0)
@@ -78,6 +87,8 @@ class Mean:
 
     def of_many(self, totals: Mapping[str, Array]) -> Array:
         """Return the mean for many sums at once; NaN where one part is undefined."""
+        import numpy as np
+
         mean: Array = np.mean([part.of_many(totals) for part in self.parts], axis=0)
         return mean
 

@@ -106,6 +106,8 @@ def image_key(image_id: object) -> str:
     Raises:
         EvaluationError: if it is neither an integer nor a name.
     """
+    if isinstance(image_id, str) and image_id.isdecimal() and image_id[0] != "0":
+        return image_id  # as the keys of an index are, forty thousand at a time
     if isinstance(image_id, int) and not isinstance(image_id, bool):
         return str(image_id)
     if not isinstance(image_id, str) or not image_id.strip():

@@ -26,6 +26,7 @@ from vlm_kernels.torch_decode import StepMask
 
 EDITED_ROWS = 64
 MOST_MATERIALISED_BYTES = 1 << 30
+Clock = Callable[[], float]
 BLOCK_FLOATS = 1 << 26  # 256 MB, more than caches hold
 
 
@@ -96,7 +97,7 @@ def measure(
     """
     device = torch.device(device)
     with _one_thread(device):
-        bandwidth, flops = _bandwidth(device), _flops(device, dtype)
+        bandwidth, flops = memory_bandwidth(device), _flops(device, dtype)
         for shape in shapes:
             for phase in phases:
                 call = _Timed.of(shape, phase, device, dtype)
@@ -245,11 +246,11 @@ def _take_turns(ways: dict[str, Callable[[], Tensor]], seconds: float, device: t
     return taken
 
 
-def _seconds(way: Callable[[], Tensor], device: torch.device) -> float:
+def _seconds(way: Callable[[], Tensor], device: torch.device, clock: Clock = time.process_time) -> float:
     if device.type != "cuda":
-        start = time.process_time()
+        start = clock()
         way()
-        return time.process_time() - start
+        return clock() - start
     begin, end = torch.Event(device, enable_timing=True), torch.Event(device, enable_timing=True)
     begin.record()
     way()
@@ -276,11 +277,16 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 
 @functools.cache
-def _bandwidth(device: torch.device) -> float:
-    """Return bytes read per second, the best of a few sums over memory that no cache holds."""
+def memory_bandwidth(device: torch.device, clock: Clock = time.process_time) -> float:
+    """Return bytes read per second, the best of a few sums over memory that no cache holds.
+
+    Args:
+        device: where.
+        clock: of a CPU; process time counts all threads, so it is for one thread. A GPU has its own.
+    """
     block = torch.ones(BLOCK_FLOATS, device=device)
     block.sum()
-    return block.numel() * 4 / min(_seconds(block.sum, device) for _ in range(5))
+    return block.numel() * 4 / min(_seconds(block.sum, device, clock) for _ in range(5))
 
 
 @functools.cache

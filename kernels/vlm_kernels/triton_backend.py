@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlm_kernels import torch_backend, triton_decode, triton_tail
 from vlm_kernels.plan import AttentionPlan, Aux
+from vlm_kernels.triton_edit import Edit
 
 HEAD_SIZES = (64, 80, 96, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -49,37 +50,16 @@ def attend(
     first edited one and the tail kernel the others.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    rule = plan.redistribution if plan.moves_weight else None
-    edit = (
-        key_class,
-        mask,
-        plan.head_gain,
-        plan.class_gain,
-        plan.logit_boost,
-        plan.logit_factor,
-        plan.rows if plan.uses_rows else None,
-        rule.heads if rule else None,
-        rule.rows if rule else None,
-        float(scale),
-        rule.moved if rule else 0.0,
-        rule.max_sink_share if rule else 0.0,
-        rule.min_image_mass if rule else 0.0,
-        rule.share_epsilon if rule else 0.0,
-        rule.strict if rule else False,
-        plan.classes,
-        "mass" in want,
-        "blinded" in want,
-        "moved" in want and rule is not None,
-    )
+    edit = Edit.from_plan(plan, key_class, mask, scale, want)
     if query.shape[2] == 1:
-        output, mass, blinded, moved = triton_decode.decode(query, key, value, *edit)
+        output, mass, blinded, moved = triton_decode.decode(query, key, value, edit)
     else:
         first = 0 if {"mass", "blinded"} & set(want) else torch_backend.first_edited_row(plan)
         output = torch_backend.bulk_attention(query, key, value, mask, scale, first, plain_output)
         if plan.head_gain is not None:
             output[:, :, :first] *= plan.head_gain[:, :, None, None]
-        mass, blinded, moved = triton_tail.tail(output, first, query, key, value, *edit)
-    if "moved" in want and rule is None:
+        mass, blinded, moved = triton_tail.tail(output, first, query, key, value, edit)
+    if "moved" in want and not edit.want_moved:
         moved = query.new_zeros(query.shape[:3], dtype=torch.float32)
     return output, Aux(
         mass=mass if "mass" in want else None,

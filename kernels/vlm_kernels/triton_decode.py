@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vlm_kernels import triton_launch as launch
+from vlm_kernels.triton_edit import Edit, flat
 from vlm_kernels.triton_epilogue import CLASS_SLOTS, finish_heads
 
 MOST_REGISTERS = 168
@@ -92,22 +93,7 @@ def decode_kernel(
     GROUP: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    MASK: tl.constexpr,
-    HAS_CLASSES: tl.constexpr,
-    HAS_BOOST: tl.constexpr,
-    HAS_FACTOR: tl.constexpr,
-    MOVES: tl.constexpr,
     STRICT: tl.constexpr,
-    HAS_EXTRA: tl.constexpr,
-    HAS_HEAD_GAIN: tl.constexpr,
-    HAS_CLASS_GAIN: tl.constexpr,
-    HAS_RULE_HEADS: tl.constexpr,
-    HAS_RULE_ROWS: tl.constexpr,
-    HAS_PLAN_ROWS: tl.constexpr,
-    WANT_MASS: tl.constexpr,
-    WANT_BLINDED: tl.constexpr,
-    WANT_MOVED: tl.constexpr,
 ) -> None:
     """Attend one query row; grid (batch rows x key heads x parts of a group, splits of the keys)."""
     PARTS: tl.constexpr = (GROUP + HEADS - 1) // HEADS
@@ -132,7 +118,7 @@ def decode_kernel(
         other=0.0,
     )
     planned = True
-    if HAS_PLAN_ROWS:
+    if plan_rows is not None:
         planned = tl.load(plan_rows + batch) <= 0
 
     top = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -140,7 +126,8 @@ def decode_kernel(
     acc = tl.zeros((ROWS, PADDED), tl.float32)
     key_base = key + batch * key_batch + kv_head * key_head
     value_base = value + batch * value_batch + kv_head * value_head
-    class_base = key_class + batch * class_batch
+    if key_class is not None:
+        key_class += batch * class_batch
     stop = tl.minimum(keys, (split + 1) * span)
     for start in range(split * span, stop, BLOCK):
         number = start + tl.arange(0, BLOCK)
@@ -152,21 +139,21 @@ def decode_kernel(
         )
         logits = tl.dot(q, k, input_precision="ieee") * scale
         known = (tile_head < head_limit)[:, None] & here[None, :]
-        if HAS_FACTOR:
+        if factor is not None:
             place = factor + batch * factor_batch + tile_head[:, None] * factor_head + number[None, :]
             times = tl.load(place, mask=known & planned, other=1.0)
             logits *= _each_class(times.to(tl.float32), HEADS, BLOCK)
-        if HAS_BOOST:
+        if boost is not None:
             place = boost + batch * boost_batch + tile_head[:, None] * boost_head + number[None, :]
             strength = tl.load(place, mask=known & planned, other=0.0)
             logits += _each_class(strength.to(tl.float32), HEADS, BLOCK) * tl.abs(logits)
-        kind = tl.load(class_base + number, mask=here, other=-1) if HAS_CLASSES else tl.where(here, 0, -1)
+        kind = tl.load(key_class + number, mask=here, other=-1) if key_class is not None else tl.where(here, 0, -1)
         seen = kind[None, :] == row_class[:, None]
-        if MASK != 0:
+        if mask is not None:
             place = mask + batch * mask_batch + tile_head[:, None] * mask_head + number[None, :]
             added = tl.load(place, mask=known, other=0)
             added = _each_class(added, HEADS, BLOCK)
-            if MASK == 1:
+            if mask.dtype.element_ty == tl.uint8:
                 seen = seen & (added != 0)
             else:
                 logits += added.to(tl.float32) * 1.4426950408889634
@@ -185,7 +172,7 @@ def decode_kernel(
         top = new_top
 
     last = True
-    if SPLIT:
+    if arrivals is not None:
         splits = tl.num_programs(1)
         slot = (tile * splits + split) * ROWS + row
         filled = (total > 0.0)[:, None] & (column[None, :] < SIZE)
@@ -223,35 +210,25 @@ def decode_kernel(
             first_head,
             head_limit,
             heads,
-            output,
-            mass_out,
-            blinded_out,
-            moved_out,
-            head_gain,
-            class_gain,
-            rule_heads,
-            rule_rows,
-            plan_rows,
-            extra_mass,
-            moved,
-            max_sink_share,
-            min_image_mass,
-            mass_classes,
-            gain_classes,
-            SIZE,
-            PADDED,
-            HEADS,
-            MOVES,
-            STRICT,
-            HAS_EXTRA,
-            HAS_HEAD_GAIN,
-            HAS_CLASS_GAIN,
-            HAS_RULE_HEADS,
-            HAS_RULE_ROWS,
-            HAS_PLAN_ROWS,
-            WANT_MASS,
-            WANT_BLINDED,
-            WANT_MOVED,
+            output=output,
+            mass_out=mass_out,
+            blinded_out=blinded_out,
+            moved_out=moved_out,
+            head_gain=head_gain,
+            class_gain=class_gain,
+            rule_heads=rule_heads,
+            rule_rows=rule_rows,
+            plan_rows=plan_rows,
+            extra_mass=extra_mass,
+            moved=moved,
+            max_sink_share=max_sink_share,
+            min_image_mass=min_image_mass,
+            mass_classes=mass_classes,
+            gain_classes=gain_classes,
+            SIZE=SIZE,
+            PADDED=PADDED,
+            HEADS=HEADS,
+            STRICT=STRICT,
         )
 
 
@@ -274,115 +251,64 @@ class DecodeShape:
         them far more registers than they need, and with one it gives others more than it would by itself. Rich calls
         in float32 load one block at a time: with the next one under way they spill on sm_90.
         """
-        padded = triton.next_power_of_2(size)
+        padded = launch.power_of_two(size)
         if dtype is torch.float32:
             block, warps = (16, 16) if padded == 256 else (32, 8)
             return DecodeShape(padded, 2, block, warps, stages=1 if rich else 2, registers=SINGLE_REGISTERS)
-        heads = max(2, min(4 if padded == 256 else 8, triton.next_power_of_2(group)))
+        heads = max(2, min(4 if padded == 256 else 8, launch.power_of_two(group)))
         block = 32 if padded != size or padded == 256 else 64
         warps = 4 if heads * padded <= 256 else 8
         return DecodeShape(padded, heads, block, warps, registers=MOST_REGISTERS if rich else None)
 
 
-@torch.library.custom_op("vlm_kernels::decode", mutates_args=())
-def decode(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_class: Tensor | None,
-    mask: Tensor | None,
-    head_gain: Tensor | None,
-    class_gain: Tensor | None,
-    logit_boost: Tensor | None,
-    logit_factor: Tensor | None,
-    rows: Tensor | None,
-    rule_heads: Tensor | None,
-    rule_rows: Tensor | None,
-    scale: float,
-    moved: float,
-    max_sink_share: float,
-    min_image_mass: float,
-    share_epsilon: float,
-    strict: bool,
-    classes: int,
-    want_mass: bool,
-    want_blinded: bool,
-    want_moved: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def decode(query: Tensor, key: Tensor, value: Tensor, edit: Edit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return output, mass, blinded output and moved mass of one query row; what is not wanted is empty.
 
-    Nothing here waits for the device. Tensors are laid out as `vlm_kernels.attend` takes them; `moved` 0 means no
-    redistribution.
+    Nothing here waits for the device.
+
+    Args:
+        query: `[B, Hq, 1, D]`.
+        key: `[B, Hkv, Tk, D]`.
+        value: `[B, Hkv, Tk, D]`.
+        edit: what to change and what to report.
     """
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = decode_operator(query, key, value, *edit)
+    return results
+
+
+@torch.library.custom_op("vlm_kernels::decode", mutates_args=())
+@flat
+def decode_operator(query: Tensor, key: Tensor, value: Tensor, edit: Edit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Launch the kernel; see `decode`."""
     batch, heads, _, size = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     key, value, query = launch.unit_stride(key), launch.unit_stride(value), launch.unit_stride(query)
-    rich = mask is not None or logit_boost is not None or logit_factor is not None or want_blinded
-    shape = DecodeShape.of(size, heads // kv_heads, query.dtype, rich)
-    tiles = batch * kv_heads * triton.cdiv(heads // kv_heads, shape.heads)
+    shape = DecodeShape.of(size, heads // kv_heads, query.dtype, rich=edit.changes_logits or edit.want_blinded)
+    tiles = batch * kv_heads * launch.ceil_div(heads // kv_heads, shape.heads)
     span = keys_per_split(keys, tiles, shape.block, launch.processors(query.device))
-    splits = triton.cdiv(keys, span)
+    splits = launch.ceil_div(keys, span)
     output = query.new_empty(query.shape)
-    results = launch.empty_results(query, classes, want_mass, want_blinded, want_moved)
-    mask_bytes, mask_strides = launch.spread(mask, (batch, heads, 1, keys), query)
-    boost, boost_strides = launch.spread(logit_boost, (batch, heads, keys), query)
-    factor, factor_strides = launch.spread(logit_factor, (batch, heads, keys), query)
+    results = launch.empty_results(query, edit)
     with launch.on_device(query):
         decode_kernel[(tiles, splits)](
-            query,
-            key,
-            value,
-            query if key_class is None else launch.unit_stride(key_class),
-            mask_bytes,
-            boost,
-            factor,
-            launch.dense(head_gain, query),
-            launch.dense(class_gain, query),
-            launch.dense(rule_heads, query),
-            launch.dense(rule_rows, query),
-            launch.dense(rows, query),
-            launch.dense(launch.extra_image_mass(key_class, share_epsilon), query),
-            output,
-            *results,
-            *_parts(query, tiles, splits, shape.heads * 8),
-            heads,
-            kv_heads,
-            keys,
-            span,
-            *query.stride()[:2],
-            *key.stride()[:3],
-            *value.stride()[:3],
-            *mask_strides[:2],
-            *boost_strides,
-            *factor_strides,
-            0 if key_class is None else key_class.stride(0),
-            scale * launch.LOG2_E,
-            moved,
-            max_sink_share,
-            min_image_mass,
-            classes,
-            0 if class_gain is None else class_gain.shape[-1],
+            query=query,
+            key=key,
+            value=value,
+            output=output,
+            **launch.operands(edit, query, keys, results),
+            **_parts(query, tiles, splits, shape.heads * 8),
+            heads=heads,
+            kv_heads=kv_heads,
+            keys=keys,
+            span=span,
+            query_batch=query.stride(0),
+            query_head=query.stride(1),
+            **launch.strides(key=key, value=value),
             SIZE=size,
             PADDED=shape.padded,
             GROUP=heads // kv_heads,
             HEADS=shape.heads,
             BLOCK=shape.block,
-            SPLIT=splits > 1,
-            MASK=launch.mask_kind(mask),
-            HAS_CLASSES=key_class is not None,
-            HAS_BOOST=logit_boost is not None,
-            HAS_FACTOR=logit_factor is not None,
-            MOVES=moved > 0.0,
-            STRICT=strict,
-            HAS_EXTRA=share_epsilon > 0.0,
-            HAS_HEAD_GAIN=head_gain is not None,
-            HAS_CLASS_GAIN=class_gain is not None,
-            HAS_RULE_HEADS=rule_heads is not None,
-            HAS_RULE_ROWS=rule_rows is not None,
-            HAS_PLAN_ROWS=rows is not None,
-            WANT_MASS=want_mass,
-            WANT_BLINDED=want_blinded,
-            WANT_MOVED=want_moved,
             num_warps=shape.warps,
             num_stages=shape.stages,
             maxnreg=shape.registers,
@@ -390,45 +316,23 @@ def decode(
     return output, *results
 
 
-@decode.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_class: Tensor | None,
-    mask: Tensor | None,
-    head_gain: Tensor | None,
-    class_gain: Tensor | None,
-    logit_boost: Tensor | None,
-    logit_factor: Tensor | None,
-    rows: Tensor | None,
-    rule_heads: Tensor | None,
-    rule_rows: Tensor | None,
-    scale: float,
-    moved: float,
-    max_sink_share: float,
-    min_image_mass: float,
-    share_epsilon: float,
-    strict: bool,
-    classes: int,
-    want_mass: bool,
-    want_blinded: bool,
-    want_moved: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    output = query.new_empty(query.shape)
-    return output, *launch.empty_results(query, classes, want_mass, want_blinded, want_moved)
+@decode_operator.register_fake
+@flat
+def _(query: Tensor, key: Tensor, value: Tensor, edit: Edit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), *launch.empty_results(query, edit)
 
 
 def keys_per_split(keys: int, tiles: int, block: int, processors: int) -> int:
     """Return a multiple of `block`: enough splits to fill the device twice, and two blocks of keys in each at least."""
-    wanted = max(1, min(triton.cdiv(2 * processors, tiles), triton.cdiv(keys, 2 * block)))
-    return int(triton.cdiv(triton.cdiv(keys, wanted), block) * block)
+    wanted = max(1, min(launch.ceil_div(2 * processors, tiles), launch.ceil_div(keys, 2 * block)))
+    return launch.ceil_div(launch.ceil_div(keys, wanted), block) * block
 
 
-def _parts(query: Tensor, tiles: int, splits: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return memory for what the splits hand to the last of them: maxima, sums, value sums, arrival counters."""
+def _parts(query: Tensor, tiles: int, splits: int, rows: int) -> dict[str, Tensor | None]:
+    """Return memory for what the splits hand to the last of them, and their arrival counters; None for one split."""
     if splits == 1:
-        return query, query, query, query
+        return dict.fromkeys(("part_top", "part_total", "part_acc", "arrivals"))
     tops = query.new_empty((2, tiles * splits * rows), dtype=torch.float32)
     sums = query.new_empty((tiles * splits * rows, query.shape[-1]), dtype=torch.float32)
-    return tops[0], tops[1], sums, launch.arrival_counters(query, tiles)
+    counters = launch.arrival_counters(query, tiles)
+    return {"part_top": tops[0], "part_total": tops[1], "part_acc": sums, "arrivals": counters}

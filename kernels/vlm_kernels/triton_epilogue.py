@@ -65,17 +65,7 @@ def finish_heads(
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
     HEADS: tl.constexpr,
-    MOVES: tl.constexpr,
     STRICT: tl.constexpr,
-    HAS_EXTRA: tl.constexpr,
-    HAS_HEAD_GAIN: tl.constexpr,
-    HAS_CLASS_GAIN: tl.constexpr,
-    HAS_RULE_HEADS: tl.constexpr,
-    HAS_RULE_ROWS: tl.constexpr,
-    HAS_PLAN_ROWS: tl.constexpr,
-    WANT_MASS: tl.constexpr,
-    WANT_BLINDED: tl.constexpr,
-    WANT_MOVED: tl.constexpr,
 ) -> None:
     """Apply the plan to the finished class sums of `HEADS` heads and write everything that was asked for."""
     top = tl.reshape(top, (HEADS, CLASS_SLOTS))
@@ -93,29 +83,29 @@ def finish_heads(
     head = batch * heads + first_head + local
     classes = tl.arange(0, CLASS_SLOTS)[None, :]
     factors = tl.full((HEADS, CLASS_SLOTS), 1.0, tl.float32)
-    if MOVES:
+    if moved is not None:
         allowed_rows = valid
-        if HAS_RULE_HEADS:
+        if rule_heads is not None:
             allowed_rows = allowed_rows & (tl.load(rule_heads + head, mask=valid, other=0) != 0)
-        if HAS_RULE_ROWS:
+        if rule_rows is not None:
             allowed_rows = allowed_rows & (tl.load(rule_rows + batch) <= 0)
         extra = 0.0
-        if HAS_EXTRA:
+        if extra_mass is not None:
             extra = tl.load(extra_mass + batch)
         factors, handed = rule_factors(
             mass, classes, allowed_rows, extra, moved, max_sink_share, min_image_mass, STRICT
         )
-        if WANT_MOVED:
+        if moved_out is not None:
             tl.store(moved_out + head, handed, mask=valid)
-    if HAS_CLASS_GAIN:
+    if class_gain is not None:
         named = valid[:, None] & (classes < gain_classes)
         gains = tl.load(class_gain + head[:, None] * gain_classes + classes, mask=named, other=1.0).to(tl.float32)
-        if HAS_PLAN_ROWS:
+        if plan_rows is not None:
             gains = tl.where(tl.load(plan_rows + batch) <= 0, gains, 1.0)
         factors = factors * gains
-    if HAS_HEAD_GAIN:
+    if head_gain is not None:
         factors = factors * tl.load(head_gain + head, mask=valid, other=1.0).to(tl.float32)[:, None]
-    if WANT_MASS:
+    if mass_out is not None:
         tl.store(
             mass_out + head[:, None] * mass_classes + classes, mass, mask=valid[:, None] & (classes < mass_classes)
         )
@@ -126,7 +116,7 @@ def finish_heads(
     per_row = tl.reshape(factors * rescale * inverse[:, None], (HEADS * CLASS_SLOTS,))
     edited = tl.sum(tl.reshape(acc * per_row[:, None], (HEADS, CLASS_SLOTS, PADDED)), 1)
     tl.store(output + place, edited.to(output.dtype.element_ty), mask=inside)
-    if WANT_BLINDED:
+    if blinded_out is not None:
         text = (classes != 2) & (classes != 3)
         text_sum = tl.sum(tl.where(text, sums, 0.0), 1)
         kept = tl.where(text, rescale / tl.where(text_sum > 0.0, text_sum, 1.0)[:, None], 0.0)

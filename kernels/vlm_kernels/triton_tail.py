@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vlm_kernels import triton_launch as launch
+from vlm_kernels.triton_edit import Edit, flat
 from vlm_kernels.triton_epilogue import rule_factors
 
 
@@ -24,28 +25,24 @@ def _tile(
     q,  # [ROWS, PADDED]
     key_base,
     key_row,
-    key_class,  # of this batch row
-    mask,  # of this batch row
-    boost,  # of this batch row
-    factor,  # of this batch row
     start,
     keys,
     row,  # [ROWS], number of the query row
     head,  # [ROWS]
     valid,  # [ROWS]
     planned,  # [ROWS], whether factor and boost act
+    scale,
+    key_class,  # this and the next three of this batch row, or None
+    mask,
+    boost,
+    factor,
     mask_head,
     mask_row,
     boost_head,
     factor_head,
-    scale,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
-    MASK: tl.constexpr,
-    HAS_CLASSES: tl.constexpr,
-    HAS_BOOST: tl.constexpr,
-    HAS_FACTOR: tl.constexpr,
 ):
     """Return the logits `[ROWS, BLOCK]` of one block of keys in units of log2, hidden ones -inf, and key classes."""
     number = start + tl.arange(0, BLOCK)
@@ -58,15 +55,15 @@ def _tile(
     )
     logits = tl.dot(q, k, input_precision="ieee") * scale
     acting = planned[:, None] & here[None, :]
-    if HAS_FACTOR:
+    if factor is not None:
         times = tl.load(factor + head[:, None] * factor_head + number[None, :], mask=acting, other=1.0)
         logits *= times.to(tl.float32)
-    if HAS_BOOST:
+    if boost is not None:
         strength = tl.load(boost + head[:, None] * boost_head + number[None, :], mask=acting, other=0.0)
         logits += strength.to(tl.float32) * tl.abs(logits)
-    kind = tl.load(key_class + number, mask=here, other=-1) if HAS_CLASSES else tl.where(here, 0, -1)
+    kind = tl.load(key_class + number, mask=here, other=-1) if key_class is not None else tl.where(here, 0, -1)
     seen = (kind >= 0)[None, :] & valid[:, None]
-    if MASK == 0:
+    if mask is None:
         seen = seen & (number[None, :] <= row[:, None])
     else:
         added = tl.load(
@@ -74,7 +71,7 @@ def _tile(
             mask=valid[:, None] & here[None, :],
             other=0,
         )
-        if MASK == 1:
+        if mask.dtype.element_ty == tl.uint8:
             seen = seen & (added != 0)
         else:
             logits += added.to(tl.float32) * 1.4426950408889634
@@ -138,21 +135,7 @@ def tail_kernel(
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    MASK: tl.constexpr,
-    HAS_CLASSES: tl.constexpr,
-    HAS_BOOST: tl.constexpr,
-    HAS_FACTOR: tl.constexpr,
-    MOVES: tl.constexpr,
     STRICT: tl.constexpr,
-    HAS_EXTRA: tl.constexpr,
-    HAS_HEAD_GAIN: tl.constexpr,
-    HAS_CLASS_GAIN: tl.constexpr,
-    HAS_RULE_HEADS: tl.constexpr,
-    HAS_RULE_ROWS: tl.constexpr,
-    HAS_PLAN_ROWS: tl.constexpr,
-    WANT_MASS: tl.constexpr,
-    WANT_BLINDED: tl.constexpr,
-    WANT_MOVED: tl.constexpr,
 ) -> None:
     """Attend the rows from `first` on; grid (blocks of row-and-head pairs, batch rows x key heads)."""
     kv_head = tl.program_id(1) % kv_heads
@@ -169,16 +152,20 @@ def tail_kernel(
         other=0.0,
     )
     planned = valid
-    if HAS_PLAN_ROWS:
+    if plan_rows is not None:
         planned = planned & (row >= tl.load(plan_rows + batch))
     key_base = key + batch * key_batch + kv_head * key_head
     value_base = value + batch * value_batch + kv_head * value_head
-    class_base = key_class + batch * class_batch
-    mask_base = mask + batch * mask_batch
-    boost_base = boost + batch * boost_batch
-    factor_base = factor + batch * factor_batch
+    if key_class is not None:
+        key_class += batch * class_batch
+    if mask is not None:
+        mask += batch * mask_batch
+    if boost is not None:
+        boost += batch * boost_batch
+    if factor is not None:
+        factor += batch * factor_batch
     stop = keys
-    if MASK == 0:
+    if mask is None:
         stop = tl.minimum(keys, first + (tl.program_id(0) * ROWS + ROWS - 1) // GROUP + 1)
 
     top = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -187,9 +174,9 @@ def tail_kernel(
     sums = tl.zeros((ROWS, 8), tl.float32)
     for start in range(0, stop, BLOCK):
         logits, kind = _tile(
-            q, key_base, key_row, class_base, mask_base, boost_base, factor_base, start, keys, row, head, valid,
-            planned, mask_head, mask_row, boost_head, factor_head, scale, SIZE, PADDED, BLOCK, MASK, HAS_CLASSES,
-            HAS_BOOST, HAS_FACTOR,
+            q, key_base, key_row, start, keys, row, head, valid, planned, scale,
+            key_class=key_class, mask=mask, mask_head=mask_head, mask_row=mask_row, boost=boost,
+            boost_head=boost_head, factor=factor, factor_head=factor_head, SIZE=SIZE, PADDED=PADDED, BLOCK=BLOCK,
         )  # fmt: skip
         new_top = tl.maximum(top, tl.max(logits, 1))
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -197,11 +184,11 @@ def tail_kernel(
         rescale = tl.exp2(top - base)
         total = total * rescale + tl.sum(weights, 1)
         sums = sums * rescale[:, None]
-        if WANT_MASS:
+        if mass_out is not None:
             for number in tl.static_range(8):
                 part = tl.sum(tl.where(kind[None, :] == number, weights, 0.0), 1)
                 sums += tl.where(classes == number, part[:, None], 0.0)
-        elif MOVES:
+        elif moved is not None:
             for number in tl.static_range(1, 4):
                 part = tl.sum(tl.where(kind[None, :] == number, weights, 0.0), 1)
                 sums += tl.where(classes == number, part[:, None], 0.0)
@@ -211,27 +198,27 @@ def tail_kernel(
     inverse = 1.0 / tl.where(total > 0.0, total, 1.0)
     place = batch * heads + head
     factors = tl.full((ROWS, 8), 1.0, tl.float32)
-    if MOVES:
+    if moved is not None:
         allowed_rows = valid
-        if HAS_RULE_HEADS:
+        if rule_heads is not None:
             allowed_rows = allowed_rows & (tl.load(rule_heads + place, mask=valid, other=0) != 0)
-        if HAS_RULE_ROWS:
+        if rule_rows is not None:
             allowed_rows = allowed_rows & (row >= tl.load(rule_rows + batch))
         extra = 0.0
-        if HAS_EXTRA:
+        if extra_mass is not None:
             extra = tl.load(extra_mass + batch)
         factors, handed = rule_factors(
             sums * inverse[:, None], classes, allowed_rows, extra, moved, max_sink_share, min_image_mass, STRICT
         )
-        if WANT_MOVED:
+        if moved_out is not None:
             tl.store(moved_out + place * rows + row, handed, mask=valid)
-    if HAS_CLASS_GAIN:
+    if class_gain is not None:
         named = planned[:, None] & (classes < gain_classes)
         gains = tl.load(class_gain + place[:, None] * gain_classes + classes, mask=named, other=1.0)
         factors = factors * gains.to(tl.float32)
-    if HAS_HEAD_GAIN:
+    if head_gain is not None:
         factors = factors * tl.load(head_gain + place, mask=valid, other=1.0).to(tl.float32)[:, None]
-    if WANT_MASS:
+    if mass_out is not None:
         tl.store(
             mass_out + (place * rows + row)[:, None] * mass_classes + classes,
             sums * inverse[:, None],
@@ -243,9 +230,9 @@ def tail_kernel(
     text_acc = tl.zeros((ROWS, PADDED), tl.float32)
     for start in range(0, stop, BLOCK):
         logits, kind = _tile(
-            q, key_base, key_row, class_base, mask_base, boost_base, factor_base, start, keys, row, head, valid,
-            planned, mask_head, mask_row, boost_head, factor_head, scale, SIZE, PADDED, BLOCK, MASK, HAS_CLASSES,
-            HAS_BOOST, HAS_FACTOR,
+            q, key_base, key_row, start, keys, row, head, valid, planned, scale,
+            key_class=key_class, mask=mask, mask_head=mask_head, mask_row=mask_row, boost=boost,
+            boost_head=boost_head, factor=factor, factor_head=factor_head, SIZE=SIZE, PADDED=PADDED, BLOCK=BLOCK,
         )  # fmt: skip
         weights = tl.exp2(logits - highest[:, None])
         number = start + tl.arange(0, BLOCK)
@@ -254,7 +241,7 @@ def tail_kernel(
             mask=(number < keys)[:, None] & (column[None, :] < SIZE),
             other=0.0,
         )
-        if WANT_BLINDED:
+        if blinded_out is not None:
             text = tl.where(((kind != 2) & (kind != 3))[None, :], weights, 0.0)
             text_sum += tl.sum(text, 1)
             text_acc += tl.dot(text.to(v.dtype), v, input_precision="ieee")
@@ -266,7 +253,7 @@ def tail_kernel(
 
     here = ((place * rows + row) * SIZE)[:, None] + column[None, :]
     tl.store(output + here, acc.to(output.dtype.element_ty), mask=filled)
-    if WANT_BLINDED:
+    if blinded_out is not None:
         blinded = text_acc / tl.where(text_sum > 0.0, text_sum, 1.0)[:, None]
         tl.store(blinded_out + here, blinded.to(blinded_out.dtype.element_ty), mask=filled)
 
@@ -284,44 +271,38 @@ class TailShape:
     @staticmethod
     def of(size: int, pairs: int, dtype: torch.dtype) -> TailShape:
         """Return tile sizes; short tails get sixteen rows a block, so that more blocks share the work."""
-        padded = triton.next_power_of_2(size)
+        padded = launch.power_of_two(size)
         heavy = dtype is torch.float32 or padded == 256
         rows = 16 if pairs <= 512 or heavy else 64
         return TailShape(padded, rows, block=32 if heavy else 64, warps=8, stages=2)
 
 
-@torch.library.custom_op("vlm_kernels::tail", mutates_args=("output",))
 def tail(
-    output: Tensor,
-    first: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_class: Tensor | None,
-    mask: Tensor | None,
-    head_gain: Tensor | None,
-    class_gain: Tensor | None,
-    logit_boost: Tensor | None,
-    logit_factor: Tensor | None,
-    rows: Tensor | None,
-    rule_heads: Tensor | None,
-    rule_rows: Tensor | None,
-    scale: float,
-    moved: float,
-    max_sink_share: float,
-    min_image_mass: float,
-    share_epsilon: float,
-    strict: bool,
-    classes: int,
-    want_mass: bool,
-    want_blinded: bool,
-    want_moved: bool,
+    output: Tensor, first: int, query: Tensor, key: Tensor, value: Tensor, edit: Edit
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Write the edited rows from `first` on into the contiguous `output`; return mass, blinded output, moved mass.
 
     What is not wanted is empty. Rows before `first` have moved nothing; mass and blinded output are wanted with
-    `first` 0 only. Tensors are laid out as `vlm_kernels.attend` takes them; `moved` 0 means no redistribution.
+    `first` 0 only.
+
+    Args:
+        output: `[B, Hq, Tq, D]`, its rows before `first` written already.
+        first: the first row to compute, 0..Tq.
+        query: `[B, Hq, Tq, D]`.
+        key: `[B, Hkv, Tk, D]`.
+        value: `[B, Hkv, Tk, D]`.
+        edit: what to change and what to report.
     """
+    results: tuple[Tensor, Tensor, Tensor] = tail_operator(output, first, query, key, value, *edit)
+    return results
+
+
+@torch.library.custom_op("vlm_kernels::tail", mutates_args=("output",))
+@flat
+def tail_operator(
+    output: Tensor, first: int, query: Tensor, key: Tensor, value: Tensor, edit: Edit
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the kernel; see `tail`."""
     assert output.is_contiguous()
     batch, heads, count, size = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
@@ -329,100 +310,40 @@ def tail(
     key, value, query = launch.unit_stride(key), launch.unit_stride(value), launch.unit_stride(query)
     pairs = (count - first) * group
     shape = TailShape.of(size, pairs, query.dtype)
-    results = launch.empty_results(query, classes, want_mass, want_blinded, want_moved)
-    if want_moved:
+    results = launch.empty_results(query, edit)
+    if edit.want_moved:
         results[2][:, :, :first] = 0.0
     if pairs == 0:
         return results
-    mask_bytes, mask_strides = launch.spread(mask, (batch, heads, count, keys), query)
-    boost, boost_strides = launch.spread(logit_boost, (batch, heads, keys), query)
-    factor, factor_strides = launch.spread(logit_factor, (batch, heads, keys), query)
+    operands = launch.operands(edit, query, keys, results)
     with launch.on_device(query):
-        tail_kernel[(triton.cdiv(pairs, shape.rows), batch * kv_heads)](
-            query,
-            key,
-            value,
-            query if key_class is None else launch.unit_stride(key_class),
-            mask_bytes,
-            boost,
-            factor,
-            launch.dense(head_gain, query),
-            launch.dense(class_gain, query),
-            launch.dense(rule_heads, query),
-            launch.dense(rule_rows, query),
-            launch.dense(rows, query),
-            launch.dense(launch.extra_image_mass(key_class, share_epsilon), query),
-            output,
-            *results,
-            first,
-            count,
-            heads,
-            kv_heads,
-            keys,
-            *query.stride()[:3],
-            *key.stride()[:3],
-            *value.stride()[:3],
-            *mask_strides,
-            *boost_strides,
-            *factor_strides,
-            0 if key_class is None else key_class.stride(0),
-            scale * launch.LOG2_E,
-            moved,
-            max_sink_share,
-            min_image_mass,
-            classes,
-            0 if class_gain is None else class_gain.shape[-1],
+        tail_kernel[(launch.ceil_div(pairs, shape.rows), batch * kv_heads)](
+            query=query,
+            key=key,
+            value=value,
+            output=output,
+            **operands,
+            mask_row=launch.stride(operands["mask"], 2),
+            first=first,
+            rows=count,
+            heads=heads,
+            kv_heads=kv_heads,
+            keys=keys,
+            **launch.strides(query=query, key=key, value=value),
             SIZE=size,
             PADDED=shape.padded,
             GROUP=group,
             ROWS=shape.rows,
             BLOCK=shape.block,
-            MASK=launch.mask_kind(mask),
-            HAS_CLASSES=key_class is not None,
-            HAS_BOOST=logit_boost is not None,
-            HAS_FACTOR=logit_factor is not None,
-            MOVES=moved > 0.0,
-            STRICT=strict,
-            HAS_EXTRA=share_epsilon > 0.0,
-            HAS_HEAD_GAIN=head_gain is not None,
-            HAS_CLASS_GAIN=class_gain is not None,
-            HAS_RULE_HEADS=rule_heads is not None,
-            HAS_RULE_ROWS=rule_rows is not None,
-            HAS_PLAN_ROWS=rows is not None,
-            WANT_MASS=want_mass,
-            WANT_BLINDED=want_blinded,
-            WANT_MOVED=want_moved,
             num_warps=shape.warps,
             num_stages=shape.stages,
         )
     return results
 
 
-@tail.register_fake
+@tail_operator.register_fake
+@flat
 def _(
-    output: Tensor,
-    first: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_class: Tensor | None,
-    mask: Tensor | None,
-    head_gain: Tensor | None,
-    class_gain: Tensor | None,
-    logit_boost: Tensor | None,
-    logit_factor: Tensor | None,
-    rows: Tensor | None,
-    rule_heads: Tensor | None,
-    rule_rows: Tensor | None,
-    scale: float,
-    moved: float,
-    max_sink_share: float,
-    min_image_mass: float,
-    share_epsilon: float,
-    strict: bool,
-    classes: int,
-    want_mass: bool,
-    want_blinded: bool,
-    want_moved: bool,
+    output: Tensor, first: int, query: Tensor, key: Tensor, value: Tensor, edit: Edit
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return launch.empty_results(query, classes, want_mass, want_blinded, want_moved)
+    return launch.empty_results(query, edit)

@@ -1,29 +1,9 @@
 """Running the command line inside the test process: seconds less for every call than a process of its own."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
 from vlm_app.cli import main
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def value(self) -> Any:
-        """Standard output as one JSON value."""
-        return json.loads(self.out)
-
-
-Command = Callable[..., Outcome]
+from tests.support.command import Command, Mistake, Outcome
 
 
 @pytest.fixture
@@ -42,7 +22,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture
-def mistake(command: Command) -> Callable[..., str]:
+def mistake(command: Command) -> Mistake:
     """Run a command that must end with 2 and exactly one line; return the line."""
 
     def run(*arguments: object) -> str:

@@ -6,17 +6,18 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
+from vlm_app import options
+from vlm_app.cli import COMMANDS, command_line
+from vlm_evals import tasks
 from vlm_evals.runs import answers_in
 
+from tests.support.command import Command
+from vlm_heads import scoring, vlm
 from vlm_heads.models.planted import planted_image
-
-Command = Callable[..., Any]
 
 SUBCOMMANDS = [
     words.split()
@@ -39,6 +40,10 @@ SUBCOMMANDS = [
         "demo",
         "world export",
         "world train",
+        "study held-out",
+        "study findings",
+        "study league",
+        "study pages",
     ]
 ]
 
@@ -58,20 +63,53 @@ def test_every_subcommand_has_the_shared_options(command: Command, words: list[s
         assert option in outcome.out
 
 
+def test_everything_asks_the_same_where_nothing_is_said() -> None:
+    assert options.DEFAULT_PROMPT == vlm.DEFAULT_PROMPT == scoring.DEFAULT_PROMPT == tasks.DESCRIBE
+
+
 def test_without_arguments_help_is_printed(command: Command) -> None:
     outcome = command()
     assert outcome.code == 0
     assert "describe" in outcome.out
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_the_list_of_commands_says_what_each_command_says(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for asked in ((), COMMANDS):
+        command_line(asked)(["--help"], standalone_mode=False)
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert all(name in shown[0] for name in COMMANDS)
+
+
+HEAVY = ("torch", "transformers", "vlm_heads", "gradio", "matplotlib", "nltk", "numpy", "PIL", "pycocotools", "scipy")
+
+
+def imports_of(*words: object) -> set[str]:
+    """Return the heavy packages that a call of `vlm-heads` imports."""
     program = (
         "import sys\nfrom vlm_app.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "sys.stderr.write(' '.join({'torch', 'transformers', 'matplotlib', 'nltk', 'numpy'} & set(sys.modules)))"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"sys.stderr.write('\\n' + ' '.join({set(HEAVY)} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    called = [sys.executable, "-c", program, *map(str, words)]
+    said = subprocess.run(called, capture_output=True, text=True, check=True).stderr
+    return set(said.rpartition("\n")[2].split())
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    assert imports_of(*words) == set()
+
+
+def test_judge_imports_only_what_it_uses(tmp_path: Path) -> None:
+    captions, truth = tmp_path / "captions.jsonl", tmp_path / "index.json"
+    captions.write_text('{"image_id": 1, "caption": "A \\"zebra\\" and Mr. Dog\'s toaster."}\n')
+    truth.write_text('{"1": ["dog"]}')
+    words = ("judge", "chair", captions, "--truth", truth)
+    tokenizer = {"nltk", "numpy"}  # nltk brings numpy, and scipy without its statistics
+    assert imports_of(*words, "--json") - {"scipy"} == tokenizer
+    assert imports_of(*words) - {"scipy"} == tokenizer
 
 
 def test_describe_streams_what_the_model_says(command: Command, banana: Path) -> None:

@@ -1,19 +1,16 @@
 """`vlm-heads fold`: the folded `mini` says what the attached profile says, and what cannot be folded is one line."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from vlm_app.bridges.folding import verify_folded
 from vlm_evals.scenes.samples import sample_path
 
+from tests.support.command import Command, Mistake
 from vlm_heads import VLM, HeadProfile, StaticGains
 from vlm_heads.errors import UnsupportedModel
-
-Command = Callable[..., Any]
 
 
 def _profile(seed: int = 0) -> HeadProfile:
@@ -64,7 +61,7 @@ def test_a_profile_of_another_model_is_remarked(command: Command, tmp_path: Path
     assert "owner/other" in outcome.err
 
 
-def test_mistakes_are_one_line(mistake: Callable[..., str], command: Command, profile: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(mistake: Mistake, command: Command, profile: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     HeadProfile(torch.zeros(8, 8)).save_pretrained(tmp_path / "scores")
     HeadProfile(torch.zeros(3, 4), gains=torch.full((3, 4), 2.0)).save_pretrained(tmp_path / "other")

@@ -4,10 +4,9 @@ import json
 import shlex
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,6 +21,8 @@ from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side, race
 from vlm_app.visit import Screen
 
+from tests.support.command import Command
+from tests.support.compare import equal
 from vlm_heads import VLM, HeadProfile, known_contrasts, known_interventions, parse_mitigation
 from vlm_heads.errors import BadImage, BadOption
 from vlm_heads.models.planted import planted_image
@@ -81,10 +82,10 @@ def test_the_sides_take_turns_token_by_token(rambling: VLM) -> None:
 
 
 @pytest.mark.parametrize("decoding", [{"do_sample": False}, {"do_sample": True, "temperature": 1.0, "top_k": 0}])
-def test_a_side_says_what_it_says_alone(rambling: VLM, decoding: dict[str, Any]) -> None:
+def test_a_side_says_what_it_says_alone(rambling: VLM, decoding: dict[str, object]) -> None:
     """Even when it draws: each side has random numbers of its own."""
     session = Session(rambling)
-    asked: dict[str, Any] = {"max_new_tokens": 10, **decoding}
+    asked: dict[str, object] = {"max_new_tokens": 10, **decoding}
     mitigation = parse_mitigation(["vhr"]).interventions
     torch.manual_seed(11)
     before = torch.get_rng_state()
@@ -93,7 +94,7 @@ def test_a_side_says_what_it_says_alone(rambling: VLM, decoding: dict[str, Any])
         partial(session.model.twin.stream, planted_image("bird"), interventions=mitigation, **asked),
     ]
     *_, sides = race(streams, 7, threading.Event())
-    assert torch.equal(torch.get_rng_state(), before)
+    assert equal(torch.get_rng_state(), before)
     for side, attached in zip(sides, ((), mitigation), strict=True):
         torch.manual_seed(7)
         alone = rambling.answer(planted_image("bird"), interventions=attached, **asked)
@@ -258,7 +259,7 @@ def test_the_python_says_what_the_page_said(
     assert [plain, mitigated][: len(said)] == said
 
 
-def test_the_command_line_says_what_the_page_said(session: Session, command: Callable[..., Any]) -> None:
+def test_the_command_line_says_what_the_page_said(session: Session, command: Command) -> None:
     recipe = Recipe(CAR, words=("vhr:gain=1.5",), max_tokens=8, temperature=0.9, top_p=0.8)
     _run(session, "a", recipe)
     (row,) = command(*shlex.split(recipe.command("planted"))[1:], "--json").value

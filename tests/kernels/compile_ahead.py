@@ -1,7 +1,8 @@
-"""Compile both kernels for GPUs that are not here and print, as JSON lines, what ptxas says of each.
+"""Launch both kernels on a GPU that is not here and print, as JSON lines, what ptxas says of each.
 
-Run as a program, in a process of its own: the kernels must not be interpreted here. `--all` adds the shapes that are
-not worth every run of the tests.
+A driver without a device takes the GPU's place: a call goes the whole way that it goes on one, up to the machine code,
+and nothing runs. Run as a program, in a process of its own: the kernels must not be interpreted here. `--all` adds the
+shapes that are not worth every run of the tests.
 """
 
 from __future__ import annotations
@@ -12,59 +13,79 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from vlm_kernels.triton_decode import DecodeShape, decode_kernel
-from vlm_kernels.triton_tail import TailShape, tail_kernel
+from vlm_kernels import AttentionPlan, Redistribution, triton_backend
+from vlm_kernels.triton_decode import decode_kernel
+from vlm_kernels.triton_tail import tail_kernel
 
+KV_HEADS, DECODE_KEYS, TAIL_ROWS = 2, 512, 64
 TRITON_TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-STATES = ("query", "key", "value", "output", "blinded_out")
-BYTES = ("mask", "rule_heads")
-LONGS = ("rule_rows", "plan_rows")
-FLOAT_ARGUMENTS = ("scale", "moved", "max_sink_share", "min_image_mass")
-COUNTS = ("heads", "kv_heads", "keys", "span", "first", "rows", "mass_classes", "gain_classes")
-VAR_AND_VHR = {"MOVES": True, "HAS_CLASSES": True, "HAS_HEAD_GAIN": True}
-EVERYTHING = VAR_AND_VHR | {
-    "MASK": 1, "HAS_BOOST": True, "HAS_FACTOR": True, "HAS_EXTRA": True, "HAS_CLASS_GAIN": True, "HAS_RULE_HEADS": True,
-    "HAS_RULE_ROWS": True, "HAS_PLAN_ROWS": True, "WANT_MASS": True, "WANT_BLINDED": True, "WANT_MOVED": True,
-}  # fmt: skip
+HALF, SINGLE = torch.bfloat16, torch.float32
 
 
-def decode_constants(size: int, group: int, dtype: torch.dtype, flags: dict[str, object]) -> tuple[dict, DecodeShape]:
-    shape = DecodeShape.of(size, group, dtype, rich=flags == EVERYTHING)
-    sizes = {"PADDED": shape.padded, "HEADS": shape.heads, "BLOCK": shape.block, "GROUP": group, "SPLIT": True}
-    return {"SIZE": size} | sizes | flags, shape
+class AbsentDevice:
+    """A driver for a GPU of one capability, whose device number is that capability; it loads and runs nothing."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda _: {"max_shared_mem": 227 * 1024},
+            load_binary=lambda *_: (object(), object(), 0, 0, 1024),
+        )
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, _):
+        return 0
+
+    def launcher_cls(self, *_):
+        return lambda *_: None
 
 
-def tail_constants(size: int, group: int, dtype: torch.dtype, flags: dict[str, object]) -> tuple[dict, TailShape]:
-    shape = TailShape.of(size, 64 * group, dtype)
-    sizes = {"PADDED": shape.padded, "ROWS": shape.rows, "BLOCK": shape.block, "GROUP": group}
-    return {"SIZE": size} | sizes | flags, shape
+def plan_of(name: str, heads: int, keys: int) -> AttentionPlan:
+    """Return a plan over one batch row."""
+    gain, boost = torch.ones(1, heads), torch.ones(1, heads, keys)
+    first = torch.zeros(1, dtype=torch.int64)
+    if name == "boost":
+        return AttentionPlan(logit_boost=boost)
+    if name == "var and vhr":
+        return AttentionPlan(head_gain=gain, redistribution=Redistribution())
+    picked = Redistribution(heads=torch.ones(1, heads, dtype=torch.bool), rows=first, share_epsilon=1e-6)
+    return AttentionPlan(
+        head_gain=gain,
+        class_gain=torch.ones(1, heads, 5),
+        redistribution=picked,
+        logit_boost=boost,
+        rows=first,
+        logit_factor=boost,
+    )
 
 
-def signature_of(kernel, dtype: torch.dtype, constants: dict[str, object]) -> tuple[dict, dict, dict]:
-    """Return types, constants and 16-divisibility hints as a launch on dense tensors would have them."""
-    types, values, hints = {}, {}, {}
-    for place, parameter in enumerate(kernel.params):
-        name = parameter.name
-        if parameter.is_constexpr:
-            types[name], values[(place,)] = "constexpr", constants.get(name, False)
-        elif name in FLOAT_ARGUMENTS:
-            types[name] = "fp32"
-        elif name in COUNTS or name.rsplit("_", 1)[-1] in ("batch", "head", "row"):
-            types[name] = "i32"
-            if name.split("_")[0] in ("query", "key", "value"):
-                hints[(place,)] = [["tt.divisibility", 16]]
-        else:
-            kind = TRITON_TYPES[dtype] if name in STATES else "fp32"
-            kind = {"key_class": "i8", "arrivals": "i32"}.get(name, kind)
-            kind = "u8" if name in BYTES else "i64" if name in LONGS else kind
-            types[name] = f"*{kind}"
-            hints[(place,)] = [["tt.divisibility", 16]]
-    return types, values, hints
+def launch(kernel: str, size: int, group: int, dtype: torch.dtype, name: str) -> None:
+    """Make one call as a model would, on memory of the CPU."""
+    rows, keys = (1, DECODE_KEYS) if kernel == "decode" else (TAIL_ROWS, TAIL_ROWS)
+    heads = KV_HEADS * group
+    states = [torch.zeros(1, count, length, size, dtype=dtype) for count, length in ((heads, rows), (KV_HEADS, keys))]
+    mask = {
+        "everything": torch.ones(1, 1, rows, keys, dtype=torch.bool),
+        "boost": torch.zeros(1, 1, rows, keys, dtype=dtype),
+    }.get(name)
+    triton_backend.attend(
+        *states,
+        states[1],
+        plan=plan_of(name, heads, keys),
+        key_class=None if name == "boost" else torch.full((1, keys), 3, dtype=torch.int8),
+        mask=mask,
+        want=("mass", "blinded", "moved") if name == "everything" else (),
+    )
 
 
 def registers_and_spills(ptx: str, capability: int) -> dict[str, int]:
@@ -82,13 +103,12 @@ def registers_and_spills(ptx: str, capability: int) -> dict[str, int]:
     return {"registers": int(re.findall(r"Used (\d+) registers", report)[-1]), "spilled_bytes": sum(spilled)}
 
 
-def compiled(kernel, constants, shape, dtype: torch.dtype, capability: int) -> dict[str, object]:
-    types, values, hints = signature_of(kernel, dtype, constants)
-    source = ASTSource(kernel, types, values, hints)
-    options = {"num_warps": shape.warps, "num_stages": shape.stages}
-    if kernel is decode_kernel:
-        options["maxnreg"] = shape.registers
-    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+def compiled(kernel: str, size: int, group: int, dtype: torch.dtype, name: str, capability: int) -> dict[str, object]:
+    triton.runtime.driver.set_active(AbsentDevice(capability))
+    function = decode_kernel if kernel == "decode" else tail_kernel
+    function.device_caches.clear()
+    launch(kernel, size, group, dtype, name)
+    [binary] = function.device_caches[capability][0].values()
     ptx = binary.asm["ptx"]
     return {
         "target": re.search(r"\.target (\w+)", ptx).group(1),
@@ -99,40 +119,40 @@ def compiled(kernel, constants, shape, dtype: torch.dtype, capability: int) -> d
     }
 
 
-HALF = torch.bfloat16
-CHECKED = (  # kernel, head size, group, dtype, flags, capabilities
-    ("decode", 128, 1, HALF, VAR_AND_VHR, (80, 90)),
-    ("decode", 128, 7, HALF, EVERYTHING, (80, 90)),
-    ("decode", 80, 4, torch.float16, VAR_AND_VHR, (80,)),
-    ("decode", 256, 2, HALF, VAR_AND_VHR, (90,)),
-    ("decode", 64, 4, torch.float32, VAR_AND_VHR, (90,)),
-    ("decode", 128, 4, torch.float32, EVERYTHING, (90,)),
-    ("decode", 256, 2, torch.float32, EVERYTHING, (80, 90)),
-    ("tail", 128, 1, HALF, VAR_AND_VHR, (80, 90)),
+CHECKED = (  # kernel, head size, group, dtype, plan, capabilities
+    ("decode", 128, 1, HALF, "var and vhr", (80, 90)),
+    ("decode", 128, 7, HALF, "everything", (80, 90)),
+    ("decode", 80, 4, torch.float16, "var and vhr", (80,)),
+    ("decode", 256, 2, HALF, "var and vhr", (90,)),
+    ("decode", 64, 4, SINGLE, "var and vhr", (90,)),
+    ("decode", 128, 4, SINGLE, "everything", (90,)),
+    ("decode", 256, 2, SINGLE, "everything", (80, 90)),
+    ("decode", 128, 4, HALF, "boost", (90,)),
+    ("tail", 128, 1, HALF, "var and vhr", (80, 90)),
 )
 OTHERS = (
-    *(("decode", size, 4, torch.float16, VAR_AND_VHR, (80, 90)) for size in (64, 96, 256)),
-    *(("decode", size, group, HALF, EVERYTHING, (80, 90)) for size, group in ((80, 8), (128, 1), (128, 4), (256, 2))),
-    ("decode", 128, 7, HALF, VAR_AND_VHR, (80, 90)),
-    ("decode", 64, 4, torch.float32, EVERYTHING, (80, 90)),
-    ("decode", 128, 4, torch.float32, EVERYTHING, (80,)),
-    ("decode", 128, 4, torch.float32, VAR_AND_VHR, (80, 90)),
-    ("decode", 256, 2, torch.float32, VAR_AND_VHR, (80, 90)),
-    ("tail", 128, 7, HALF, EVERYTHING, (80, 90)),
-    ("tail", 128, 16, HALF, VAR_AND_VHR, (80, 90)),
-    ("tail", 256, 2, torch.float16, VAR_AND_VHR, (80, 90)),
-    ("tail", 128, 1, torch.float32, VAR_AND_VHR, (80, 90)),
+    *(("decode", size, 4, torch.float16, "var and vhr", (80, 90)) for size in (64, 96, 256)),
+    *(("decode", size, group, HALF, "everything", (80, 90)) for size, group in ((80, 8), (128, 1), (128, 4), (256, 2))),
+    ("decode", 128, 7, HALF, "var and vhr", (80, 90)),
+    ("decode", 64, 4, SINGLE, "everything", (80, 90)),
+    ("decode", 128, 4, SINGLE, "everything", (80,)),
+    ("decode", 128, 4, SINGLE, "var and vhr", (80, 90)),
+    ("decode", 256, 2, SINGLE, "var and vhr", (80, 90)),
+    ("tail", 128, 7, HALF, "everything", (80, 90)),
+    ("tail", 128, 4, HALF, "boost", (80, 90)),
+    ("tail", 128, 16, HALF, "var and vhr", (80, 90)),
+    ("tail", 256, 2, torch.float16, "var and vhr", (80, 90)),
+    ("tail", 128, 1, SINGLE, "var and vhr", (80, 90)),
 )
 
 
 def main() -> None:
-    for name, size, group, dtype, flags, capabilities in CHECKED + (OTHERS if "--all" in sys.argv else ()):
-        kernel, constants_of = (decode_kernel, decode_constants) if name == "decode" else (tail_kernel, tail_constants)
-        constants, shape = constants_of(size, group, dtype, flags)
+    for *case, capabilities in CHECKED + (OTHERS if "--all" in sys.argv else ()):
+        kernel, size, group, dtype, name = case
         for capability in capabilities:
-            found = compiled(kernel, constants, shape, dtype, capability)
-            case = {"kernel": name, "size": size, "group": group, "dtype": TRITON_TYPES[dtype], "flags": len(flags)}
-            print(json.dumps(case | {"capability": capability} | found), flush=True)
+            found = compiled(kernel, size, group, dtype, name, capability)
+            said = {"kernel": kernel, "size": size, "group": group, "dtype": TRITON_TYPES[dtype], "plan": name}
+            print(json.dumps(said | {"capability": capability} | found), flush=True)
 
 
 if __name__ == "__main__":

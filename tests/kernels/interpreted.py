@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from vlm_kernels import Aux, triton_backend, triton_decode
+from vlm_kernels.triton_edit import Edit
 
 CASES = (
     ("decode", "redistribution"),
@@ -101,18 +102,27 @@ def test_a_wrong_kernel_is_caught(right, wrong, tmp_path, monkeypatch, make_call
     assert "is off by" in disagreement(call, *call.run("triton"))
 
 
+def edit_of(call):
+    """The call as the operators take it, reporting masses and what was moved."""
+    return Edit.from_plan(call.plan, call.key_class, call.mask, call.query.shape[-1] ** -0.5, ("mass", "moved"))
+
+
 def test_the_operators_are_registered_as_torch_asks(make_call):
     """Schema, fake tensors and aliasing are what `torch.compile` and CUDA graphs rely on."""
     call = make_call("decode", "redistribution")
-    flags = (0.125, 0.6, 0.5, 0.2, 0.0, False, 5, True, False, True)
     states = (call.query, call.key, call.value)
-    decode_arguments = (*states, call.key_class, *[None] * 8, *flags)
-    torch.library.opcheck(triton_decode.decode, decode_arguments, test_utils=("test_schema", "test_faketensor"))
+    decode = triton_decode.decode_operator
+    torch.library.opcheck(decode, (*states, *edit_of(call)), test_utils=("test_schema", "test_faketensor"))
     call = make_call("prefill", "redistribution")
-    states = (call.query, call.key, call.value)
-    tail_arguments = (torch.zeros_like(call.query), 0, *states, call.key_class, *[None] * 8, *flags)
-    tail = triton_backend.triton_tail.tail
-    torch.library.opcheck(tail, tail_arguments, test_utils=("test_schema", "test_faketensor"))
+    states = (torch.zeros_like(call.query), 0, call.query, call.key, call.value)
+    tail = triton_backend.triton_tail.tail_operator
+    torch.library.opcheck(tail, (*states, *edit_of(call)), test_utils=("test_schema", "test_faketensor"))
+
+
+def test_an_operators_arguments_are_the_fields_of_an_edit():
+    for operator in (torch.ops.vlm_kernels.decode, torch.ops.vlm_kernels.tail):
+        names = [argument.name for argument in operator.default._schema.arguments]
+        assert tuple(names[-len(Edit._fields) - 3 :]) == ("query", "key", "value", *Edit._fields)
 
 
 @pytest.mark.parametrize("shape", ["decode-128-split", "prefill"])
@@ -126,15 +136,12 @@ def test_a_compiled_graph_holds_the_operators(shape, make_call, disagreement):
         return graph.forward
 
     def edited(query, key, value):
-        scale, rule = query.shape[-1] ** -0.5, call.plan.redistribution
-        rest = (None,) * 8
-        flags = (scale, rule.moved, rule.max_sink_share, rule.min_image_mass, 0.0, False, 5, True, False, True)
+        edit = edit_of(call)
         if query.shape[2] == 1:
-            output, mass, _, moved = torch.ops.vlm_kernels.decode(query, key, value, call.key_class, *rest, *flags)
+            output, mass, _, moved = triton_decode.decode(query, key, value, edit)
         else:
             output = torch.zeros_like(query)
-            states = (query, key, value, call.key_class)
-            mass, _, moved = torch.ops.vlm_kernels.tail(output, 0, *states, *rest, *flags)
+            mass, _, moved = triton_backend.triton_tail.tail(output, 0, query, key, value, edit)
         return output, mass, moved
 
     output, mass, moved = torch.compile(edited, fullgraph=True, backend=keep)(call.query, call.key, call.value)

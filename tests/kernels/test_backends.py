@@ -7,6 +7,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from vlm_kernels import AttentionPlan, KeyClass, Redistribution, attend, torch_backend
 
+from tests.support.compare import distance, equal
+from tests.support.specification import TOLERANCE
+
 
 @pytest.mark.usefixtures("poisoned_memory")
 def test_torch_agrees_with_the_specification(any_shape, any_plan, make_call, disagreement):
@@ -38,7 +41,7 @@ def test_half_precision_is_as_close_as_stock_attention(shape, dtype, make_call, 
         scaled_dot_product_attention(*(t.to(kind) for t in states), call.mask, is_causal=causal, enable_gqa=True)
         for kind in (dtype, torch.float64)
     )
-    stock = (half.double() - double).abs().max().item()
+    stock = distance(half.double(), double)
     output, aux = call.run("torch")
     assert output.dtype is dtype
     assert disagreement(call, output, aux, tolerance=2 * stock, mass=2e-6 if dtype is torch.float16 else 1e-5) == ""
@@ -52,7 +55,7 @@ def test_a_neutral_plan_is_stock_attention_bit_for_bit(shape, backend, make_call
     plain = torch_backend.plain_attention(call.query, call.key, call.value, call.mask, None)
     for plan in (AttentionPlan(), AttentionPlan(head_gain=ones), AttentionPlan(redistribution=Redistribution(moved=0))):
         output, _ = replace(call, plan=plan).run(backend, want=())
-        assert torch.equal(output, plain)
+        assert equal(output, plain)
 
 
 @pytest.mark.parametrize("shape", ["decode", "prefill"])
@@ -60,7 +63,7 @@ def test_a_head_gain_is_a_multiply(shape, make_call):
     call = make_call(shape, "head-gain")
     plain = torch_backend.plain_attention(call.query, call.key, call.value, call.mask, None)
     output, _ = call.run("auto", want=())
-    assert torch.equal(output, plain * call.plan.head_gain[:, :, None, None])
+    assert equal(output, plain * call.plan.head_gain[:, :, None, None])
 
 
 def test_stock_output_can_be_handed_in_and_is_not_written_to(make_call, disagreement):
@@ -68,13 +71,13 @@ def test_stock_output_can_be_handed_in_and_is_not_written_to(make_call, disagree
     plain = torch_backend.plain_attention(call.query, call.key, call.value, call.mask, None)
     before = plain.clone()
     output, aux = attend(**call.arguments(), plain_output=plain, want=("moved",))
-    assert torch.equal(plain, before)
+    assert equal(plain, before)
     assert disagreement(call, output, aux) == ""
     untouched = aux.moved == 0
     gained = plain * call.plan.head_gain[:, :, None, None]
     assert untouched.any()
     assert not untouched.all()
-    assert torch.equal(output[untouched], gained[untouched])
+    assert equal(output[untouched], gained[untouched])
 
 
 def test_a_batch_gives_what_its_rows_give_alone(any_plan, make_call):
@@ -93,7 +96,7 @@ def test_a_batch_gives_what_its_rows_give_alone(any_plan, make_call):
         plan = AttentionPlan(redistribution=rule, **{name: alone(getattr(call.plan, name)) for name in names})
         states = (call.query[here], call.key[here], call.value[here])
         output, _ = attend(*states, plan=plan, key_class=call.key_class[here], backend="torch")
-        torch.testing.assert_close(output, together[here], atol=2e-6, rtol=0)
+        assert distance(output, together[here]) < TOLERANCE
 
 
 def test_rows_without_a_visible_key_are_zero(make_call):

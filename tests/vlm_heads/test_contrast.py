@@ -2,23 +2,30 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedModel
+from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
-from vlm_heads import attach, contrast
+from tests.support.compare import distance, equal, rounding, same_ids
+from tests.support.families import Build, Inputs
+from tests.support.family_table import FamilyTable
+from vlm_heads import ChangedImage, Contrast, DisturbedPrompt, FadingImage, ImageFree, NoisedImage, attach
 from vlm_heads.errors import BadOption, UnsupportedGeneration, UnsupportedModel
 from vlm_heads.interventions.route_gain import RouteGain
+from vlm_heads.methods import Asked, ContrastProcessor
 from vlm_heads.toolkit.image_changes import CHANGES, diffused, random_change
 
+Weights = Callable[[int], tuple[float, float]]  # generated tokens so far -> weights of the two streams
+Processor = Callable[[Tensor, Tensor], Tensor]
+CLOSE_SCORES = rounding(torch.float32, terms=64, size=10.0)
 GROWING = ("token_type_ids", "mm_token_type_ids")
 
 
-def _uncached(model: Any, inputs: dict[str, Any], answer: Tensor) -> Tensor:
+def _uncached(model: PreTrainedModel, inputs: Inputs, answer: Tensor) -> Tensor:
     """Return token logits after the prompt and the answer so far `[B, t]`, everything computed anew."""
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(ids))
@@ -46,10 +53,10 @@ def _combined(first: Tensor, second: Tensor, weights: tuple[float, float], bound
 
 
 def _loop(
-    model: Any,
-    first: dict[str, Any],
-    second: dict[str, Any],
-    weights: Callable[[int], tuple[float, float]],
+    model: PreTrainedModel,
+    first: Inputs,
+    second: Inputs,
+    weights: Weights,
     bound: float,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the greedy answer `[B, 5]` of a plain two-model loop, and its scores."""
@@ -62,19 +69,16 @@ def _loop(
     return answer, scores
 
 
-def _generated(model: Any, inputs: dict[str, Any], processor: Any, **changes: Any) -> Any:
+def _generated(
+    model: PreTrainedModel, inputs: Inputs, processor: Processor, **changes: object
+) -> GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput:
     arguments = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "return_dict_in_generate": True}
     return model.generate(
         **inputs, **{**arguments, "output_scores": True, "output_logits": True, **changes}, logits_processor=[processor]
     )
 
 
-def _same(left: list[Tensor], right: Any) -> bool:
-    """Whether scores agree within 2e-4, a token excluded in one being excluded in the other."""
-    return all(torch.allclose(a, b, atol=2e-4) for a, b in zip(left, right, strict=True))
-
-
-def _batch() -> tuple[dict[str, Any], dict[str, Any]]:
+def _batch() -> tuple[Inputs, Inputs]:
     """Return a left-padded batch of two prompts with an image each, and the same without image."""
     torch.manual_seed(3)
     rows = [[1, 5, *[150] * 4, 7, 8, 9, 10, 11], [0, 0, 0, 1, *[150] * 4, 9, 12, 13]]
@@ -86,44 +90,51 @@ def _batch() -> tuple[dict[str, Any], dict[str, Any]]:
     return first | pixels, text
 
 
-def _cases(model: Any, inputs: dict[str, Any], text: dict[str, Any]) -> dict[str, tuple[Any, Any, Any, float]]:
+def _made(contrast: Contrast, model: PreTrainedModel, inputs: Inputs, other: Inputs | None = None) -> ContrastProcessor:
+    """Return a contrast's processor; `other` is what the second stream gets where it is built from image and prompt."""
+    if other is None:
+        return contrast.processor(Asked(model, inputs))
+    return contrast.processor(Asked(model, inputs, (), ("asked",), lambda _, __: other))
+
+
+def _cases(model: PreTrainedModel, inputs: Inputs, text: Inputs) -> dict[str, tuple[Processor, Inputs, Weights, float]]:
     """Return processor, second inputs, weights and bound of every method."""
     noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], 700, 1)}
     changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(-1)}
     disturbed = {**inputs, "input_ids": inputs["input_ids"].where(inputs["input_ids"] != 9, 42)}
     return {
-        "VCD": (contrast.noised_image(model, inputs, noise_step=700, seed=1), noised, lambda _: (2.0, -1.0), 0.1),
-        "ICD": (contrast.other_inputs(model, disturbed, alpha=0.5), disturbed, lambda _: (1.5, -0.5), 0.1),
-        "PAI": (contrast.image_free(model, inputs, gamma=1.5, bound=0.3), text, lambda _: (1.5, -0.5), 0.3),
+        "VCD": (_made(NoisedImage(noise_step=700, seed=1), model, inputs), noised, lambda _: (2.0, -1.0), 0.1),
+        "ICD": (_made(DisturbedPrompt(alpha=0.5), model, inputs, disturbed), disturbed, lambda _: (1.5, -0.5), 0.1),
+        "PAI": (_made(ImageFree(gamma=1.5, bound=0.3), model, inputs), text, lambda _: (1.5, -0.5), 0.3),
         "M3ID": (
-            contrast.fading_image(model, inputs, rate=0.5, bound=0.0),
+            _made(FadingImage(rate=0.5, bound=0.0), model, inputs),
             text,
             lambda t: (1 + (1 - math.exp(-t / 2)) / math.exp(-t / 2), -(1 - math.exp(-t / 2)) / math.exp(-t / 2)),
             0.0,
         ),
-        "RITUAL": (contrast.changed_image(model, changed), changed, lambda _: (1.0, 3.0), 0.1),
+        "RITUAL": (_made(ChangedImage(), model, inputs, changed), changed, lambda _: (1.0, 3.0), 0.1),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["VCD", "ICD", "PAI", "M3ID", "RITUAL"])
-def test_equals_a_plain_loop_over_two_models(method: str, tiny: Any) -> None:
+def test_equals_a_plain_loop_over_two_models(method: str, tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     processor, second, weights, bound = _cases(model, inputs, text)[method]
     answer, scores = _loop(model, inputs, second, weights, bound)
     for _ in range(2):  # the second generation starts clean
         got = _generated(model, inputs, processor)
-        assert torch.equal(got.sequences[:, -5:], answer)
-        assert _same(scores, got.scores)
-    assert not torch.allclose(got.logits[1].log_softmax(-1), got.scores[1], atol=1e-2)  # empty otherwise
+        assert equal(got.sequences[:, -5:], answer)
+        assert distance(scores, got.scores) < CLOSE_SCORES  # a token excluded in one is excluded in the other
+    assert distance(got.logits[1].log_softmax(-1), got.scores[1]) > 2e-2  # empty otherwise
 
 
-def test_the_comparison_sees_wrong_weights(tiny: Any) -> None:
+def test_the_comparison_sees_wrong_weights(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     processor, _, _, _ = _cases(model, inputs, text)["PAI"]
     _, scores = _loop(model, inputs, text, lambda _: (1.4, -0.4), 0.3)
-    assert not _same(scores[:1], _generated(model, inputs, processor).scores[:1])
+    assert distance(scores[:1], _generated(model, inputs, processor).scores[:1]) > 2e-4
 
 
 REFUSED = {
@@ -133,27 +144,27 @@ REFUSED = {
 }
 
 
-def test_every_family_runs_a_second_stream_or_says_why_not(family: str, tiny: Any, support: Any) -> None:
+def test_every_family_runs_a_second_stream_or_says_why_not(family: str, tiny: Build, support: FamilyTable) -> None:
     built = tiny(family)
     changed = {**built.inputs, "pixel_values": built.inputs["pixel_values"].flip(0, -1)}
     if family in REFUSED:
         with pytest.raises(UnsupportedModel, match=REFUSED[family]):
-            contrast.other_inputs(built.model, changed)
+            _made(DisturbedPrompt(), built.model, built.inputs, changed)
         support.states(family, "contrasts", f"refused: {REFUSED[family]}")
         return
     torch.nn.init.zeros_(built.model.get_output_embeddings().weight[150:151])  # no image token in the answer
     answer, scores = _loop(built.model, built.inputs, changed, lambda _: (2.0, -1.0), 0.1)
-    got = _generated(built.model, built.inputs, contrast.other_inputs(built.model, changed))
-    assert torch.equal(got.sequences[:, -5:], answer)
-    assert _same(scores, got.scores)
-    assert _generated(built.model, built.inputs, contrast.image_free(built.model, built.inputs)).sequences.shape[0] == 1
+    got = _generated(built.model, built.inputs, _made(DisturbedPrompt(), built.model, built.inputs, changed))
+    assert equal(got.sequences[:, -5:], answer)
+    assert distance(scores, got.scores) < CLOSE_SCORES
+    assert _generated(built.model, built.inputs, _made(ImageFree(), built.model, built.inputs)).sequences.shape[0] == 1
     support.states(family, "contrasts", "equal a plain loop")
 
 
 class _Uncached(LogitsProcessor):
     """VCD's weights with a second stream that remembers nothing."""
 
-    def __init__(self, model: Any, second: dict[str, Any]) -> None:
+    def __init__(self, model: PreTrainedModel, second: Inputs) -> None:
         self.model, self.second = model, second
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -163,67 +174,67 @@ class _Uncached(LogitsProcessor):
         return _combined(scores, _uncached(self.model, second, answer), (2.0, -1.0), 0.0)
 
 
-def test_the_second_stream_follows_its_beams(tiny: Any) -> None:
+def test_the_second_stream_follows_its_beams(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, _ = _batch()
     noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], 999, 0)}
-    options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 8, "suppress_tokens": [150]}
+    options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 8, "suppress_tokens": [150]}
     expected = _generated(model, inputs, _Uncached(model, noised), **options)
-    got = _generated(model, inputs, contrast.noised_image(model, inputs, noise_step=999, bound=0.0), **options)
-    assert torch.equal(expected.sequences, got.sequences)
-    assert torch.allclose(expected.sequences_scores, got.sequences_scores, atol=2e-4)
+    got = _generated(model, inputs, _made(NoisedImage(noise_step=999, bound=0.0), model, inputs), **options)
+    assert same_ids(expected, got)
+    assert distance(expected.sequences_scores, got.sequences_scores) < CLOSE_SCORES
 
 
-def test_attach_edits_the_first_stream_only(tiny: Any) -> None:
+def test_attach_edits_the_first_stream_only(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     with attach(model, [RouteGain(image=3.0, layers="all")]) as alone:
         edited = _generated(model, inputs, lambda _, scores: scores)
     with attach(model, [RouteGain(image=3.0, layers="all")]) as run:
-        got = _generated(model, inputs, contrast.image_free(model, inputs, gamma=2.0))
-    assert torch.equal(edited.logits[0], got.logits[0])
+        got = _generated(model, inputs, _made(ImageFree(gamma=2.0), model, inputs))
+    assert equal(edited.logits[0], got.logits[0])
     assert run.receipt.generations == 1
     assert run.receipt.interventions[0].heads() == alone.receipt.interventions[0].heads()
     answer = got.sequences[:, -5:]
     second = [_uncached(model, text, answer[:, :step]) for step in range(5)]
     expected = [_combined(first, z, (2.0, -1.0), 0.1) for first, z in zip(got.logits, second, strict=True)]
-    assert _same(expected, got.scores)
+    assert distance(expected, got.scores) < CLOSE_SCORES
 
 
-def test_no_contrast_is_the_first_stream(tiny: Any) -> None:
+def test_no_contrast_is_the_first_stream(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, _ = _batch()
     plain = _generated(model, inputs, lambda _, scores: scores)
-    got = _generated(model, inputs, contrast.noised_image(model, inputs, alpha=0.0, bound=0.0))
-    assert torch.equal(plain.sequences, got.sequences)
-    assert _same([logits.log_softmax(-1) for logits in plain.logits], got.scores)
+    got = _generated(model, inputs, _made(NoisedImage(alpha=0.0, bound=0.0), model, inputs))
+    assert same_ids(plain, got)
+    assert distance([logits.log_softmax(-1) for logits in plain.logits], got.scores) < CLOSE_SCORES
 
 
-def test_what_cannot_be_done_is_refused_by_name(tiny: Any) -> None:
+def test_what_cannot_be_done_is_refused_by_name(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     with pytest.raises(UnsupportedGeneration, match="3 rows"):
-        contrast.image_free(model, inputs)(torch.ones(3, 4).long(), torch.zeros(3, 200))
+        _made(ImageFree(), model, inputs)(torch.ones(3, 4).long(), torch.zeros(3, 200))
     with pytest.raises(UnsupportedGeneration, match="4 different rows"):
-        contrast.image_free(model, inputs)(torch.arange(16).view(4, 4), torch.zeros(4, 200))
-    processor = contrast.image_free(model, inputs)
+        _made(ImageFree(), model, inputs)(torch.arange(16).view(4, 4), torch.zeros(4, 200))
+    processor = _made(ImageFree(), model, inputs)
     processor(torch.ones(2, 13).long(), torch.zeros(2, 200))
     with pytest.raises(UnsupportedGeneration, match="token by token"):
         processor(torch.ones(2, 16).long(), torch.zeros(2, 200))
     with pytest.raises(BadOption, match="pixel_values"):
-        contrast.noised_image(model, text)
+        _made(NoisedImage(), model, text)
     with pytest.raises(BadOption, match="gamma"):
-        contrast.image_free(model, inputs, gamma=0.5)
+        _made(ImageFree(gamma=0.5), model, inputs)
     blip = tiny("blip2")
     with pytest.raises(UnsupportedModel, match="past its own forward"):
-        contrast.image_free(blip.model, blip.inputs)
+        _made(ImageFree(), blip.model, blip.inputs)
 
 
 def test_noise_grows_with_the_step_and_is_the_same_for_every_image() -> None:
     pixels = torch.zeros(2, 3, 4, 4)
-    assert torch.equal(diffused(pixels, 0, seed=0), pixels)
+    assert equal(diffused(pixels, 0, seed=0), pixels)
     some, more = diffused(pixels, 100, seed=0), diffused(pixels, 1000, seed=0)
-    assert torch.equal(some[0], some[1])
+    assert equal(some[0], some[1])
     assert 0 < some.std() < more.std()
     with pytest.raises(BadOption, match="noise_step"):
         diffused(pixels, 1001, seed=0)

@@ -1,65 +1,50 @@
 """Twenty-one families: head reinforcement equals plain hooks, and a neutral gain changes no bit."""
 
-from typing import Any
-
 import pytest
 import torch
 
+from tests.support.compare import Generated, distance, equal
+from tests.support.families import CLOSE, Build, Inputs
+from tests.support.family_table import FamilyTable
+from tests.support.oracle import HookedVhr
 from vlm_heads import HeadReinforcement, attach, errors
 
 
-def _same(left: Any, right: Any) -> bool:
-    logits = zip(left.logits, right.logits, strict=True)
-    return torch.equal(left.sequences, right.sequences) and all(torch.equal(a, b) for a, b in logits)
-
-
-def _distance(left: Any, right: Any) -> float:
-    assert torch.equal(left.sequences, right.sequences)
-    return max((a - b).abs().max().item() for a, b in zip(left.logits, right.logits, strict=True))
-
-
-def test_reinforcement_equals_hooks_on_the_output_projection(
-    family: str, tiny: Any, hooked_vhr: Any, support: Any
-) -> None:
+def test_reinforcement_equals_hooks_on_the_output_projection(family: str, tiny: Build, support: FamilyTable) -> None:
     model = tiny(family)
-    oracle = hooked_vhr(model, gain=2.5, layers={0, 1, 2})
+    oracle = HookedVhr(model, gain=2.5, layers={0, 1, 2})
     with oracle.hooked():
         expected = model.generate()
     with attach(model.model, [HeadReinforcement(gain=2.5, layers="all")]) as run:
         got = model.generate()
-    assert _distance(expected, got) < 2e-4
-    assert _distance_from_plain(model, got) > 1e-2  # the comparison would be empty otherwise
+    assert distance(expected, got) < CLOSE
+    assert distance(model.generate().logits[0], got.logits[0]) > 1e-2  # the comparison would be empty otherwise
     chosen = {layer: [int(head) for head in mask] for layer, mask in oracle.chosen.items()}
     assert run.receipt.interventions[0].heads() == chosen
     support.states(family, "vhr", "equals hooks")
 
 
-def _distance_from_plain(model: Any, got: Any) -> float:
-    plain = model.generate()
-    return (plain.logits[0] - got.logits[0]).abs().max().item()
-
-
-def test_neutral_gain_changes_no_bit(family: str, tiny: Any, support: Any) -> None:
+def test_neutral_gain_changes_no_bit(family: str, tiny: Build, support: FamilyTable) -> None:
     model = tiny(family)
     plain = model.generate()
     with attach(model.model, [HeadReinforcement(gain=1.0, layers="all")]):
-        assert _same(plain, model.generate())
-    assert _same(plain, model.generate())
+        assert equal(plain, model.generate())
+    assert equal(plain, model.generate())
     support.states(family, "gain 1", "no bit changes")
 
 
 @pytest.mark.parametrize("offset_family", ["qwen2_vl", "qwen3_vl", "glm4v"])
-def test_offset_kept_on_the_model_survives_the_image_free_pass(offset_family: str, tiny: Any) -> None:
+def test_offset_kept_on_the_model_survives_the_image_free_pass(offset_family: str, tiny: Build) -> None:
     model = tiny(offset_family)
     model.generate()
     holder = model.model.model
     before = holder.rope_deltas.clone()
     with attach(model.model, [HeadReinforcement(layers="all")]):
         model.generate()
-    assert torch.equal(before, holder.rope_deltas)
+    assert equal(before, holder.rope_deltas)
 
 
-def _side_by_side(one: dict[str, Any], other: dict[str, Any], padding: int) -> dict[str, Any]:
+def _side_by_side(one: Inputs, other: Inputs, padding: int) -> Inputs:
     """Return both prompts as one batch, the second shortened by `padding` text positions and padded on the left."""
     length = one["input_ids"].shape[1]
     batch = {}
@@ -74,7 +59,7 @@ def _side_by_side(one: dict[str, Any], other: dict[str, Any], padding: int) -> d
     return {**batch, "attention_mask": mask}
 
 
-def _shortened(inputs: dict[str, Any], by: int) -> dict[str, Any]:
+def _shortened(inputs: Inputs, by: int) -> Inputs:
     length = inputs["input_ids"].shape[1]
     return {
         name: value[:, :-by] if name != "pixel_values" and value.dim() > 1 and value.shape[1] == length else value
@@ -82,7 +67,7 @@ def _shortened(inputs: dict[str, Any], by: int) -> dict[str, Any]:
     }
 
 
-def test_a_left_padded_batch_gives_what_its_rows_give_alone(family: str, tiny: Any, support: Any) -> None:
+def test_a_left_padded_batch_gives_what_its_rows_give_alone(family: str, tiny: Build, support: FamilyTable) -> None:
     model = tiny(family)
     first = model.inputs
     torch.manual_seed(9)
@@ -90,7 +75,7 @@ def test_a_left_padded_batch_gives_what_its_rows_give_alone(family: str, tiny: A
     rows = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in (first, second)]
     arguments = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 
-    def run(inputs: dict[str, Any], *interventions: HeadReinforcement) -> Any:
+    def run(inputs: Inputs, *interventions: HeadReinforcement) -> Generated:
         with attach(model.model, interventions):
             return model.model.generate(**inputs, **arguments)
 
@@ -100,14 +85,14 @@ def test_a_left_padded_batch_gives_what_its_rows_give_alone(family: str, tiny: A
         for index, row in enumerate(rows):
             alone = run(row, *what)
             for ours, theirs in zip(together.logits, alone.logits, strict=True):
-                assert (ours[index] - theirs[0]).abs().max() < 2e-4, f"row {index}, {'with' if what else 'without'} VHR"
+                assert distance(ours[index], theirs[0]) < CLOSE, f"row {index}, {'with' if what else 'without'} VHR"
     support.states(family, "padded batch", "equals its rows")
 
 
 NEEDS_IMAGE = ("instructblip", "blip2")
 
 
-def test_without_an_image_nothing_fires_and_that_is_said(family: str, tiny: Any, support: Any) -> None:
+def test_without_an_image_nothing_fires_and_that_is_said(family: str, tiny: Build, support: FamilyTable) -> None:
     model = tiny(family)
     if family in NEEDS_IMAGE:  # its own generate() insists on pixel values
         with pytest.raises((TypeError, ValueError, AttributeError)):
@@ -117,7 +102,7 @@ def test_without_an_image_nothing_fires_and_that_is_said(family: str, tiny: Any,
     text = {"input_ids": torch.tensor([[1, 5, 7, 8]]), "max_new_tokens": 3, "do_sample": False}
     plain = model.model.generate(**text)
     with attach(model.model, [HeadReinforcement(layers="all")], allow_idle=True) as run:
-        assert torch.equal(plain, model.model.generate(**text))
+        assert equal(plain, model.model.generate(**text))
     assert run.receipt.imageless == 1
     with (
         pytest.raises(errors.NothingIntervened, match="no prompt had image tokens"),
@@ -130,7 +115,7 @@ def test_without_an_image_nothing_fires_and_that_is_said(family: str, tiny: Any,
 BY_PROMPT = ("idefics2", "idefics3", "smolvlm", "mllama")  # pixel values are [prompts, images, ...]
 
 
-def _with_two_images(family: str, inputs: dict[str, Any]) -> dict[str, Any]:
+def _with_two_images(family: str, inputs: Inputs) -> Inputs:
     """Return one prompt whose image comes twice, with a picture of its own each time and text between them."""
     image = 200 if family == "mllama" else 150
     ids = inputs["input_ids"]
@@ -149,22 +134,22 @@ def _with_two_images(family: str, inputs: dict[str, Any]) -> dict[str, Any]:
     return doubled
 
 
-def test_two_images_in_one_prompt_equal_hooks(family: str, tiny: Any, hooked_vhr: Any, support: Any) -> None:
+def test_two_images_in_one_prompt_equal_hooks(family: str, tiny: Build, support: FamilyTable) -> None:
     model = tiny(family)
     if family in NEEDS_IMAGE:  # one image is projected into one span of query tokens
         support.states(family, "two images", "the family takes one")
         return
     model.inputs = _with_two_images(family, model.inputs)
-    with hooked_vhr(model, gain=2.5, layers={0, 1, 2}).hooked():
+    with HookedVhr(model, gain=2.5, layers={0, 1, 2}).hooked():
         expected = model.generate()
     with attach(model.model, [HeadReinforcement(gain=2.5, layers="all")]):
         got = model.generate()
-    assert _distance(expected, got) < 2e-4
-    assert _distance_from_plain(model, got) > 1e-2
+    assert distance(expected, got) < CLOSE
+    assert distance(model.generate().logits[0], got.logits[0]) > 1e-2
     support.states(family, "two images", "equals hooks")
 
 
-def test_the_table_holds_every_family_and_every_cell(support: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_holds_every_family_and_every_cell(support: FamilyTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WRITE_FAMILIES", raising=False)
     families = [name.split("[")[0] for name in support.read()[1]]
     assert len(families) == len(set(families)) == 21

@@ -3,15 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
+from tests.support.compare import equal
+from tests.support.families import Build, Tiny
 from vlm_heads import HeadProfile, StaticGains, attach, fold_checkpoint, fold_gains
 from vlm_heads.errors import BadOption, BadProfile, UnsupportedModel
 from vlm_heads.families import examine
@@ -30,13 +31,7 @@ def _profile(gains: Tensor = POWERS) -> HeadProfile:
     return HeadProfile(torch.zeros(3, 4), gains=gains)
 
 
-def _same(left: Any, right: Any) -> bool:
-    return torch.equal(left.sequences, right.sequences) and all(
-        torch.equal(one, other) for one, other in zip(left.logits, right.logits, strict=True)
-    )
-
-
-def test_folded_is_attached_on_every_family(family: str, tiny: Any, tmp_path: Path) -> None:
+def test_folded_is_attached_on_every_family(family: str, tiny: Build, tmp_path: Path) -> None:
     """Powers of two only move exponents: every product, and so every logit, is the same bit for bit."""
     model = tiny(family)
     model.model.save_pretrained(tmp_path / "original", max_shard_size="200KB")
@@ -44,19 +39,19 @@ def test_folded_is_attached_on_every_family(family: str, tiny: Any, tmp_path: Pa
     with attach(model.model, [StaticGains()], profile=_profile()):
         attached = model.generate()
     fold_gains(model.model, POWERS)
-    assert _same(attached, model.generate())
-    assert not _same(attached, plain)
+    assert equal(attached, model.generate())
+    assert not equal(attached, plain)
 
     folded = fold_checkpoint(tmp_path / "original", _profile(), tmp_path / "folded")
     assert (len(folded.tensors), folded.exact) == (2, True)
     assert len(list((tmp_path / "folded").glob("*.safetensors"))) > 1
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "folded").state_dict()
     assert loaded.keys() == model.model.state_dict().keys()
-    assert all(torch.equal(value, loaded[name]) for name, value in model.model.state_dict().items())
+    assert all(equal(value, loaded[name]) for name, value in model.model.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_other_gains_round_each_weight_once(dtype: torch.dtype, llava: Any) -> None:
+def test_other_gains_round_each_weight_once(dtype: torch.dtype, llava: Tiny) -> None:
     model = llava.model.to(dtype)
     projection = examine(model).projections[2]
     before = projection.weight.detach().double()
@@ -68,16 +63,16 @@ def test_other_gains_round_each_weight_once(dtype: torch.dtype, llava: Any) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_powers_of_two_are_exact_in_half_precision(dtype: torch.dtype, llava: Any) -> None:
+def test_powers_of_two_are_exact_in_half_precision(dtype: torch.dtype, llava: Tiny) -> None:
     model = llava.model.to(dtype)
     llava.inputs["pixel_values"] = llava.inputs["pixel_values"].to(dtype)
     with attach(model, [StaticGains()], profile=_profile()):
         attached = llava.generate()
     fold_gains(model, POWERS)
-    assert _same(attached, llava.generate())
+    assert equal(attached, llava.generate())
 
 
-def test_the_bias_belongs_to_no_head(tiny: Any) -> None:
+def test_the_bias_belongs_to_no_head(tiny: Build) -> None:
     model = tiny("blip2")
     projection = examine(model.model).projections[0]
     torch.nn.init.normal_(projection.bias)
@@ -85,39 +80,39 @@ def test_the_bias_belongs_to_no_head(tiny: Any) -> None:
     with attach(model.model, [StaticGains()], profile=_profile()):
         attached = model.generate()
     fold_gains(model.model, POWERS)
-    assert torch.equal(before, projection.bias)
-    assert _same(attached, model.generate())
+    assert equal(before, projection.bias)
+    assert equal(attached, model.generate())
 
 
 @pytest.mark.parametrize("wrong", ["next head", "key heads"])
-def test_columns_of_other_heads_would_be_seen(wrong: str, llava: Any) -> None:
+def test_columns_of_other_heads_would_be_seen(wrong: str, llava: Tiny) -> None:
     with attach(llava.model, [StaticGains()], profile=_profile()):
         attached = llava.generate()
     # with two key heads for four query heads, taking columns by key head gives 0 and 2 the gains of 0 and 1
     fold_gains(llava.model, POWERS.roll(1, dims=1) if wrong == "next head" else POWERS[:, [0, 0, 1, 1]])
-    assert not _same(attached, llava.generate())
+    assert not equal(attached, llava.generate())
 
 
-def _quantised(model: Any) -> None:
+def _quantised(model: PreTrainedModel) -> None:
     model.config.quantization_config = {"quant_method": "awq"}
 
 
-def _int8(model: Any) -> None:
+def _int8(model: PreTrainedModel) -> None:
     examine(model).projections[0].weight = torch.nn.Parameter(
         torch.zeros(64, 64, dtype=torch.int8), requires_grad=False
     )
 
 
-def _offloaded(model: Any) -> None:
+def _offloaded(model: PreTrainedModel) -> None:
     examine(model).projections[0].to("meta")
 
 
-def _adapter(model: Any) -> None:
+def _adapter(model: PreTrainedModel) -> None:
     attention = examine(model).attentions[0]
     attention.o_proj = torch.nn.Sequential(attention.o_proj)
 
 
-def _shared(model: Any) -> None:
+def _shared(model: PreTrainedModel) -> None:
     attentions = examine(model).attentions
     attentions[2].o_proj = attentions[0].o_proj
 
@@ -126,16 +121,18 @@ def _shared(model: Any) -> None:
     ("spoil", "said"),
     [(_quantised, "awq"), (_int8, "int8"), (_offloaded, "offloaded"), (_adapter, "merge"), (_shared, "share")],
 )
-def test_weights_that_cannot_be_folded_are_refused(spoil: Callable[[Any], None], said: str, llava: Any) -> None:
+def test_weights_that_cannot_be_folded_are_refused(
+    spoil: Callable[[PreTrainedModel], None], said: str, llava: Tiny
+) -> None:
     spoil(llava.model)
     last = examine(llava.model).projections[2]
     before = getattr(last, "weight", torch.zeros(1)).clone()
     with pytest.raises(UnsupportedModel, match=said):
         fold_gains(llava.model, POWERS)
-    assert torch.equal(before, last.weight)
+    assert equal(before, last.weight)
 
 
-def test_nothing_is_folded_twice(llava: Any, tmp_path: Path) -> None:
+def test_nothing_is_folded_twice(llava: Tiny, tmp_path: Path) -> None:
     fold_gains(llava.model, POWERS)
     with pytest.raises(UnsupportedModel, match="already"):
         fold_gains(llava.model, POWERS)
@@ -154,17 +151,17 @@ def test_nothing_is_folded_twice(llava: Any, tmp_path: Path) -> None:
         (torch.full((3, 4), 3e38), "range"),  # weights of 4 and more, see below
     ],
 )
-def test_gains_that_do_not_fit_are_refused(gains: Tensor, said: str, llava: Any) -> None:
+def test_gains_that_do_not_fit_are_refused(gains: Tensor, said: str, llava: Tiny) -> None:
     torch.nn.init.constant_(examine(llava.model).projections[0].weight, 4.0)
     before = examine(llava.model).projections[0].weight.clone()
     with pytest.raises(BadProfile, match=said):
         fold_gains(llava.model, gains)
-    assert torch.equal(before, examine(llava.model).projections[0].weight)
+    assert equal(before, examine(llava.model).projections[0].weight)
     with pytest.raises(BadProfile, match="no gains"):
         fold_gains(llava.model, HeadProfile(torch.zeros(3, 4)))
 
 
-def test_a_gain_where_there_is_no_head_is_refused(tiny: Any) -> None:
+def test_a_gain_where_there_is_no_head_is_refused(tiny: Build) -> None:
     gains = torch.ones(3, 4)
     gains[1, 0] = 2.0  # a layer of cross attention
     with pytest.raises(BadProfile, match="layer 1"):
@@ -172,7 +169,7 @@ def test_a_gain_where_there_is_no_head_is_refused(tiny: Any) -> None:
 
 
 @pytest.fixture
-def original(llava: Any, tmp_path: Path) -> Path:
+def original(llava: Tiny, tmp_path: Path) -> Path:
     folder = tmp_path / "original"
     llava.model.save_pretrained(folder)
     (folder / "README.md").write_text("# A model\n")
@@ -207,7 +204,7 @@ def test_what_stands_beside_the_weights_comes_along(original: Path, tmp_path: Pa
     assert config == json.loads((original / "config.json").read_text())
     assert json.loads((out / "vlm_heads_fold.json").read_text())["card"] == card
     before, after = load_file(original / "model.safetensors"), load_file(out / "model.safetensors")
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    changed = {name for name in before if not equal(before[name], after[name])}
     assert changed == set(folded.tensors)
 
 
@@ -217,7 +214,7 @@ def test_an_interrupted_folding_leaves_nothing(when: str, original: Path, tmp_pa
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
-    hooks: dict[str, Any] = {"progress": stop} if when == "first file" else {"check": stop}
+    hooks: dict[str, Callable[[object], None]] = {"progress": stop} if when == "first file" else {"check": stop}
     with pytest.raises(KeyboardInterrupt):
         fold_checkpoint(original, _profile(), tmp_path / "out", **hooks)
     assert sorted(tmp_path.iterdir()) == before

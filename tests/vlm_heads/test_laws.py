@@ -1,4 +1,13 @@
-"""The laws, over every intervention found in the folder (DESIGN: laws 1 to 7)."""
+"""The laws, over every intervention found in the folder; the number in a test's name is its law's.
+
+1. Neutral options change nothing, bit for bit, and generate the same tokens.
+2. Leaving `attach`, normally or by an exception, leaves the model exactly as it was. Nothing happens at import.
+3. State belongs to one generation. The next one starts clean, and two threads with two models do not mix.
+4. A batch gives what its rows give alone: padding, ragged image spans and heads chosen by row included.
+5. An explicit request that cannot be met fails loudly and says why.
+6. An intervention that was attached and never fired raises at exit, unless `allow_idle=True`.
+7. A new intervention is one file: words and these laws find it by themselves.
+"""
 
 import copy
 import subprocess
@@ -12,10 +21,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 from vlm_kernels import AttentionPlan
 
 import vlm_heads.interventions
-from vlm_heads import attach, errors, known_interventions
+from tests.support.compare import Generated, distance, equal
+from tests.support.families import CLOSE, Build, Tiny
+from vlm_heads import attach, errors, known_interventions, methods
 from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
@@ -24,7 +36,7 @@ from vlm_heads.methods import parse_intervention
 NAMES = list(known_interventions())
 
 
-def _active(name: str, **changes: Any) -> Intervention:
+def _active(name: str, **changes: object) -> Intervention:
     """Return an intervention with the options under which it acts on a tiny random model, on all layers."""
     kind = known_interventions()[name]
     everywhere = {"layers": "all"} if "layers" in {one.name for one in fields(kind)} else {}
@@ -35,14 +47,9 @@ def _neutral(name: str) -> Intervention:
     return _active(name, **known_interventions()[name].neutral)
 
 
-def _equal(left: Any, right: Any) -> bool:
-    logits = zip(left.logits, right.logits, strict=True)
-    return torch.equal(left.sequences, right.sequences) and all(torch.equal(a, b) for a, b in logits)
-
-
-def _fingerprint(model: nn.Module) -> dict[str, Any]:
+def _fingerprint(model: nn.Module) -> dict[str, object]:
     """Return everything about a model that an attach could leave changed."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for path, module in model.named_modules():
         found[path] = {
             "attributes": sorted(vars(module)),
@@ -56,29 +63,29 @@ def _fingerprint(model: nn.Module) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_1_neutral_changes_no_bit(name: str, llava: Any) -> None:
+def test_1_neutral_changes_no_bit(name: str, llava: Tiny) -> None:
     plain = llava.generate(steps=8)
     with attach(llava.model, [_neutral(name)], allow_idle=True):
-        assert _equal(plain, llava.generate(steps=8))
+        assert equal(plain, llava.generate(steps=8))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_1_active_changes_something(name: str, llava: Any) -> None:
+def test_1_active_changes_something(name: str, llava: Tiny) -> None:
     plain = llava.generate()
     with attach(llava.model, [_active(name)]):
-        assert not _equal(plain, llava.generate())
+        assert not equal(plain, llava.generate())
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", NAMES)
-def test_2_leaving_restores_the_model(name: str, implementation: str, llava: Any) -> None:
+def test_2_leaving_restores_the_model(name: str, implementation: str, llava: Tiny) -> None:
     llava.model.set_attn_implementation(implementation)
     # transformers puts hooks of its own on the vision tower when it first runs
     plain, before = llava.generate(), _fingerprint(llava.model)
     with attach(llava.model, [_active(name)]):
         llava.generate()
     assert _fingerprint(llava.model) == before
-    assert _equal(plain, llava.generate())
+    assert equal(plain, llava.generate())
 
 
 class _Trouble(Exception):
@@ -87,12 +94,12 @@ class _Trouble(Exception):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("where", ["body", "layer", "image-free pass"])
-def test_2_an_exception_restores_the_model(name: str, where: str, llava: Any) -> None:
+def test_2_an_exception_restores_the_model(name: str, where: str, llava: Tiny) -> None:
     # transformers puts hooks of its own on the vision tower when it first runs
     plain, before = llava.generate(), _fingerprint(llava.model)
     trouble = _Trouble()
 
-    def fail(_: nn.Module, args: Any) -> None:
+    def fail(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         whole = args[0].shape[1] == llava.inputs["input_ids"].shape[1]
         if whole == (where == "layer"):
             raise trouble
@@ -108,7 +115,7 @@ def test_2_an_exception_restores_the_model(name: str, where: str, llava: Any) ->
     for handle in handles:
         handle.remove()
     assert _fingerprint(llava.model) == before
-    assert _equal(plain, llava.generate())
+    assert equal(plain, llava.generate())
 
 
 def test_2_nothing_happens_at_import() -> None:
@@ -122,24 +129,24 @@ def test_2_nothing_happens_at_import() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_3_a_second_call_starts_clean(name: str, llava: Any) -> None:
+def test_3_a_second_call_starts_clean(name: str, llava: Tiny) -> None:
     other = copy.copy(llava)
     other.inputs = {**llava.inputs, "pixel_values": torch.randn_like(llava.inputs["pixel_values"])}
     with attach(llava.model, [_active(name)]):
         alone = other.generate()
     with attach(llava.model, [_active(name)]):
         llava.generate()
-        assert _equal(alone, other.generate())
+        assert equal(alone, other.generate())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_3_two_threads_with_two_models_do_not_mix(name: str, tiny: Any) -> None:
+def test_3_two_threads_with_two_models_do_not_mix(name: str, tiny: Build) -> None:
     models = [tiny("llava", seed=seed) for seed in (1, 2)]
     expected = []
     for model in models:
         with attach(model.model, [_active(name)]):
             expected.append(model.generate(steps=12))
-    got: dict[int, Any] = {}
+    got: dict[int, Generated] = {}
     start = threading.Barrier(2)
 
     def work(index: int) -> None:
@@ -152,17 +159,17 @@ def test_3_two_threads_with_two_models_do_not_mix(name: str, tiny: Any) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(_equal(expected[index], got[index]) for index in (0, 1))
+    assert all(equal(expected[index], got[index]) for index in (0, 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_3_generations_that_take_turns_do_not_mix(name: str, llava: Any) -> None:
+def test_3_generations_that_take_turns_do_not_mix(name: str, llava: Tiny) -> None:
     """Two caches on one model, a step each in turn, as a second stream of a contrast runs them."""
     images = [torch.randn_like(llava.inputs["pixel_values"]) for _ in range(2)]
     ids = llava.inputs["input_ids"]
     next_token = torch.tensor([[11]])
 
-    def begin(image: Tensor) -> Any:
+    def begin(image: Tensor) -> ModelOutput:
         return llava.model(input_ids=ids, pixel_values=image, use_cache=True)
 
     with torch.no_grad(), attach(llava.model, [_active(name)]):
@@ -172,10 +179,10 @@ def test_3_generations_that_take_turns_do_not_mix(name: str, llava: Any) -> None
             expected.append(llava.model(input_ids=next_token, past_key_values=first.past_key_values).logits)
         started = [begin(image) for image in images]
         got = [llava.model(input_ids=next_token, past_key_values=one.past_key_values).logits for one in started]
-    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+    assert equal(expected, got)
 
 
-def _padded(tiny: Any) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+def _padded() -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """Return a left-padded batch of ragged prompts (one image, two images, none) and its rows alone."""
     torch.manual_seed(3)
     image = [150] * 4
@@ -193,9 +200,9 @@ def _padded(tiny: Any) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
 
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("name", NAMES)
-def test_4_a_batch_gives_what_its_rows_give_alone(name: str, heads: int, tiny: Any) -> None:
+def test_4_a_batch_gives_what_its_rows_give_alone(name: str, heads: int, tiny: Build) -> None:
     model = tiny("llava", num_key_value_heads=heads)
-    batch, rows = _padded(model)
+    batch, rows = _padded()
     with attach(model.model, [_active(name)]):
         together = model.model.generate(
             **batch, max_new_tokens=5, do_sample=False, return_dict_in_generate=True, output_logits=True
@@ -206,11 +213,11 @@ def test_4_a_batch_gives_what_its_rows_give_alone(name: str, heads: int, tiny: A
                 **row, max_new_tokens=5, do_sample=False, return_dict_in_generate=True, output_logits=True
             )
         for step, (ours, theirs) in enumerate(zip(together.logits, alone.logits, strict=True)):
-            assert (ours[index] - theirs[0]).abs().max() < 2e-4, f"row {index}, step {step}"
+            assert distance(ours[index], theirs[0]) < CLOSE, f"row {index}, step {step}"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_4_right_padding_gives_the_same_as_left(name: str, llava: Any) -> None:
+def test_4_right_padding_gives_the_same_as_left(name: str, llava: Tiny) -> None:
     """A bare forward may pad on the right; the last prompt position is then not the last column."""
     ids = llava.inputs["input_ids"]
     pad = torch.zeros(1, 3, dtype=torch.long)
@@ -221,11 +228,11 @@ def test_4_right_padding_gives_the_same_as_left(name: str, llava: Any) -> None:
             attention_mask=torch.cat([torch.ones_like(ids), pad], dim=1),
             pixel_values=llava.inputs["pixel_values"],
         ).logits
-    assert (alone - right[:, : ids.shape[1]]).abs().max() < 2e-4
+    assert distance(alone, right[:, : ids.shape[1]]) < CLOSE
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_5_an_explicit_request_fails_loudly(name: str, llava: Any) -> None:
+def test_5_an_explicit_request_fails_loudly(name: str, llava: Tiny) -> None:
     if not torch.cuda.is_available():
         with (
             pytest.raises(errors.UnsupportedModel, match="CUDA"),
@@ -237,7 +244,7 @@ def test_5_an_explicit_request_fails_loudly(name: str, llava: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_6_nothing_fired_raises_at_exit(name: str, llava: Any) -> None:
+def test_6_nothing_fired_raises_at_exit(name: str, llava: Tiny) -> None:
     text_only = {"input_ids": torch.tensor([[1, 5, 6, 7, 8]])}
     with pytest.raises(errors.NothingIntervened, match="not run"), attach(llava.model, [_active(name)]):
         pass
@@ -250,7 +257,7 @@ def test_6_nothing_fired_raises_at_exit(name: str, llava: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_6_an_own_failure_is_not_hidden_by_nothing_fired(name: str, llava: Any) -> None:
+def test_6_an_own_failure_is_not_hidden_by_nothing_fired(name: str, llava: Tiny) -> None:
     with pytest.raises(_Trouble), attach(llava.model, [_active(name)]):
         raise _Trouble
 
@@ -280,18 +287,18 @@ class LouderHeads(Intervention):
 """
 
 
-def test_7_a_new_intervention_is_one_file(tmp_path: Path, llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_7_a_new_intervention_is_one_file(tmp_path: Path, llava: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "louder_heads.py").write_text(NEW_FILE)
     monkeypatch.setattr(vlm_heads.interventions, "__path__", [*vlm_heads.interventions.__path__, str(tmp_path)])
-    known_interventions.cache_clear()
+    methods._found.cache_clear()
     try:
         louder = parse_intervention("louder:gain=4")
     finally:
-        known_interventions.cache_clear()
+        methods._found.cache_clear()
         sys.modules.pop("vlm_heads.interventions.louder_heads", None)
     plain = llava.generate()
     with attach(llava.model, [louder]) as run:
-        assert not _equal(plain, llava.generate())
+        assert not equal(plain, llava.generate())
     assert run.receipt.interventions[0].layers == (0, 1, 2)
 
 
@@ -313,9 +320,9 @@ class _Everything(Intervention):
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "torch"])
 @pytest.mark.parametrize("family_name", ["llava", "gemma3", "qwen2_vl"])
-def test_plans_that_edit_weights_go_through_the_kernel(backend: str, family_name: str, tiny: Any) -> None:
+def test_plans_that_edit_weights_go_through_the_kernel(backend: str, family_name: str, tiny: Build) -> None:
     model = tiny(family_name)
     plain = model.generate(steps=12)
     with attach(model.model, [_Everything()], backend=backend):
         got = model.generate(steps=12)
-    assert max((a - b).abs().max() for a, b in zip(plain.logits, got.logits, strict=True)) < 1e-5
+    assert distance(plain.logits, got.logits) < CLOSE

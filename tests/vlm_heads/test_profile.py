@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from tests.support.compare import equal
+from tests.support.families import Tiny
 from vlm_heads import HeadProfile, HeadReinforcement, attach, errors
 from vlm_heads.profile import CONFIG_NAME, WEIGHTS_NAME
 
@@ -19,9 +20,9 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     profile = _profile()
     profile.save_pretrained(tmp_path / "new" / "folder")
     back = HeadProfile.from_pretrained(tmp_path / "new" / "folder")
-    assert torch.equal(profile.scores, back.scores)
+    assert equal(profile.scores, back.scores)
     assert back.surges is not None
-    assert torch.equal(profile.surges, back.surges)
+    assert equal(profile.surges, back.surges)
     assert (back.samples, back.model_type, back.notes) == (7, "llava", {"prompt": "x"})
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [CONFIG_NAME, WEIGHTS_NAME]
 
@@ -81,7 +82,7 @@ def test_what_is_no_table_of_scores_is_refused(scores: torch.Tensor) -> None:
         HeadProfile(scores)
 
 
-def test_a_profile_of_another_shape_is_refused_before_anything_changes(llava: Any) -> None:
+def test_a_profile_of_another_shape_is_refused_before_anything_changes(llava: Tiny) -> None:
     with (
         pytest.raises(errors.BadProfile, match="2 layers of 4 heads"),
         attach(llava.model, [HeadReinforcement()], profile=HeadProfile(torch.rand(2, 4))),
@@ -96,7 +97,7 @@ def test_the_json_says_what_it_is(tmp_path: Path) -> None:
     assert (described["format"], described["layers"], described["heads"]) == (1, 3, 4)
 
 
-def test_a_profile_of_another_family_is_refused(llava: Any) -> None:
+def test_a_profile_of_another_family_is_refused(llava: Tiny) -> None:
     profile = HeadProfile(torch.rand(3, 4), model_type="qwen2_vl")
     with (
         pytest.raises(errors.BadProfile, match="qwen2_vl"),
@@ -119,7 +120,7 @@ def test_gains_and_their_card_come_back(tmp_path: Path) -> None:
     profile.save_pretrained(tmp_path)
     back = HeadProfile.from_pretrained(tmp_path)
     assert back.gains is not None
-    assert torch.equal(back.gains, torch.full((3, 4), 1.5))
+    assert equal(back.gains, torch.full((3, 4), 1.5))
     assert back.card == CARD
     _profile().save_pretrained(tmp_path)  # over it: nothing of the old one is left
     assert HeadProfile.from_pretrained(tmp_path).gains is None
@@ -149,7 +150,7 @@ class _Hub:
 
 
 def test_it_goes_to_the_hub_with_a_card_for_people(tmp_path: Path) -> None:
-    hub: Any = _Hub()
+    hub = _Hub()
     assert _reinforced().push_to_hub("me/profile", private=True, api=hub) == "https://hub/me/profile"
     assert hub.made == [("me/profile", True)]
     for name, content in hub.files.items():

@@ -4,7 +4,6 @@ import io
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import transformers as T
 from PIL import Image
 
 import vlm_heads
-from vlm_heads import VLM, HeadReinforcement, errors
+from vlm_heads import VLM, Answer, HeadReinforcement, errors
 from vlm_heads.models.planted import COLOURS, planted_image
 
 
@@ -193,7 +192,7 @@ def test_the_embedded_model_is_there_or_said_to_be_missing() -> None:
         VLM.from_pretrained("mini")
 
 
-def _rows(answers: list[Any]) -> list[str]:
+def _rows(answers: list[Answer]) -> list[str]:
     return [answer.text for answer in answers]
 
 

@@ -1,4 +1,4 @@
-"""What the interventions ask for on one layer, put together once and carried out on every step that asks the same."""
+"""Combines the plans on a layer and applies them; reuses prepared work while the plan object is the same."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _ALL_SEEN = StepMask(None, usable=True)
 
 @dataclass
 class GenerationEdits:
-    """What the layers of one generation were asked for last, and the mask of the step that is running.
+    """The last combined plan of every layer of one generation, and the mask of the step that is running.
 
-    A plan that is the same object as a step before means the same, so that nothing is put together anew.
+    Where a plan is the same object as in the step before, its combination is reused.
     """
 
     _edits: dict[int, LayerEdit] = field(default_factory=dict)
     _pairs: dict[tuple[int, str], tuple[AttentionPlan, AttentionPlan, AttentionPlan]] = field(default_factory=dict)
     _mask: tuple[Tensor | None, tuple[int, int], StepMask] | None = None
 
-    def both(self, layer: int, plan: AttentionPlan, part: AttentionPlan, name: str) -> AttentionPlan:
+    def combined(self, layer: int, plan: AttentionPlan, part: AttentionPlan, name: str) -> AttentionPlan:
         """Return two edits of one layer as one; `part` is the intervention's that is called `name`.
 
         Raises:
@@ -46,7 +46,7 @@ class GenerationEdits:
                 ) from conflict
         return known[2]
 
-    def of(self, layer: int, plan: AttentionPlan | None) -> LayerEdit:
+    def edit_for(self, layer: int, plan: AttentionPlan | None) -> LayerEdit:
         """Return the layer's edit, the one it had before where the plan is the same."""
         edit = self._edits.get(layer)
         if edit is None or edit.plan is not plan:
@@ -80,9 +80,7 @@ class LayerEdit:
         self._ready: PreparedDecode | None = None
         self._ready_for: int | None = None
 
-    def carried_out(
-        self, call: AttentionCall, moving: LayerTally | None, backend: Backend
-    ) -> tuple[Tensor, Tensor | None]:
+    def apply(self, call: AttentionCall, moving: LayerTally | None, backend: Backend) -> tuple[Tensor, Tensor | None]:
         """Return the call's edited output `[B, Tq, Hq, D]` and, where plain attention gives them, its weights.
 
         Args:

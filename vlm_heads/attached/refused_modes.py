@@ -1,4 +1,4 @@
-"""Ways of generating that an intervention cannot follow, refused by name before the first forward.
+"""The model's own `generate` while an attach lasts: ways that cannot be followed are refused before the first forward.
 
 Each feeds the model with something other than a whole prompt and then one token a row: a prompt in pieces, tokens that
 are guessed ahead, or many prompts packed into one row. Which row predicts the first token, and which keys are whose,
@@ -28,16 +28,24 @@ _CONTINUOUS = "packs many prompts into one row, and takes no image"
 _CONTINUOUS_METHODS = ("generate_batch", "init_continuous_batching")
 
 
+Change = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
+
+
 @contextmanager
-def refusing(model: nn.Module) -> Iterator[None]:
+def refusing(model: nn.Module, change: Change | None = None) -> Iterator[None]:
     """Let the model's own `generate` refuse these ways of generating while the context lasts.
 
-    Its other ways go through unchanged. What was set on the model itself before is there again afterwards.
+    Its other ways go through, unchanged or with the keyword arguments that `change` returns. What was set on the model
+    itself before is there again afterwards.
+
+    Args:
+        model: whose `generate` it is.
+        change: gives the keyword arguments in place of those of a call, from its positional and keyword ones.
     """
     before = {name: vars(model)[name] for name in ("generate", *_CONTINUOUS_METHODS) if name in vars(model)}
     guarded = [name for name in ("generate", *_CONTINUOUS_METHODS) if callable(getattr(model, name, None))]
     for name in guarded:
-        guard = _checked(model, getattr(model, name)) if name == "generate" else _refused(name)
+        guard = _checked(model, getattr(model, name), change) if name == "generate" else _refused(name)
         vars(model)[name] = guard
     try:
         yield
@@ -47,7 +55,7 @@ def refusing(model: nn.Module) -> Iterator[None]:
         vars(model).update(before)
 
 
-def _checked(model: Any, generate: Callable[..., Any]) -> Callable[..., Any]:
+def _checked(model: Any, generate: Callable[..., Any], change: Change | None) -> Callable[..., Any]:
     @functools.wraps(generate)
     def checked(*args: Any, **kwargs: Any) -> Any:
         config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
@@ -56,7 +64,7 @@ def _checked(model: Any, generate: Callable[..., Any]) -> Callable[..., Any]:
                 raise UnsupportedGeneration(f"{name} {reason}: leave it out inside attach")
         if kwargs.get("cache_implementation", getattr(config, "cache_implementation", None)) == "paged":
             raise UnsupportedGeneration(f"cache_implementation='paged' {_CONTINUOUS}: leave it out inside attach")
-        return generate(*args, **kwargs)
+        return generate(*args, **(kwargs if change is None else change(args, kwargs)))
 
     return checked
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from vlm_heads import attention
 from vlm_heads.blind import untouched
 from vlm_heads.errors import UnsupportedModel
-from vlm_heads.families import examine
+from vlm_heads.families import Anatomy, examine
 
 
 class SecondStream:
@@ -29,14 +29,7 @@ class SecondStream:
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
         anatomy = examine(model)
-        if anatomy.exceptions.blind_from_decoder:
-            raise UnsupportedModel(
-                f"{anatomy.model_type} generates past its own forward, so a second stream cannot be run beside it"
-            )
-        if anatomy.exceptions.drops_processors:
-            raise UnsupportedModel(
-                f"the generate() of {anatomy.model_type} drops logits processors, so a second stream would be ignored"
-            )
+        require_second_stream(anatomy)
         self.rows = int(inputs["input_ids"].shape[0])
         self._model: Any = model
         self._attentions = tuple(anatomy.attentions.values())
@@ -91,3 +84,15 @@ class SecondStream:
             return value
         rows = value.dim() - 2 if name == "position_ids" else 0  # positions may carry a leading axis of sections
         return value.repeat_interleave(copies, dim=rows) if value.shape[rows] == self.rows else value
+
+
+def require_second_stream(anatomy: Anatomy) -> None:
+    """Raise `UnsupportedModel` if the family generates past its own forward, or ignores logits processors."""
+    if anatomy.quirks.blind_from_decoder:
+        raise UnsupportedModel(
+            f"{anatomy.model_type} generates past its own forward, so a second stream cannot be run beside it"
+        )
+    if anatomy.quirks.drops_processors:
+        raise UnsupportedModel(
+            f"the generate() of {anatomy.model_type} drops logits processors, so a second stream would be ignored"
+        )

@@ -18,9 +18,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from vlm_kernels import AttentionPlan
 
 from vlm_heads.attached.layer_edit import Backend, GenerationEdits
+from vlm_heads.attached.watcher import Watcher
 from vlm_heads.attention import PlainAttention
 from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, untouched
 from vlm_heads.call import AttentionCall, GenerationState
@@ -59,10 +59,11 @@ class Tracker:
         profile: HeadProfile | None = None,
         backend: Backend = "auto",
         prepared: Sequence[Mapping[Any, Any]] = (),
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         self.attention_calls = 0
         self._pausing = threading.local()
-        self._prepared = prepared
+        self._prepared = [*prepared, *({} for _ in watchers)]
         self._hidden: Tensor | None = None
         self._model = model
         self._anatomy = anatomy
@@ -72,6 +73,7 @@ class Tracker:
         self._modes = {mode for one in interventions if (mode := one.image_free(profile)) is not None}
         self._layer_of = {id(module): layer for layer, module in anatomy.attentions.items()}
         self._acting = _acting_by_layer(interventions, anatomy, receipt)
+        self._watching = _watching_by_layer(watchers, anatomy, first_memory=len(interventions))
         self._states: WeakKeyDictionary[Cache, TrackedGeneration] = WeakKeyDictionary()
         self._uncached: tuple[Tensor, TrackedGeneration] | None = None
         self._current: TrackedGeneration | None = None
@@ -79,7 +81,7 @@ class Tracker:
         self._recording: Recording | None = None
         self._stream: LockstepStream | None = None
         self._embedded_ids: Tensor | None = None
-        self._entry = anatomy.decoder if anatomy.exceptions.blind_from_decoder else model
+        self._entry = anatomy.decoder if anatomy.quirks.blind_from_decoder else model
         self._signature = inspect.signature(self._entry.forward)
 
     @property
@@ -99,11 +101,10 @@ class Tracker:
             self._entry.register_forward_pre_hook(enter, with_kwargs=True),
             self._entry.register_forward_hook(leave, with_kwargs=True, always_call=True),
         ]
-        for layer, acting in self._acting.items():
-            if any(intervention.reads_hidden for _, intervention, _ in acting):
-                module = self._anatomy.layers[layer]
-                handles.append(module.register_forward_pre_hook(self._note_hidden, with_kwargs=True))
-        if self._anatomy.exceptions.blind_from_decoder:
+        for layer in self._layers_that_read_hidden():
+            module = self._anatomy.layers[layer]
+            handles.append(module.register_forward_pre_hook(self._note_hidden, with_kwargs=True))
+        if self._anatomy.quirks.blind_from_decoder:
             embedding: nn.Module = self._model.get_input_embeddings()  # type: ignore[operator]
             handles.append(embedding.register_forward_pre_hook(self._note_ids, with_kwargs=True))
         try:
@@ -132,25 +133,44 @@ class Tracker:
             return output, weights
         if self._stream is not None and self._stream.walking:
             return self._stream.reinforced(compute()[0]), None
-        acting = self._acting.get(layer)
-        if state is None or not acting:
+        acting = self._acting.get(layer, ()) if state is not None and state.key_map.any_image else ()
+        watching = self._watching.get(layer, ())
+        if state is None or not (acting or watching):
             return compute()
-        call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, acting[0][2])
+        call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, LayerTally())
         call.scale, call.hidden = settings.get("scaling"), self._hidden
-        plan: AttentionPlan | None = None
+        moving = self._plan(call, state, acting)
+        output, weights = state.edits.edit_for(layer, call.planned).apply(call, moving, self._backend)
+        for index, watcher in watching:
+            call.memory, call.output = state.memories[index], output
+            watcher.see(call)
+        return output, weights
+
+    def _plan(
+        self, call: AttentionCall, state: TrackedGeneration, acting: Sequence[tuple[int, Intervention, LayerTally]]
+    ) -> LayerTally | None:
+        """Combine the plans of a layer into `call.planned`; return the tally of the one that moves weight, if any."""
         moving: LayerTally | None = None
         for index, intervention, tally in acting:
-            call.memory, call.tally, call.planned = state.memories[index], tally, plan
+            call.memory, call.tally = state.memories[index], tally
             part = intervention.plan(call)
             if part is not None:
-                plan = part if plan is None else state.edits.both(layer, plan, part, intervention.name)
+                before = call.planned
+                call.planned = (
+                    part if before is None else state.edits.combined(call.layer, before, part, intervention.name)
+                )
                 moving = tally if part.moves_weight else moving
-        return state.edits.of(layer, plan).carried_out(call, moving, self._backend)
+        return moving
+
+    def _layers_that_read_hidden(self) -> list[int]:
+        acting = {layer for layer, some in self._acting.items() if any(one.reads_hidden for _, one, _ in some)}
+        watching = {layer for layer, some in self._watching.items() if any(one.reads_hidden for _, one in some)}
+        return sorted(acting | watching)
 
     def look_both_ways(self, inputs: dict[str, Any], positions: int) -> tuple[Recording, Recording]:
         """Return the heads at each row's last `positions` with the image and without it, nothing changed."""
         key_map = self._key_map(inputs["input_ids"], inputs)
-        text = TextOnly.of(key_map.classes)
+        text = TextOnly.of_classes(key_map.classes)
         with_image = Recording(positions, key_map.last_positions)
         self._record(with_image, self._model, {**inputs, "use_cache": False})
         if self._entry is self._anatomy.decoder:
@@ -257,15 +277,15 @@ class Tracker:
 
     def _look_without_image(self, state: TrackedGeneration, inputs: dict[str, Any]) -> None:
         """Make the extra passes that the interventions asked for."""
-        text = TextOnly.of(state.key_map.classes)
-        heard = LayerInputs()
+        text = TextOnly.of_classes(state.key_map.classes)
+        recorded = LayerInputs()
         state.blind = Recording()
-        listening = heard.listening(self._anatomy.layers) if "lockstep" in self._modes else nullcontext()
-        with listening:
+        recording = recorded.recording(self._anatomy.layers) if "lockstep" in self._modes else nullcontext()
+        with recording:
             self._record(state.blind, self._entry, self._blind_inputs(text, inputs))
         self._receipt.blind_passes += 1
         if "lockstep" in self._modes:
-            self._stream = state.lockstep = LockstepStream(self._anatomy.layers, heard)
+            self._stream = state.lockstep = LockstepStream(self._anatomy.layers, recorded)
         if "two-pass" in self._modes:
             state.sighted = Recording(ends=state.key_map.last_positions)
             again = {name: value for name, value in inputs.items() if name != "past_key_values"}
@@ -316,6 +336,16 @@ def _acting_by_layer(
             tally = receipt.interventions[index].tallies.setdefault(layer, LayerTally())
             acting.setdefault(layer, []).append((index, one, tally))
     return acting
+
+
+def _watching_by_layer(
+    watchers: Sequence[Watcher], anatomy: Anatomy, first_memory: int
+) -> dict[int, list[tuple[int, Watcher]]]:
+    watching: dict[int, list[tuple[int, Watcher]]] = {}
+    for index, one in enumerate(watchers, start=first_memory):
+        for layer in sorted(one.layers_in(anatomy)):
+            watching.setdefault(layer, []).append((index, one))
+    return watching
 
 
 def _new_columns(inputs: dict[str, Any]) -> int:

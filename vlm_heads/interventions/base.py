@@ -1,43 +1,60 @@
-"""What an intervention is, what it is shown on each layer and step, and how it is found and written in one word.
+"""What an intervention is: a frozen dataclass that says, layer by layer, what to change in attention.
 
-An intervention is a frozen dataclass in a file of this folder. It holds options and no state: everything it learns
-during a generation it keeps in `AttentionCall.memory`.
+It holds options and no state. Everything it learns during a generation it keeps in `AttentionCall.memory`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
 from vlm_kernels import AttentionPlan
 
 from vlm_heads.blind import BlindMode
 from vlm_heads.call import AttentionCall
+from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
+from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
+from vlm_heads.toolkit.method import Method
+from vlm_heads.toolkit.row_attention import require_image_keys
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
 
 
-@runtime_checkable
-class Intervention(Protocol):
-    """A change of the language model's attention. Subclass it with a frozen dataclass whose fields are the options.
+class Intervention(Method):
+    """A change of the language model's attention.
+
+    A subclass states a name, its options and `plan`. An option `layers` restricts it to a layer set; without one it
+    acts on the layers of its paper.
 
     Attributes:
-        name: the word for it on the command line.
-        neutral: options under which it changes nothing, bit for bit; the laws are tested with them.
         trial: options under which it acts on a model of any size, as a tiny random one; the laws are tested with them.
         reads_hidden: whether `plan` reads `AttentionCall.hidden`.
         needs_profile: whether its defaults act on nothing without a profile given to `attach`.
+        needs_image_keys: whether it needs image keys in the language model's self-attention.
     """
 
-    name: ClassVar[str]
-    neutral: ClassVar[Mapping[str, Any]]
     trial: ClassVar[Mapping[str, Any]] = {}
     reads_hidden: ClassVar[bool] = False
     needs_profile: ClassVar[bool] = False
+    needs_image_keys: ClassVar[bool] = True
+
+    @abstractmethod
+    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+        """Return what to change in this call, or None for nothing. A plan already made may be returned again.
+
+        It is asked for on the layers of `layers_in` and where the generation has an image.
+        """
+        ...
+
+    def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
+        """Return the layers that "paper" stands for, zero-based; all where a method says nothing else."""
+        return range(anatomy.depth)
 
     def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
         """Return the layers on which `plan` is asked.
@@ -45,15 +62,15 @@ class Intervention(Protocol):
         Raises:
             BadOption: if the options do not fit the model's depth.
         """
-        ...
-
-    def plan(self, call: AttentionCall) -> AttentionPlan | None:
-        """Return what to change in this call, or None for nothing. A plan already made may be returned again."""
-        ...
+        layers: Layers = getattr(self, "layers", "paper")
+        return resolve_layers(layers, anatomy.depth, self.paper_layers(anatomy)) & anatomy.attentions.keys()
 
     def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
         """Raise `UnsupportedModel` or `BadOption` if this cannot act on the model; called before anything changes."""
-        return None
+        if self.needs_image_keys:
+            require_image_keys(anatomy)
+        if self.chooses_heads and getattr(self, "heads", None) == "fixed" and profile is None:
+            raise BadOption("heads='fixed' takes its heads from a profile: give one to attach(..., profile=...)")
 
     def image_free(self, profile: HeadProfile | None) -> BlindMode | None:
         """Return which image-free pass is needed at prefill; None where none is."""
@@ -64,7 +81,23 @@ class Intervention(Protocol):
     ) -> AbstractContextManager[Mapping[Any, Any]]:
         """Return a context that lasts as long as the attach and gives what every generation's memory starts with.
 
-        It is entered before anything changes, and may raise as `check` does, run the plain model, or watch a part of
-        it; whatever it watches it leaves as it was.
+        It is entered before anything changes. It may raise as `check` does, run the plain model, or watch a part of it,
+        and leaves what it watches as it was.
         """
         return nullcontext({})
+
+    @property
+    def chooses_heads(self) -> bool:
+        """Whether an option `heads` names a way of choosing heads, so that controls on other heads can be made."""
+        return any(one.name == "heads" and "bottom" in one.words for one in self.options())
+
+    def with_heads(self, heads: str) -> Self:
+        """Return the same acting on heads chosen in another way: "bottom" and "random" are the controls.
+
+        Raises:
+            BadOption: if it chooses no heads, or not in this way.
+        """
+        if not self.chooses_heads:
+            raise BadOption(f"{self.name} chooses no heads, so it cannot act on {heads} ones")
+        changed: Self = replace(self, heads=heads)  # type: ignore[type-var]  # subclasses are dataclasses
+        return changed

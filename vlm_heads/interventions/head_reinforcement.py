@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from torch import Tensor
 from vlm_kernels import AttentionPlan
 
 from vlm_heads.blind import BlindMode
 from vlm_heads.call import AttentionCall
-from vlm_heads.errors import BadOption, UnsupportedModel
+from vlm_heads.errors import UnsupportedModel
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.toolkit import sensitivity
-from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
-from vlm_heads.toolkit.options import require_number, require_word
+from vlm_heads.toolkit.head_choice import HeadChooser
+from vlm_heads.toolkit.layer_sets import Layers, layers_option
+from vlm_heads.toolkit.method import Paper
+from vlm_heads.toolkit.options import option
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HeadChoice = Literal["vhd", "fixed", "bottom", "random"]
 
 PAPER_TAIL = 14 / 32  # of LLaVA-1.5-7B's 32 layers, the last 14 and the second
+FAMILY_TAILS: Mapping[str, float] = {"instructblip": 18 / 32}  # the authors take the last 18 there, and not the second
 
 
 @dataclass(frozen=True)
@@ -34,61 +35,55 @@ class HeadReinforcement(Intervention):
     The heads are chosen at prefill, layer by layer with earlier layers already reinforced, by how far each head's
     output at the last prompt position moves when the image is removed (VHD, Eq. 4-7); then they are frozen. The gain
     acts on all prompt positions and every later one. Costs one image-free prefill and a multiply.
-
-    Attributes:
-        gain: factor on the chosen heads' outputs; 1 changes nothing.
-        layers: "paper" (the second layer and the last 14 of 32, in proportion), another layer set, or indices.
-        outlier_filter: leave out heads of "negative vision sensitivity" (Eq. 6).
-        squared_norm: square the norm in Eq. 6; print leaves it open.
-        unbiased_std: divide by n - 1 in Eq. 6; print leaves it open.
-        blind: "plain" takes the image-free pass un-reinforced, "lockstep" reinforces both streams with the same
-            sets, "two-pass" scores both streams un-reinforced first. The paper does not say.
-        heads: "vhd" takes the heads above the layer's median; "fixed" takes them from the profile given to `attach`;
-            "bottom" and "random" are controls with as many heads. Given a profile, "vhd" and "bottom" read it too.
-        seed: of the random control.
-
-    Raises:
-        BadOption: if the gain is negative or not finite, or a word is unknown.
     """
 
     name: ClassVar[str] = "vhr"
-    neutral: ClassVar[Mapping[str, Any]] = {"gain": 1.0}
+    label: ClassVar[str] = "VHR"
+    paper: ClassVar[Paper | None] = Paper(
+        "He et al.",
+        "Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence",
+        2025,
+        "ACL",
+        "2412.13949",
+    )
+    needs_image_keys: ClassVar[bool] = False
 
-    gain: float = 2.0
-    layers: Layers = "paper"
-    outlier_filter: bool = True
-    squared_norm: bool = False
-    unbiased_std: bool = True
-    blind: BlindMode = "plain"
-    heads: HeadChoice = "vhd"
-    seed: int = 0
+    gain: float = option(2.0, at_least=0.0, neutral=1.0, help="factor on the outputs of the chosen heads")
+    layers: Layers = layers_option(paper="the second layer and the last 14 of 32, in proportion")
+    outlier_filter: bool = option(True, help='leave out heads of "negative vision sensitivity" (Eq. 6)')
+    squared_norm: bool = option(False, help="square the norm in Eq. 6; print leaves it open")
+    unbiased_std: bool = option(True, help="divide by n - 1 in Eq. 6; print leaves it open")
+    blind: BlindMode = option(
+        "plain",
+        help='the image-free pass: "plain" is un-reinforced, "lockstep" reinforces both streams with the same sets, '
+        '"two-pass" scores both streams un-reinforced first; the paper does not say',
+    )
+    heads: HeadChoice = option(
+        "vhd",
+        help='"vhd" takes the heads above the layer\'s median; "fixed" takes them from the profile given to attach; '
+        '"bottom" and "random" are controls with as many heads; given a profile, "vhd" and "bottom" read it too',
+    )
+    seed: int = option(0, help="of the random control")
 
-    def __post_init__(self) -> None:
-        require_number("gain", self.gain, at_least=0.0)
-        require_word("blind", self.blind, get_args(BlindMode))
-        require_word("heads", self.heads, get_args(HeadChoice))
-
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        depth = anatomy.depth
-        published = anatomy.exceptions.paper_tail
+    def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
+        depth, published = anatomy.depth, FAMILY_TAILS.get(anatomy.model_type)
         tail = max(1, round((published or PAPER_TAIL) * depth))
-        paper = {*range(depth - tail, depth)} | ({1} if published is None and depth > 1 else set())
-        return resolve_layers(self.layers, depth, sorted(paper)) & anatomy.attentions.keys()
+        second = {1} if published is None and depth > 1 else set()
+        return sorted({*range(depth - tail, depth)} | second)
 
     def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
         if anatomy.heads < 2:
             raise UnsupportedModel(f"{anatomy.model_type} has one head in each layer, so there is none to choose")
-        if self.heads == "fixed" and profile is None:
-            raise BadOption("heads='fixed' takes its heads from a profile: give one to attach(..., profile=...)")
+        super().check(anatomy, profile)
 
     def image_free(self, profile: HeadProfile | None) -> BlindMode | None:
         return None if profile is not None or self.heads == "random" else self.blind
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
         known: AttentionPlan | None = call.memory.get(call.layer)
-        if known is not None or not call.prefill or not call.key_map.any_image:
+        if known is not None or not call.prefill:
             return known
-        chosen = self._chosen(call) & call.key_map.has_image[:, None]
+        chosen = self._chosen(call)
         call.tally.note(chosen)
         plan = AttentionPlan(head_gain=call.gains(chosen, self.gain))
         call.memory[call.layer] = plan
@@ -96,42 +91,19 @@ class HeadReinforcement(Intervention):
 
     def _chosen(self, call: AttentionCall) -> Tensor:
         """Return bool `[B, Hq]`: the heads to reinforce on this layer."""
-        rows, heads = call.query.shape[:2]
-        if self.heads == "random":
-            # as many as lie above the median of distinct values
-            count = torch.full((rows,), heads // 2, device=call.query.device)
-            return sensitivity.random_heads(call.query[:, :, 0, 0], count, self.seed, call.layer)
-        if call.profile is not None:
-            return self._from_profile(call, call.profile).expand(rows, heads)
-        if self.blind == "lockstep":
-            return self._in_lockstep(call)
-        sighted = call.unreinforced_output() if self.blind == "two-pass" else call.sighted_output()
-        return self._select(sighted, call.blind_output())
+        chooser = HeadChooser(self.heads, self.outlier_filter, self.squared_norm, self.unbiased_std, self.seed)
+        if self.image_free(call.profile) == "lockstep":
+            return self._in_lockstep(call, chooser)
+        if self.image_free(call.profile) == "two-pass":
+            return chooser.select(call, call.unreinforced_output(), call.blind_output())
+        return chooser.choose(call)
 
-    def _in_lockstep(self, call: AttentionCall) -> Tensor:
+    def _in_lockstep(self, call: AttentionCall, chooser: HeadChooser) -> Tensor:
         found: list[Tensor] = []
 
         def rule(blind: Tensor) -> Tensor:
-            found.append(self._select(call.sighted_output(), blind) & call.key_map.has_image[:, None])
+            found.append(chooser.select(call, call.sighted_output(), blind))
             return call.gains(found[0], self.gain)
 
         call.blind_in_lockstep(rule)
         return found[0]
-
-    def _from_profile(self, call: AttentionCall, profile: HeadProfile) -> Tensor:
-        awareness = profile.scores[call.layer][None].to(call.query.device)
-        surges = None if profile.surges is None else profile.surges[call.layer][None].to(call.query.device)
-        return self._of_scores(awareness, surges)
-
-    def _select(self, sighted: Tensor, blind: Tensor) -> Tensor:
-        return self._of_scores(
-            sensitivity.vision_awareness(sighted, blind), sensitivity.surge(blind, squared=self.squared_norm)
-        )
-
-    def _of_scores(self, awareness: Tensor, surges: Tensor | None) -> Tensor:
-        filtered = awareness
-        if self.outlier_filter and surges is not None:
-            filtered = sensitivity.without_outliers(awareness, surges, unbiased=self.unbiased_std)
-        chosen = sensitivity.above_median(filtered)
-        # the control takes as many, the least aware by their unfiltered score
-        return sensitivity.least_aware(awareness, chosen.sum(dim=-1)) if self.heads == "bottom" else chosen

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 from vlm_kernels import AttentionPlan
@@ -12,54 +12,43 @@ from vlm_kernels import AttentionPlan
 from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
-from vlm_heads.toolkit.options import require_number
-from vlm_heads.toolkit.row_attention import image_keys, last_row, require_image_keys
+from vlm_heads.toolkit.layer_sets import Layers, layers_option
+from vlm_heads.toolkit.method import Paper
+from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.row_attention import image_keys, last_row
 
-if TYPE_CHECKING:
-    from vlm_heads.profile import HeadProfile
+PAPER = Paper(
+    "Liu et al.",
+    "Paying More Attention to Image: A Training-Free Method for Alleviating Hallucination in LVLMs",
+    2024,
+    "ECCV",
+    "2407.21771",
+)
 
 
 @dataclass(frozen=True)
 class ImageBoost(Intervention):
     """PAI: `z <- z + strength * |z|` on image keys, in the last prompt row and every decode step.
 
-    The method's second half, a contrast with the image-free stream, is `contrast.image_free`.
-
-    Attributes:
-        strength: 0.5 in print, 0.2 in the authors' program; 0 changes nothing.
-        layers: "paper" (all but the first two), another layer set, or indices.
-
-    Raises:
-        BadOption: if the strength is negative or not finite.
+    The method's second half, a contrast with the image-free stream, is `pai-contrast`.
     """
 
     name: ClassVar[str] = "pai"
-    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
+    label: ClassVar[str] = "PAI"
+    paper: ClassVar[Paper | None] = PAPER
 
-    strength: float = 0.5
-    layers: Layers = "paper"
+    strength: float = option(0.5, at_least=0.0, neutral=0.0, help="0.5 in print, 0.2 in the authors' program")
+    layers: Layers = layers_option(paper="all but the first two")
 
-    def __post_init__(self) -> None:
-        require_number("strength", self.strength, at_least=0.0)
-
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        return resolve_layers(self.layers, anatomy.depth, range(2, anatomy.depth)) & anatomy.attentions.keys()
-
-    def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
-        require_image_keys(anatomy)
+    def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
+        return range(2, anatomy.depth)
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
-        if not call.key_map.any_image or self.strength == 0.0:
+        if self.changes_nothing:
             return None
-        if call.prefill:
-            call.tally.note(call.key_map.has_image[:, None].expand(call.query.shape[:2]))
-        return AttentionPlan(logit_boost=self._boost(call), rows=last_row(call))
+        call.note_all_heads()
+        return AttentionPlan(logit_boost=call.once_per_step(self._boost), rows=last_row(call))
 
     def _boost(self, call: AttentionCall) -> Tensor:
-        """Return the boost `[B, 1, Tk]`, made once per step for all layers with as many keys."""
-        keys = call.key.shape[2]
-        known: Tensor | None = call.memory.get("boost")
-        if known is None or known.shape[-1] != keys:
-            known = call.memory["boost"] = image_keys(call)[:, None].float() * self.strength
-        return known
+        """Return the boost `[B, 1, Tk]`."""
+        return image_keys(call)[:, None].float() * self.strength

@@ -8,22 +8,21 @@ kernel keeps the routes apart anyway, so this costs nothing beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass
 
 from vlm_heads.blind import BlindMode
 from vlm_heads.call import AttentionCall
-from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.toolkit.head_choice import NEEDS_IMAGE_FREE_PASS, HeadChoice, choose_heads
-from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
-from vlm_heads.toolkit.options import require_number, require_word
-from vlm_heads.toolkit.row_attention import last_row, require_image_keys, text_after_image
+from vlm_heads.toolkit.head_choice import NEEDS_IMAGE_FREE_PASS, HeadChoice, HeadChooser
+from vlm_heads.toolkit.layer_sets import Layers, layers_option
+from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.row_attention import last_row, text_after_image
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
@@ -37,45 +36,31 @@ class RouteGain(Intervention):
 
     The heads are chosen at prefill, layer by layer with earlier layers already gained, and then frozen, as in VHR. The
     image-free pass has no image route, so whether it is gained too makes no difference.
-
-    Attributes:
-        image: factor on what image keys, sinks included, contribute; 1 changes nothing.
-        generated: factor on what the text generated so far contributes; below 1 damps it.
-        heads: see `choose_heads`; "bottom" and "random" are controls.
-        layers: a layer set, or indices.
-        rows: which prompt positions are gained beside every decode step: the last one, those after the image, or all.
-        outlier_filter: leave out heads of "negative vision sensitivity" (He et al. 2025, Eq. 6).
-        seed: of the random control.
-
-    Raises:
-        BadOption: if a gain is negative or not finite, or a word is unknown.
     """
 
     name: ClassVar[str] = "route"
-    neutral: ClassVar[Mapping[str, Any]] = {"image": 1.0, "generated": 1.0}
+    label: ClassVar[str] = "RouteGain"
 
-    image: float = 2.0
-    generated: float = 1.0
-    heads: HeadChoice = "vhd"
-    layers: Layers = "last-half"
-    rows: Rows = "last"
-    outlier_filter: bool = True
-    seed: int = 0
+    image: float = option(
+        2.0, at_least=0.0, neutral=1.0, help="factor on what image keys, sinks included, contribute to a head"
+    )
+    generated: float = option(
+        1.0, at_least=0.0, neutral=1.0, help="factor on what the text generated so far contributes; below 1 damps it"
+    )
+    heads: HeadChoice = option(
+        "vhd",
+        help='"vhd" takes the heads above the layer\'s median VHD, "fixed" the same from a profile, "mass" those above '
+        'the median of image mass, "all" all; "bottom" and "random" are controls',
+    )
+    layers: Layers = layers_option("last-half", paper="the last half")
+    rows: Rows = option(
+        "last", help="prompt positions gained beside every decode step: the last one, those after the image, or all"
+    )
+    outlier_filter: bool = option(True, help='leave out heads of "negative vision sensitivity" (He et al. 2025, Eq. 6)')
+    seed: int = option(0, help="of the random control")
 
-    def __post_init__(self) -> None:
-        require_number("image", self.image, at_least=0.0)
-        require_number("generated", self.generated, at_least=0.0)
-        require_word("heads", self.heads, get_args(HeadChoice))
-        require_word("rows", self.rows, get_args(Rows))
-
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        last_half = range(anatomy.depth // 2, anatomy.depth)
-        return resolve_layers(self.layers, anatomy.depth, last_half) & anatomy.attentions.keys()
-
-    def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
-        require_image_keys(anatomy)
-        if self.heads == "fixed" and profile is None:
-            raise BadOption("heads='fixed' takes its heads from a profile: give one to attach(..., profile=...)")
+    def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
+        return range(anatomy.depth // 2, anatomy.depth)
 
     def image_free(self, profile: HeadProfile | None) -> BlindMode | None:
         return "plain" if profile is None and self.heads in NEEDS_IMAGE_FREE_PASS else None
@@ -83,18 +68,16 @@ class RouteGain(Intervention):
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
         known: AttentionPlan | None = call.memory.get(call.layer)
         if known is None:
-            if not call.prefill or not call.key_map.any_image:
+            if not call.prefill:
                 return None
             known = self._frozen(call)
-        if self.image == self.generated == 1.0:
+        if self.changes_nothing:
             return None
-        if call.query.shape[2] == 1:
-            return known
-        return AttentionPlan(class_gain=known.class_gain, rows=self._rows(call))
+        return known if call.decoding else AttentionPlan(class_gain=known.class_gain, rows=self._rows(call))
 
     def _frozen(self, call: AttentionCall) -> AttentionPlan:
         """Return the plan of every decode step of this generation."""
-        chosen = choose_heads(call, self.heads, outlier_filter=self.outlier_filter, seed=self.seed)
+        chosen = HeadChooser(self.heads, self.outlier_filter, seed=self.seed).choose(call)
         call.tally.note(chosen)
         plan = AttentionPlan(class_gain=self._class_gain(call, chosen))
         call.memory[call.layer] = plan

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,12 +13,10 @@ from vlm_kernels import AttentionPlan
 from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
-from vlm_heads.toolkit.options import require_number
-from vlm_heads.toolkit.row_attention import image_keys, last_row, require_image_keys, row_logits
-
-if TYPE_CHECKING:
-    from vlm_heads.profile import HeadProfile
+from vlm_heads.toolkit.layer_sets import Layers, layers_option
+from vlm_heads.toolkit.method import Paper
+from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.row_attention import image_keys, last_row, row_logits
 
 FIRST, BEYOND = 5 / 32, 18 / 32  # layers 5..17 of 32
 
@@ -28,37 +26,30 @@ class SharedImageBoost(Intervention):
     """Devils: `z <- z + strength * mean over heads of |z|` on image keys, so that heads agree on where to look.
 
     Acts on the last prompt row and every decode step, and reads the keys once more. A head whose logit of a key is
-    exactly 0 keeps it there, because the edit is carried out as a boost in proportion to `|z|`.
-
-    Attributes:
-        strength: 0 changes nothing.
-        layers: "paper" (5..17 of 32, in proportion), another layer set, or indices.
-
-    Raises:
-        BadOption: if the strength is negative or not finite.
+    exactly 0 keeps it there, because the edit is applied as a boost in proportion to `|z|`.
     """
 
     name: ClassVar[str] = "devils"
-    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
+    label: ClassVar[str] = "Devils"
+    paper: ClassVar[Paper | None] = Paper(
+        "Jiang et al.",
+        "Devils in Middle Layers of Large Vision-Language Models: Interpreting, Detecting and Mitigating Object "
+        "Hallucinations via Attention Lens",
+        2025,
+        "CVPR",
+        "2411.16724",
+    )
 
-    strength: float = 0.5
-    layers: Layers = "paper"
+    strength: float = option(0.5, at_least=0.0, neutral=0.0, help="factor on the mean over heads of |z|")
+    layers: Layers = layers_option(paper="5..17 of 32, in proportion")
 
-    def __post_init__(self) -> None:
-        require_number("strength", self.strength, at_least=0.0)
-
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        middle = range(round(FIRST * anatomy.depth), max(1, round(BEYOND * anatomy.depth)))
-        return resolve_layers(self.layers, anatomy.depth, middle) & anatomy.attentions.keys()
-
-    def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
-        require_image_keys(anatomy)
+    def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
+        return range(round(FIRST * anatomy.depth), max(1, round(BEYOND * anatomy.depth)))
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
-        if not call.key_map.any_image or self.strength == 0.0:
+        if self.changes_nothing:
             return None
-        if call.prefill:
-            call.tally.note(call.key_map.has_image[:, None].expand(call.query.shape[:2]))
+        call.note_all_heads()
         return AttentionPlan(logit_boost=self._boost(call), rows=last_row(call))
 
     def _boost(self, call: AttentionCall) -> Tensor:

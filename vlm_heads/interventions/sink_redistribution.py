@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from vlm_kernels import AttentionPlan, KeyClass, Redistribution
 
 from vlm_heads.call import AttentionCall
-from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
-from vlm_heads.toolkit.options import require_number, require_word
-from vlm_heads.toolkit.row_attention import require_image_keys, text_after_image
+from vlm_heads.toolkit.layer_sets import Layers, layers_option
+from vlm_heads.toolkit.method import Paper
+from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.row_attention import text_after_image
 from vlm_heads.toolkit.sink_channels import (
     KNOWN,
     RELATIVE_THRESHOLD,
     SinkDims,
-    parse_sink_dims,
+    SinkDimsForm,
     resolve_sink_dims,
     sink_strength,
 )
@@ -40,26 +40,17 @@ class SinkRedistribution(Intervention):
     Sinks are tokens with massive activations in the layer's input. They are found at prefill, for each layer and row
     of the batch; later tokens never are sinks. Acts on the text rows after the image and on every decode step, and
     leaves a layer alone where the image has no sink.
-
-    Attributes:
-        moved: share of every sink's weight that is handed on, 0..1; 0 changes nothing.
-        max_sink_share: a head and row is selected where sinks hold at most this share of its image mass. The paper's
-            rho is one minus this: 0.8 in general, 0.5 against hallucination, 0.9 for vision-centric tasks.
-        min_image_mass: and where its image keys hold at least this mass.
-        threshold: how far a sink channel stands above the root mean square, or "relative" for the paper's 20 in
-            proportion to the square root of the width.
-        sink_dims: channels as 1415+2533, or "auto" to ask the model.
-        layers: "paper" (all but the first two and the last), another layer set, or indices.
-        mode: "code" does what the authors' public program does for one sample: sinks keep `moved`, comparisons are
-            strict, 1e-6 is added per image key to the image mass, the last layer is not left out, and "auto" means
-            the channels of the 7B model.
-
-    Raises:
-        BadOption: if a number is out of its range or a word is unknown.
     """
 
     name: ClassVar[str] = "var"
-    neutral: ClassVar[Mapping[str, Any]] = {"moved": 0.0}
+    label: ClassVar[str] = "VAR"
+    paper: ClassVar[Paper | None] = Paper(
+        "Kang et al.",
+        "See What You Are Told: Visual Attention Sink in Large Multimodal Models",
+        2025,
+        "ICLR",
+        "2503.03321",
+    )
     trial: ClassVar[Mapping[str, Any]] = {
         "sink_dims": (0,),
         "threshold": 0.7,
@@ -68,28 +59,36 @@ class SinkRedistribution(Intervention):
     }
     reads_hidden: ClassVar[bool] = True
 
-    moved: float = 0.6
-    max_sink_share: float = 0.5
-    min_image_mass: float = 0.2
-    threshold: float | Literal["relative"] = 20.0
-    sink_dims: SinkDims = "auto"
-    layers: Layers = "paper"
-    mode: Mode = "paper"
+    moved: float = option(
+        0.6, at_least=0.0, at_most=1.0, neutral=0.0, help="share of every sink's weight that is handed on"
+    )
+    max_sink_share: float = option(
+        0.5,
+        at_least=0.0,
+        at_most=1.0,
+        help="a head and row is selected where sinks hold at most this share of its image mass; the paper's rho is one "
+        "minus this: 0.8 in general, 0.5 against hallucination, 0.9 for vision-centric tasks",
+    )
+    min_image_mass: float = option(
+        0.2, at_least=0.0, at_most=1.0, help="and where its image keys hold at least this mass"
+    )
+    threshold: float | Literal["relative"] = option(
+        20.0,
+        at_least=0.0,
+        help="how far a sink channel stands above the root mean square, or relative for the paper's 20 in proportion "
+        "to the square root of the width",
+    )
+    sink_dims: SinkDims = option("auto", form=SinkDimsForm(), help="channels as 1415+2533, or auto to ask the model")
+    layers: Layers = layers_option(paper="all but the first two and the last")
+    mode: Mode = option(
+        "paper",
+        help='"code" does what the authors\' public program does for one sample: sinks keep `moved`, comparisons are '
+        "strict, 1e-6 is added per image key to the image mass, the last layer is not left out, and auto means the "
+        "channels of the 7B model",
+    )
 
-    def __post_init__(self) -> None:
-        for name in ("moved", "max_sink_share", "min_image_mass"):
-            require_number(name, getattr(self, name), at_least=0.0, at_most=1.0)
-        require_word("mode", self.mode, get_args(Mode))
-        self._threshold(width=1)
-        if self.sink_dims != "auto":
-            parse_sink_dims(self.sink_dims)
-
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        last = anatomy.depth if self.mode == "code" else anatomy.depth - 1
-        return resolve_layers(self.layers, anatomy.depth, range(2, last)) & anatomy.attentions.keys()
-
-    def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
-        require_image_keys(anatomy)
+    def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
+        return range(2, anatomy.depth if self.mode == "code" else anatomy.depth - 1)
 
     def prepared(
         self, model: nn.Module, anatomy: Anatomy, profile: HeadProfile | None
@@ -99,13 +98,13 @@ class SinkRedistribution(Intervention):
         return nullcontext({"channels": found, "threshold": self._threshold(anatomy.width)})
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
-        if call.prefill and self._share_moved > 0.0 and call.key_map.any_image:
+        if call.prefill and self._share_moved > 0.0:
             with_sink = self._mark_sinks(call)
             if bool(with_sink.any()):  # waits for the device, at prefill only
                 heads = with_sink[:, None].repeat(1, call.query.shape[1])
                 call.memory[call.layer] = AttentionPlan(redistribution=self._rule(heads, None))
         known: AttentionPlan | None = call.memory.get(call.layer)
-        if known is None or known.redistribution is None or call.query.shape[2] == 1:
+        if known is None or known.redistribution is None or call.decoding:
             return known
         heads_with_sinks = known.redistribution.heads
         return AttentionPlan(redistribution=self._rule(heads_with_sinks, text_after_image(call)))
@@ -136,9 +135,4 @@ class SinkRedistribution(Intervention):
         """Return what `phi` has to reach in a hidden state of this width."""
         if self.threshold == "relative":
             return RELATIVE_THRESHOLD * math.sqrt(width)
-        try:
-            value = float(self.threshold)
-        except ValueError:
-            raise BadOption(f"threshold={self.threshold!r}: a number or the word relative is needed") from None
-        require_number("threshold", value, at_least=0.0)
-        return value
+        return float(self.threshold)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,15 +15,12 @@ from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
-from vlm_heads.toolkit.options import require_number
+from vlm_heads.toolkit.head_list import GainList, GainListForm, layers_of_heads
+from vlm_heads.toolkit.layer_sets import Layers, layers_option
+from vlm_heads.toolkit.options import option
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
-
-GainList = str | Sequence[tuple[int, int, float]]
-
-_GAIN = re.compile(r"(-?\d+)\.(\d+):(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -34,45 +30,29 @@ class StaticGains(Intervention):
     VHR chooses its heads for each image anew; here nothing is chosen, so it costs no image-free pass, and `fold_gains`
     writes the same edit into the weights of an ordinary checkpoint. One difference remains: attached, a prompt without
     an image is left alone; a folded checkpoint cannot tell.
-
-    Attributes:
-        gains: "profile" takes the gains of the profile given to `attach`; or (layer, head, gain) triples, written as
-            "14.3:2+17.0:0.5" for gain 2 on head 3 of layer 14 and 0.5 on head 0 of layer 17. Negative layers count
-            from the end.
-        strength: exponent on every gain; 0 changes nothing, 1 takes the gains as they are.
-        layers: restricts the gains.
-
-    Raises:
-        BadOption: if the list cannot be read or names a head that is not in the model, or a number is out of its range.
     """
 
     name: ClassVar[str] = "reinforced"
-    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
+    label: ClassVar[str] = "static gains"
     trial: ClassVar[Mapping[str, Any]] = {"gains": ((0, 0, 3.0), (-1, 1, 0.25))}
     needs_profile: ClassVar[bool] = True
+    needs_image_keys: ClassVar[bool] = False
 
-    gains: GainList = "profile"
-    strength: float = 1.0
-    layers: Layers = "all"
-
-    def __post_init__(self) -> None:
-        require_number("strength", self.strength, at_least=0.0)
-        for _, _, gain in self._listed() or ():
-            require_number("gains", gain, at_least=0.0)
+    gains: GainList = option(
+        "profile",
+        form=GainListForm("profile"),
+        help='"profile" takes the gains of the profile given to attach; or (layer, head, gain) triples, written as '
+        "14.3:2+17.0:0.5 for gain 2 on head 3 of layer 14 and 0.5 on head 0 of layer 17",
+    )
+    strength: float = option(1.0, at_least=0.0, neutral=0.0, help="exponent on every gain; 1 takes them as they are")
+    layers: Layers = layers_option("all")
 
     def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        chosen = resolve_layers(self.layers, anatomy.depth, range(anatomy.depth)) & anatomy.attentions.keys()
-        listed = self._listed()
+        chosen, listed = super().layers_in(anatomy), self._listed()
         if listed is None:
             return chosen
-        for layer, head, _ in listed:
-            known = -anatomy.depth <= layer < anatomy.depth and layer % anatomy.depth in anatomy.attentions
-            if not known or not 0 <= head < anatomy.heads:
-                raise BadOption(
-                    f"gains={self.gains!r}: layer {layer}, head {head} is not in a model with {anatomy.depth} layers "
-                    f"of {anatomy.heads} heads"
-                )
-        return chosen & {layer % anatomy.depth for layer, _, _ in listed}
+        heads = [(layer, head) for layer, head, _ in listed]
+        return chosen & layers_of_heads(anatomy, heads, f"gains={self.gains!r}").keys()
 
     def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
         if self._listed() is None and (profile is None or profile.gains is None):
@@ -81,6 +61,7 @@ class StaticGains(Intervention):
                 f"{'none was given' if profile is None else 'this one holds scores alone'}: `vlm-heads calibrate` "
                 "makes one; give it with --profile, or attach(..., profile=...)"
             )
+        super().check(anatomy, profile)
 
     def prepared(
         self, model: nn.Module, anatomy: Anatomy, profile: HeadProfile | None
@@ -89,7 +70,7 @@ class StaticGains(Intervention):
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
         known: AttentionPlan | None = call.memory.get(call.layer)
-        if known is not None or not call.prefill or not call.key_map.any_image:
+        if known is not None or not call.prefill:
             return known
         gains = call.memory["gains"][call.layer]
         if bool((gains == 1).all()):
@@ -115,13 +96,4 @@ class StaticGains(Intervention):
 
     def _listed(self) -> tuple[tuple[int, int, float], ...] | None:
         """Return the triples given, None where the profile holds the gains."""
-        if self.gains == "profile":
-            return None
-        if not isinstance(self.gains, str):
-            return tuple((int(layer), int(head), gain) for layer, head, gain in self.gains)
-        found = [_GAIN.fullmatch(piece.strip()) for piece in self.gains.split("+")]
-        if None in found:
-            raise BadOption(
-                f"gains={self.gains!r}: profile, or layer.head:gain triples as in 14.3:2+17.0:0.5, are needed"
-            )
-        return tuple((int(one[1]), int(one[2]), float(one[3])) for one in found if one is not None)
+        return None if isinstance(self.gains, str) else tuple(self.gains)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,12 +13,10 @@ from vlm_kernels import AttentionPlan, KeyClass
 from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
-from vlm_heads.toolkit.options import require_number
-from vlm_heads.toolkit.row_attention import require_image_keys, text_after_image
-
-if TYPE_CHECKING:
-    from vlm_heads.profile import HeadProfile
+from vlm_heads.toolkit.layer_sets import Layers, layers_option
+from vlm_heads.toolkit.method import Paper
+from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.row_attention import text_after_image
 
 FIRST, BEYOND = 9 / 32, 15 / 32  # layers 9..14 of 32
 _SYSTEM = 5  # a key class of our own: text before the image
@@ -29,53 +27,39 @@ class VisualFusion(Intervention):
     """VAF: logits of image keys and of the text before the image are multiplied, in all rows after the image.
 
     A factor, not a boost: a negative logit falls where a positive one rises.
-
-    Attributes:
-        image: factor on the logits of image keys.
-        system: factor on the logits of the keys before the image.
-        layers: "paper" (9..14 of 32, in proportion), another layer set, or indices.
-
-    Raises:
-        BadOption: if a factor is negative or not finite.
     """
 
     name: ClassVar[str] = "vaf"
-    neutral: ClassVar[Mapping[str, Any]] = {"image": 1.0, "system": 1.0}
+    label: ClassVar[str] = "ClearSight"
+    paper: ClassVar[Paper | None] = Paper(
+        "Yin et al.",
+        "ClearSight: Visual Signal Enhancement for Object Hallucination Mitigation in Multimodal Large Language Models",
+        2025,
+        "CVPR",
+        "2503.13107",
+    )
 
-    image: float = 1.15
-    system: float = 0.95
-    layers: Layers = "paper"
+    image: float = option(1.15, at_least=0.0, neutral=1.0, help="factor on the logits of image keys")
+    system: float = option(0.95, at_least=0.0, neutral=1.0, help="factor on the logits of the keys before the image")
+    layers: Layers = layers_option(paper="9..14 of 32, in proportion")
 
-    def __post_init__(self) -> None:
-        require_number("image", self.image, at_least=0.0)
-        require_number("system", self.system, at_least=0.0)
-
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+    def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
         first = round(FIRST * anatomy.depth)
-        fusing = range(first, max(first + 1, round(BEYOND * anatomy.depth)))
-        return resolve_layers(self.layers, anatomy.depth, fusing) & anatomy.attentions.keys()
-
-    def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
-        require_image_keys(anatomy)
+        return range(first, max(first + 1, round(BEYOND * anatomy.depth)))
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
-        if not call.key_map.any_image or self.image == self.system == 1.0:
+        if self.changes_nothing:
             return None
-        if call.prefill:
-            call.tally.note(call.key_map.has_image[:, None].expand(call.query.shape[:2]))
-        return AttentionPlan(logit_factor=self._factor(call), rows=text_after_image(call))
+        call.note_all_heads()
+        return AttentionPlan(logit_factor=call.once_per_step(self._factor), rows=text_after_image(call))
 
     def _factor(self, call: AttentionCall) -> Tensor:
-        """Return the factor `[B, 1, Tk]`, made once per step for all layers with as many keys."""
-        keys = call.key.shape[2]
-        known: Tensor | None = call.memory.get("factor")
-        if known is None or known.shape[-1] != keys:
-            classes = call.key_map.seen_by(keys, self._prompt(call))
-            factor = torch.ones(classes.shape, device=classes.device)
-            factor[classes == KeyClass.IMAGE] = self.image
-            factor[classes == _SYSTEM] = self.system
-            known = call.memory["factor"] = factor[:, None]
-        return known
+        """Return the factor `[B, 1, Tk]`."""
+        classes = call.key_map.seen_by(call.key.shape[2], self._prompt(call))
+        factor = torch.ones(classes.shape, device=classes.device)
+        factor[classes == KeyClass.IMAGE] = self.image
+        factor[classes == _SYSTEM] = self.system
+        return factor[:, None]
 
     def _prompt(self, call: AttentionCall) -> Tensor:
         """Return the prompt's classes int8 `[B, T]` with text before the image told from text after it."""

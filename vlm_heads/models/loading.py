@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from importlib.util import find_spec
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,33 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlm_heads.errors import UnknownModel, UnsupportedModel, suggest
+from vlm_heads.models.planted import build_planted
+from vlm_heads.models.planted_sinks import build_planted_with_sinks
 
-EMBEDDED = ("mini", "planted", "planted-sinks")
+GROUP = "vlm_heads.models"  # entry points of packages that bring a model: a function that returns an `Embedded`
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A model that comes with an installed package and is loaded by a word.
+
+    Attributes:
+        folder: returns the folder of its checkpoint, or raises `UnknownModel`; None where it has none.
+        build: returns (model, processor) made in memory; None where it has a checkpoint.
+    """
+
+    folder: Callable[[], Path] | None = None
+    build: Callable[[], tuple[Any, Any]] | None = None
+
+
+@cache
+def embedded_models() -> dict[str, Embedded]:
+    """Return every embedded model by its name: those that packages bring, then the planted ones."""
+    brought = {plug.name: plug.load()() for plug in entry_points(group=GROUP)}
+    return brought | {
+        "planted": Embedded(build=build_planted),
+        "planted-sinks": Embedded(build=build_planted_with_sinks),
+    }
 
 
 def load(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -23,17 +50,10 @@ def load(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
         UnknownModel: if there is no such model.
         UnsupportedModel: if it is no vision-language model, or has no safetensors.
     """
-    if name == "planted":
-        from vlm_heads.models.planted import build_planted
-
-        model, processor = build_planted()
-        return model, processor
-    if name == "planted-sinks":
-        from vlm_heads.models.planted_sinks import build_planted_with_sinks
-
-        model, processor = build_planted_with_sinks()
-        return model, processor
-    folder = _mini_folder() if name == "mini" else name
+    embedded = embedded_models().get(name)
+    if embedded is not None and embedded.build is not None:
+        return embedded.build()
+    folder = str(embedded.folder()) if embedded is not None and embedded.folder is not None else name
     return _model(folder, name, options), _processor(folder, name, options)
 
 
@@ -44,10 +64,13 @@ def checkpoint_folder(name: str) -> Path:
         UnknownModel: if there is no such model.
         UnsupportedModel: if it is made in memory and has no checkpoint.
     """
-    if name in EMBEDDED and name != "mini":
-        raise UnsupportedModel(f"{name} is made in memory and has no checkpoint; write one with model.save_pretrained")
-    if name == "mini":
-        return Path(_mini_folder())
+    embedded = embedded_models().get(name)
+    if embedded is not None:
+        if embedded.folder is None:
+            raise UnsupportedModel(
+                f"{name} is made in memory and has no checkpoint; write one with model.save_pretrained"
+            )
+        return embedded.folder()
     if Path(name).is_dir():
         return Path(name)
     try:
@@ -56,15 +79,6 @@ def checkpoint_folder(name: str) -> Path:
         )
     except (OSError, ValueError) as failure:  # the hub's own failures are both
         raise _unknown(name) from failure
-
-
-def _mini_folder() -> str:
-    """Return where the trained model of the embedded world lies; it ships with the evaluation package."""
-    if find_spec("vlm_evals") is not None:
-        folder = Path(str(files("vlm_evals.scenes"))) / "mini"
-        if (folder / "config.json").is_file():
-            return str(folder)
-    raise UnknownModel("the embedded model 'mini' is not installed here; train it with `vlm-heads world train`")
 
 
 def _model(folder: str, name: str, options: dict[str, Any]) -> Any:
@@ -82,9 +96,10 @@ def _model(folder: str, name: str, options: dict[str, Any]) -> Any:
 
 
 def _unknown(name: str) -> UnknownModel:
-    hint = suggest(name, EMBEDDED)
+    known = embedded_models()
     return UnknownModel(
-        f"no model {name!r}{hint}; give {', '.join(EMBEDDED)}, a folder, or a Hugging Face id that can be reached"
+        f"no model {name!r}{suggest(name, known)}; give {', '.join(known)}, a folder, or a Hugging Face id that can be "
+        "reached"
     )
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from vlm_heads.errors import BadPrompt, UnsupportedModel
 from vlm_heads.models.placement import input_device
 
+DEFAULT_PROMPT = "Please describe this image in detail."  # the published protocol's
+
 
 def chat_text(processor: Any, prompt: str) -> str:
     """Return the text of one user turn with one image, as the processor's chat template writes it.

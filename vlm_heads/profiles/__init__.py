@@ -1,1 +1,27 @@
 """Learning about heads, and writing what was learnt into a checkpoint."""
+
+from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
+from vlm_heads.profiles.gain_proposals import GainShape, propose_gains
+from vlm_heads.profiles.head_attribution import MarkedAnswer, attribute_heads, worst_heads
+from vlm_heads.profiles.sink_shares import sink_shares
+from vlm_heads.toolkit.sink_channels import (
+    RELATIVE_THRESHOLD,
+    SinkChannels,
+    find_sink_channels,
+    sink_strength,
+)
+
+__all__ = [
+    "RELATIVE_THRESHOLD",
+    "Folded",
+    "GainShape",
+    "MarkedAnswer",
+    "SinkChannels",
+    "attribute_heads",
+    "find_sink_channels",
+    "fold_checkpoint",
+    "propose_gains",
+    "sink_shares",
+    "sink_strength",
+    "worst_heads",
+]

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass, attend
 
 from vlm_heads.attach import attach
+from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy, examine
-from vlm_heads.interventions.base import Intervention
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,18 @@ def worst_heads(scores: Tensor, count: int = 20) -> tuple[tuple[int, int], ...]:
     return tuple(divmod(index, scores.shape[1]) for value, index in pairs if value > 0)
 
 
-@dataclass(frozen=True)
-class _AnswerRoutes(Intervention):
-    """Changes nothing; keeps what keys of the answer contribute to each head."""
+class _AnswerRoutes(Watcher):
+    """Keeps what keys of the answer contribute to each head.
 
-    name: ClassVar[str] = "answer-routes"
-    neutral: ClassVar[Mapping[str, Any]] = {}
+    Args:
+        begin: the answer's first column.
+    """
 
-    begin: int  # the answer's first column
-    routes: dict[int, Tensor] = field(default_factory=dict)
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+        self.routes: dict[int, Tensor] = {}
 
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        return frozenset(anatomy.attentions)
-
-    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+    def see(self, call: AttentionCall) -> None:
         classes = call.key_class().clone()
         classes[:, self.begin :] = int(KeyClass.GENERATED)
         alone = torch.zeros((*call.query.shape[:2], CLASS_COUNT), dtype=call.query.dtype, device=call.query.device)
@@ -94,7 +92,6 @@ class _AnswerRoutes(Intervention):
         states = (one.detach() for one in (call.query, call.key, call.value))
         plan = AttentionPlan(class_gain=alone)
         self.routes[call.layer], _ = attend(*states, plan=plan, key_class=classes, mask=call.mask, scale=call.scale)
-        return None
 
 
 def _of_answer(model: nn.Module, anatomy: Anatomy, answer: MarkedAnswer) -> Tensor:
@@ -108,7 +105,7 @@ def _of_answer(model: nn.Module, anatomy: Anatomy, answer: MarkedAnswer) -> Tens
         for layer, projection in anatomy.projections.items():
             handle = projection.register_forward_pre_hook(_keep(outputs, layer))
             watching.callback(handle.remove)
-        watching.enter_context(attach(model, [watcher], allow_idle=True))
+        watching.enter_context(attach(model, watch=[watcher]))
         logits = model(**_with_answer(answer.inputs, tokens), use_cache=False).logits[0, prompt.shape[1] - 1 : -1]
         said = logits.float().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
         target = _mean(said, answer.invented) - _mean(said, answer.grounded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from vlm_kernels import AttentionPlan, KeyClass, attend
 
 from vlm_heads.attach import attach
+from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
-from vlm_heads.families import Anatomy, examine
-from vlm_heads.interventions.base import Intervention
+from vlm_heads.families import examine
 from vlm_heads.toolkit.row_attention import require_image_keys
 from vlm_heads.toolkit.sink_channels import sink_strength
 
@@ -37,7 +36,7 @@ def sink_shares(
     anatomy = examine(model)
     require_image_keys(anatomy)
     watcher = _SinkMass(tuple(channels), threshold)
-    with torch.no_grad(), attach(model, [watcher], allow_idle=True):
+    with torch.no_grad(), attach(model, watch=[watcher]):
         model(**{**inputs, "use_cache": False})
     shares = torch.zeros(2, anatomy.depth)
     for layer, mass in watcher.mass.items():
@@ -45,25 +44,20 @@ def sink_shares(
     return shares[0], shares[1]
 
 
-@dataclass(frozen=True)
-class _SinkMass(Intervention):
-    """Changes nothing; keeps the mean mass of text sinks and image sinks of every layer."""
+class _SinkMass(Watcher):
+    """Keeps the mean mass of text sinks and image sinks of every layer."""
 
-    name: ClassVar[str] = "sink-mass"
-    neutral: ClassVar[Mapping[str, Any]] = {}
     reads_hidden: ClassVar[bool] = True
 
-    channels: tuple[int, ...]
-    threshold: float
-    mass: dict[int, Tensor] = field(default_factory=dict)
+    def __init__(self, channels: tuple[int, ...], threshold: float) -> None:
+        self.channels = channels
+        self.threshold = threshold
+        self.mass: dict[int, Tensor] = {}
 
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        return frozenset(anatomy.attentions)
-
-    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+    def see(self, call: AttentionCall) -> None:
         assert call.hidden is not None, "reads_hidden asks for it"
-        call.mark_sinks(sink_strength(call.hidden, self.channels) >= self.threshold)
-        classes = call.key_class()
+        sinks = sink_strength(call.hidden, self.channels) >= self.threshold
+        classes = call.key_map.seen_by(call.key.shape[2], call.classes_with_sinks(sinks))
         _, seen = attend(
             call.query,
             call.key,
@@ -79,4 +73,3 @@ class _SinkMass(Intervention):
         text = (columns >= call.key_map.after_image[:, None]) & (call.key_map.classes != KeyClass.PADDING)
         rows = seen.mass.mean(dim=1)[text]  # [rows, classes]
         self.mass[call.layer] = rows.mean(dim=0)[[KeyClass.TEXT_SINK, KeyClass.IMAGE_SINK]]
-        return None

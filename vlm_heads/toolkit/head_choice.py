@@ -2,55 +2,74 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vlm_heads.call import AttentionCall
 from vlm_heads.toolkit import sensitivity
 from vlm_heads.toolkit.row_attention import image_keys, row_weights
-
-if TYPE_CHECKING:
-    from vlm_heads.call import AttentionCall
 
 HeadChoice = Literal["vhd", "fixed", "mass", "all", "bottom", "random"]
 NEEDS_IMAGE_FREE_PASS = ("vhd", "bottom")
 
 
-def choose_heads(call: AttentionCall, how: HeadChoice, *, outlier_filter: bool = True, seed: int = 0) -> Tensor:
-    """Return bool `[B, Hq]`: the heads taken on this layer, none in a row without image. Asked at prefill only.
+@dataclass(frozen=True)
+class HeadChooser:
+    """Chooses the heads of a layer at prefill (He et al. 2025, Eq. 4-7, and controls).
 
-    Args:
-        call: of the prompt.
-        how: "vhd" takes the heads above the layer's median VHD (He et al. 2025, Eq. 4-7) by each row's own image, or by
-            the profile where `attach` was given one; "fixed" is the same and insists on a profile; "mass" takes those
-            above the median of image mass at the last prompt position; "all" takes all. The controls: "bottom" takes
-            as many of the lowest VHD, "random" half of the heads, drawn by seed and layer.
+    Attributes:
+        how: "vhd" takes the heads above the layer's median VHD by each row's own image, or by the profile where
+            `attach` was given one; "fixed" is the same and insists on a profile; "mass" takes those above the median of
+            image mass at the last prompt position; "all" takes all. The controls: "bottom" takes as many of the lowest
+            VHD, "random" half of the heads, drawn by seed and layer.
         outlier_filter: leave out heads of "negative vision sensitivity" (Eq. 6).
+        squared_norm: square the norm in Eq. 6.
+        unbiased_std: divide by n - 1 in Eq. 6.
         seed: of the random control.
     """
-    rows, heads = call.query.shape[:2]
-    device = call.query.device
-    has_image = call.key_map.has_image[:, None]
-    if how == "all":
-        return has_image.expand(rows, heads)
-    if how == "random":
-        count = torch.full((rows,), heads // 2, device=device)
-        return sensitivity.random_heads(torch.empty(rows, heads, device=device), count, seed, call.layer) & has_image
-    if how == "mass":
-        mass = (row_weights(call) * image_keys(call)[:, None]).sum(dim=-1)
-        return sensitivity.above_median(mass) & has_image
-    awareness, surges = head_awareness(call)
-    filtered = awareness
-    if outlier_filter and surges is not None:
-        filtered = sensitivity.without_outliers(awareness, surges)
-    chosen = sensitivity.above_median(filtered)
-    if how == "bottom":
-        chosen = sensitivity.least_aware(awareness, chosen.sum(dim=-1))
-    return chosen & has_image
+
+    how: HeadChoice
+    outlier_filter: bool = True
+    squared_norm: bool = False
+    unbiased_std: bool = True
+    seed: int = 0
+
+    def choose(self, call: AttentionCall) -> Tensor:
+        """Return bool `[B, Hq]`: the heads taken on this layer, none in a row without image."""
+        return self._chosen(call) & call.key_map.has_image[:, None]
+
+    def select(self, call: AttentionCall, sighted: Tensor, blind: Tensor) -> Tensor:
+        """Return bool `[B, Hq]` by head outputs `[B, Hq, D]` with and without the image; none in rows without one."""
+        awareness = sensitivity.vision_awareness(sighted, blind)
+        surges = sensitivity.surge(blind, squared=self.squared_norm)
+        return self._above_median(awareness, surges) & call.key_map.has_image[:, None]
+
+    def _chosen(self, call: AttentionCall) -> Tensor:
+        rows, heads = call.query.shape[:2]
+        if self.how == "all":
+            return call.key_map.has_image[:, None].expand(rows, heads)
+        if self.how == "random":
+            # as many as lie above the median of distinct values
+            count = torch.full((rows,), heads // 2, device=call.query.device)
+            return sensitivity.random_heads(call.query[:, :, 0, 0], count, self.seed, call.layer)
+        if self.how == "mass":
+            return sensitivity.above_median((row_weights(call) * image_keys(call)[:, None]).sum(dim=-1))
+        awareness, surges = head_awareness(call, squared=self.squared_norm)
+        return self._above_median(awareness, surges).expand(rows, heads)
+
+    def _above_median(self, awareness: Tensor, surges: Tensor | None) -> Tensor:
+        filtered = awareness
+        if self.outlier_filter and surges is not None:
+            filtered = sensitivity.without_outliers(awareness, surges, unbiased=self.unbiased_std)
+        chosen = sensitivity.above_median(filtered)
+        # the control takes as many, the least aware by their unfiltered score
+        return sensitivity.least_aware(awareness, chosen.sum(dim=-1)) if self.how == "bottom" else chosen
 
 
-def head_awareness(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+def head_awareness(call: AttentionCall, squared: bool = False) -> tuple[Tensor, Tensor | None]:
     """Return VHD and TA `[B or 1, Hq]`, from the profile where there is one, else of each row's own image."""
     device = call.query.device
     if call.profile is not None:
@@ -58,4 +77,4 @@ def head_awareness(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         awareness = call.profile.scores[call.layer][None].to(device)
         return awareness, None if surges is None else surges[call.layer][None].to(device)
     blind = call.blind_output()
-    return sensitivity.vision_awareness(call.sighted_output(), blind), sensitivity.surge(blind)
+    return sensitivity.vision_awareness(call.sighted_output(), blind), sensitivity.surge(blind, squared=squared)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from vlm_heads.errors import BadOption, suggest
+from vlm_heads.toolkit.options import Kind, option
 
 Layers = str | int | Sequence[int]
 
@@ -14,6 +17,7 @@ LAYER_SETS: Mapping[str, Callable[[int], range]] = {
     "last-half": lambda depth: range(depth // 2, depth),
     "inner": lambda depth: range(min(2, depth), max(depth - 2, 0)),
 }
+_RUN = re.compile(r"(-?\d+)(?:-(\d+))?")
 
 
 def resolve_layers(layers: Layers, depth: int, paper: Sequence[int]) -> frozenset[int]:
@@ -37,6 +41,51 @@ def resolve_layers(layers: Layers, depth: int, paper: Sequence[int]) -> frozense
     if not chosen:
         raise BadOption(f"layers={layers!r} leaves no layer in a model with {depth} layers; give indices instead")
     return frozenset(index % depth for index in chosen)
+
+
+def layers_option(default: Layers = "paper", *, paper: str = "") -> Any:
+    """Return the field of an option that names layers.
+
+    Args:
+        default: a layer set's name, or indices.
+        paper: which layers "paper" means, for the help text.
+    """
+    meaning = f'"paper" is {paper}; ' if paper else ""
+    return option(default, help=f"{meaning}or all, first-half, last-half, inner, or indices as 1+18-31", form=_LAYERS)
+
+
+class _LayersForm:
+    """Reads `1+18-31`, and keeps one index or several as a tuple. A name is looked up where a model is at hand."""
+
+    kind: Kind = "layers"
+
+    def read(self, text: str, name: str) -> str | tuple[int, ...]:
+        if not any(character.isdigit() for character in text):
+            return text
+        chosen: list[int] = []
+        for piece in text.split("+"):
+            match = _RUN.fullmatch(piece.strip())
+            if match is None:
+                raise BadOption(f"{name}={text}: a name, or indices and runs joined by +, as in 1+18-31, are needed")
+            first = int(match[1])
+            chosen.extend(range(first, int(match[2]) + 1) if match[2] else [first])
+        return tuple(chosen)
+
+    def write(self, value: Any) -> str:
+        return value if isinstance(value, str) else "+".join(map(str, value))
+
+    def checked(self, value: Any, name: str) -> str | tuple[int, ...]:
+        if isinstance(value, str):
+            return value
+        chosen = (value,) if isinstance(value, int) else value
+        if not isinstance(chosen, Sequence | range) or any(
+            isinstance(one, bool) or not isinstance(one, int) for one in chosen
+        ):
+            raise BadOption(f"{name}={value!r}: the name of a layer set, or zero-based indices, are needed")
+        return tuple(chosen)
+
+
+_LAYERS = _LayersForm()
 
 
 def _named(name: str, depth: int, paper: Sequence[int]) -> list[int]:

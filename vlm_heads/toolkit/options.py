@@ -1,19 +1,49 @@
-"""Options of interventions: checked where they are made, and read from words as `gain=1.5,layers=paper`."""
+"""Options of methods: everything about an option in one place, its dataclass field.
+
+    gain: float = option(2.0, at_least=0.0, neutral=1.0, help="factor on the outputs of the chosen heads")
+
+The base of all methods checks the values. The command line, the page, the documentation and the laws read the facts.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-import re
 import types
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from vlm_heads.errors import BadOption, suggest
-from vlm_heads.toolkit.layer_sets import Layers
+
+Kind = Literal["number", "integer", "switch", "word", "layers", "list"]
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_RUN = re.compile(r"(-?\d+)(?:-(\d+))?")
+_FACTS = "vlm_heads.option"
+_NEEDS_QUOTES = frozenset(',"; \t\n\r\v\f')
+
+
+class Form(Protocol):
+    """A kind of value of its own, such as a list of heads: how it is read, written and checked.
+
+    Attributes:
+        kind: what help texts and forms call it.
+    """
+
+    kind: Kind
+
+    def read(self, text: str, name: str) -> Any:
+        """Return the value that a text of the option `name` states; raise `BadOption` where it states none."""
+        ...
+
+    def write(self, value: Any) -> str:
+        """Return the text of a checked value; the inverse of `read`."""
+        ...
+
+    def checked(self, value: Any, name: str) -> Any:
+        """Return a value as the option `name` keeps it; raise `BadOption` where it cannot."""
+        ...
 
 
 def require_number(name: str, value: object, *, at_least: float = -math.inf, at_most: float = math.inf) -> None:
@@ -33,56 +63,209 @@ def require_word(name: str, value: object, words: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of an intervention, for help texts and forms.
+    """One option of a method, for its check, its help text and its place in a form.
 
     Attributes:
         name: as it is written.
-        kind: "number", "integer", "switch", "word" or "layers".
+        kind: "number", "integer", "switch", "word", "layers" or "list".
         default: its value where nothing is said.
         words: what a word may be; a number may have some beside it, as "relative".
+        at_least: least number, or None.
+        at_most: largest number, or None.
+        neutral: the value at which it changes nothing, or None.
+        help: what it does, in a sentence without the range and the default.
+        form: reads, writes and checks a value of a kind of its own; None for the ordinary kinds.
     """
 
     name: str
-    kind: Literal["number", "integer", "switch", "word", "layers"]
+    kind: Kind
     default: Any
     words: tuple[str, ...] = ()
+    at_least: float | None = None
+    at_most: float | None = None
+    neutral: Any = None
+    help: str = ""
+    form: Form | None = None
+
+    def checked(self, value: Any) -> Any:
+        """Return a value as the option keeps it: a number as float, a list as tuple.
+
+        Raises:
+            BadOption: if it is of another kind or out of its range; the message says what is needed.
+        """
+        if self.form is not None:
+            return self.form.checked(value, self.name)
+        if self.kind == "switch":
+            if not isinstance(value, bool):
+                raise BadOption(f"{self.name}={value!r}: True or False is needed")
+            return value
+        if self.kind == "word":
+            return self._word(value)
+        if isinstance(value, str) and value in self.words:
+            return value
+        if isinstance(value, str) and self.words:
+            raise BadOption(f"{self.name}={value!r}: a number or the word {' or '.join(self.words)} is needed")
+        return self._number(value)
+
+    def read(self, text: str) -> Any:
+        """Return the value that a text states; its range is checked where the method is made.
+
+        Raises:
+            BadOption: if it cannot be read.
+        """
+        if self.form is not None:
+            return self.form.read(text, self.name)
+        if text in self.words or self.kind == "word":
+            return text
+        readers: Mapping[str, Callable[[str], Any]] = {"number": float, "integer": int, "switch": _switch}
+        try:
+            return readers[self.kind](text)
+        except ValueError:
+            words = "".join(f" or {word}" for word in self.words)
+            raise BadOption(f"{self.name}={text}: a {self.kind}{words} is needed") from None
+
+    def write(self, value: Any) -> str:
+        """Return the text of a checked value, as `read` takes it; every digit of a number is kept."""
+        if self.form is not None:
+            return self.form.write(value)
+        return str(value).lower() if isinstance(value, bool) else write_number(value)
+
+    def _word(self, value: Any) -> str:
+        if self.words:
+            require_word(self.name, value, self.words)
+        elif not isinstance(value, str):
+            raise BadOption(f"{self.name}={value!r}: a text is needed")
+        return str(value)
+
+    def _number(self, value: Any) -> float | int:
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        require_number(self.name, value, at_least=low, at_most=high)
+        if self.kind == "integer":
+            if int(value) != value:
+                raise BadOption(f"{self.name}={value!r}: a whole number is needed")
+            return int(value)
+        return float(value)
+
+
+def option(
+    default: Any,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: Sequence[str] | None = None,
+    neutral: Any = None,
+    help: str = "",  # the word that PEFT's and argparse's options use
+    form: Form | None = None,
+    kw_only: bool = False,
+) -> Any:
+    """Return a dataclass field that states everything about one option of a method.
+
+    Args:
+        default: its value where nothing is said.
+        at_least: least number.
+        at_most: largest number.
+        choices: words to choose from; by default those of the field's `Literal`.
+        neutral: the value at which the option changes nothing.
+        help: what it does, in a sentence without the range and the default.
+        form: how a value of a kind of its own is read, written and checked.
+        kw_only: whether it is given by name alone and listed last, as an option that a base class brings.
+    """
+    facts = {"at_least": at_least, "at_most": at_most, "neutral": neutral, "help": help, "form": form}
+    words = {} if choices is None else {"words": tuple(choices)}
+    return field(default=default, metadata={_FACTS: facts | words}, kw_only=kw_only)
 
 
 def options_of(kind: type) -> tuple[Option, ...]:
-    """Return the options of an intervention, read from its dataclass fields."""
+    """Return the options of a method, read from its dataclass fields."""
+    return _options_of(kind)
+
+
+@cache
+def _options_of(kind: Any) -> tuple[Option, ...]:
     hints = get_type_hints(kind)
     found = []
-    for one in fields(kind):
+    for one in sorted(fields(kind), key=lambda one: bool(one.kw_only)):
+        facts = dict(one.metadata.get(_FACTS, {}))
+        form: Form | None = facts.get("form")
+        kind_of, words = _kind_of(hints[one.name]) if form is None else (form.kind, ())
+        words = facts.pop("words", words)
         default = None if one.default is MISSING else one.default
-        word, words = _kind_of(hints[one.name])
-        found.append(Option(one.name, word, default, words))
+        found.append(Option(one.name, kind_of, default, words, **facts))
     return tuple(found)
 
 
 def parse_options(kind: type, text: str, name: str) -> Mapping[str, Any]:
-    """Return constructor arguments from `key=value,key=value`.
+    """Return constructor arguments from `key=value,key=value`; a value with a comma stands in double quotes.
 
     Raises:
         BadOption: if an option is unknown, given twice, or its value cannot be read.
     """
     known = {option.name: option for option in options_of(kind)}
     chosen: dict[str, Any] = {}
-    for piece in filter(None, (part.strip() for part in text.split(","))):
+    for piece in filter(None, (part.strip() for part in split_outside_quotes(text, ","))):
         key, equals, value = (part.strip() for part in piece.partition("="))
         if key not in known:
             listed = ", ".join(known)
-            raise BadOption(f"{name} has no option {key!r}{suggest(key, known)}; it has {listed}")
+            raise BadOption(f"{name} has no option {key!r}{suggest(key, known)}; it has {listed or 'none'}")
         if not equals or not value:
             raise BadOption(f"option {key!r} of {name} has no value; write {key}={known[key].default}")
         if key in chosen:
             raise BadOption(f"option {key!r} of {name} is given twice")
-        chosen[key] = _read(known[key], value, name)
+        try:
+            chosen[key] = known[key].read(_unquoted(value))
+        except BadOption as wrong:
+            raise BadOption(f"{name}: {wrong}") from None
     return chosen
 
 
-def _kind_of(hint: Any) -> tuple[Literal["number", "integer", "switch", "word", "layers"], tuple[str, ...]]:
-    if hint == Layers:
-        return "layers", ()
+def write_options(made: Any) -> str:
+    """Return the options of a method that differ from their defaults, as `parse_options` reads them."""
+    written = []
+    for one in options_of(type(made)):
+        value = getattr(made, one.name)
+        if value != one.default:
+            written.append(f"{one.name}={_quoted(one.write(value))}")
+    return ",".join(written)
+
+
+def split_outside_quotes(text: str, separators: str) -> Iterator[str]:
+    """Yield the pieces of a text between separator characters; what stands in double quotes is never split."""
+    start, quoted, escaped = 0, False, False
+    for place, character in enumerate(text):
+        if escaped:
+            escaped = False
+        elif quoted and character == "\\":
+            escaped = True
+        elif character == '"':
+            quoted = not quoted
+        elif not quoted and character in separators:
+            yield text[start:place]
+            start = place + 1
+    yield text[start:]
+
+
+def write_number(value: Any) -> str:
+    """Return a number as text, without losing a digit and without a plus sign."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value).replace("e+", "e")
+    return str(value)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text) if not text or _NEEDS_QUOTES & set(text) or text != text.strip() else text
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text, strict=False))
+    except ValueError:
+        raise BadOption(f"{text}: the closing quote is missing, or something follows it") from None
+
+
+def _kind_of(hint: Any) -> tuple[Kind, tuple[str, ...]]:
     if get_origin(hint) is Literal:
         return "word", tuple(str(word) for word in get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
@@ -92,43 +275,9 @@ def _kind_of(hint: Any) -> tuple[Literal["number", "integer", "switch", "word", 
     return {bool: ("switch", ()), int: ("integer", ()), float: ("number", ())}.get(hint, ("word", ()))  # type: ignore[return-value]
 
 
-def _read(option: Option, value: str, name: str) -> Any:
-    if value in option.words:
-        return value
-    try:
-        if option.kind == "number":
-            return float(value)
-        if option.kind == "integer":
-            return int(value)
-        if option.kind == "switch":
-            return _switch(value)
-    except ValueError:
-        words = "".join(f" or {word}" for word in option.words)
-        raise BadOption(f"{option.name}={value} of {name}: a {option.kind}{words} is needed") from None
-    if option.kind == "layers":
-        return _layers(value)
-    if option.words:
-        require_word(option.name, value, option.words)
-    return value
-
-
 def _switch(value: str) -> bool:
     if value.lower() in _YES:
         return True
     if value.lower() in _NO:
         return False
     raise ValueError(value)
-
-
-def _layers(value: str) -> str | tuple[int, ...]:
-    """Read a layer set's name, or indices and runs joined by `+`: `1+18-31`."""
-    if not any(character.isdigit() for character in value):
-        return value
-    chosen: list[int] = []
-    for piece in value.split("+"):
-        match = _RUN.fullmatch(piece.strip())
-        if match is None:
-            raise BadOption(f"layers={value}: a name, or indices and runs joined by +, as in 1+18-31, are needed")
-        first = int(match[1])
-        chosen.extend(range(first, int(match[2] or first) + 1) if match[2] else [first])
-    return tuple(chosen)

@@ -67,7 +67,7 @@ def row_weights(call: AttentionCall) -> Tensor:
 
 def require_image_keys(anatomy: Anatomy) -> None:
     """Raise `UnsupportedModel` where the language model's self-attention has no image keys."""
-    if anatomy.exceptions.cross_attention:
+    if anatomy.quirks.cross_attention:
         raise UnsupportedModel(
             f"{anatomy.model_type} reads the image in cross-attention layers of its own, so its self-attention has no "
             "image keys to act on; vhr works here"

@@ -1,4 +1,4 @@
-"""How much each head's output depends on the image: VHD, its outlier filter, and the choice of heads (METHODS.md 1).
+"""How much each head's output depends on the image: VHD, its outlier filter, and the choice of heads.
 
 All from He et al., ACL 2025, arXiv 2412.13949; every function works on query heads, with grouped keys too.
 """

@@ -6,7 +6,7 @@ the same for every input, that stand far above all others (Kang et al., ICLR 202
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from vlm_heads.blind import untouched
 from vlm_heads.errors import BadOption, UnsupportedModel
 from vlm_heads.families import Anatomy
 from vlm_heads.models.placement import input_device
+from vlm_heads.toolkit.options import Kind
 
 SinkDims = str | Sequence[int]
 
@@ -119,7 +120,7 @@ def known_channels(anatomy: Anatomy) -> KnownChannels | None:
 
 
 def resolve_sink_dims(dims: SinkDims, anatomy: Anatomy) -> tuple[int, ...]:
-    """Return the channels that `dims` names: "auto" asks the model, "1415+2533" or a sequence says them.
+    """Return the channels that `dims` names: "auto" asks the model, a sequence says them.
 
     Raises:
         UnsupportedModel: if "auto" finds none.
@@ -134,23 +135,38 @@ def resolve_sink_dims(dims: SinkDims, anatomy: Anatomy) -> tuple[int, ...]:
                 "better"
             )
         return found
-    channels = parse_sink_dims(dims)
+    channels = SinkDimsForm().channels(dims, "sink_dims")
     outside = [channel for channel in channels if not 0 <= channel < anatomy.width]
     if outside:
         raise BadOption(f"sink_dims={dims!r}: channel {outside[0]} is not in a hidden state of width {anatomy.width}")
     return channels
 
 
-def parse_sink_dims(dims: SinkDims) -> tuple[int, ...]:
-    """Return channels written as "1415+2533" or given as numbers.
+class SinkDimsForm:
+    """Channels as "1415+2533", or "auto"; kept as a tuple in ascending order."""
 
-    Raises:
-        BadOption: if there is none, or one is no number.
-    """
-    pieces = dims.split("+") if isinstance(dims, str) else list(dims)
-    if not pieces or not all(str(piece).strip().isdigit() for piece in pieces):
-        raise BadOption(f"sink_dims={dims!r}: auto, or channel numbers as in 1415+2533, are needed")
-    return tuple(sorted({int(piece) for piece in pieces}))
+    kind: Kind = "list"
+
+    def read(self, text: str, name: str) -> str | tuple[int, ...]:
+        return self.checked(text, name)
+
+    def write(self, value: Any) -> str:
+        return value if isinstance(value, str) else "+".join(map(str, value))
+
+    def checked(self, value: Any, name: str) -> str | tuple[int, ...]:
+        return value if isinstance(value, str) and value == "auto" else self.channels(value, name)
+
+    def channels(self, value: Any, name: str) -> tuple[int, ...]:
+        """Return channels written as "1415+2533" or given as numbers.
+
+        Raises:
+            BadOption: if there is none, or one is no number.
+        """
+        listed: list[Any] = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
+        pieces = value.split("+") if isinstance(value, str) else listed
+        if not pieces or not all(str(piece).strip().isdigit() for piece in pieces):
+            raise BadOption(f"{name}={value!r}: auto, or channel numbers as in 1415+2533, are needed")
+        return tuple(sorted({int(piece) for piece in pieces}))
 
 
 def sink_strength(hidden: Tensor, channels: Sequence[int]) -> Tensor:
@@ -172,18 +188,18 @@ def _normalised(states: Tensor) -> Tensor:
 
 def _middle_states(anatomy: Anatomy, ids: Tensor) -> Tensor:
     """Return `[n, T, width]`: what enters the middle layer."""
-    heard: list[Tensor] = []
+    recorded: list[Tensor] = []
 
-    def hear(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        heard.append(args[0] if args else kwargs["hidden_states"])
+    def record(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recorded.append(args[0] if args else kwargs["hidden_states"])
 
-    handle = anatomy.layers[anatomy.depth // 2].register_forward_pre_hook(hear, with_kwargs=True)
+    handle = anatomy.layers[anatomy.depth // 2].register_forward_pre_hook(record, with_kwargs=True)
     try:
         with untouched(anatomy.decoder):
             anatomy.decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     finally:
         handle.remove()
-    return heard[0]
+    return recorded[0]
 
 
 def _arbitrary_prompts(anatomy: Anatomy) -> Tensor:

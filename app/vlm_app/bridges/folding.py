@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm_app.options import DEFAULT_PROMPT
 from vlm_heads import VLM, HeadProfile, StaticGains, attach
 from vlm_heads.errors import UnsupportedModel
 
-PROMPTS = ("Please describe this image in detail.", "Is there a car in the image?")
+PROMPTS = (DEFAULT_PROMPT, "Is there a car in the image?")
 ALLOWED = 0.1  # of what the gains do to the logits
 
 

@@ -1,1 +1,1 @@
-"""The subcommands, one file each. Torch and matplotlib are imported inside them, so that `--help` is quick."""
+"""The subcommands, one file each. What runs is imported inside them, so that `--help` is quick."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from time import process_time
 from typing import Annotated, Any
 
@@ -197,16 +198,31 @@ def _print_generation(found: dict[str, Any]) -> None:
 
 @app.command("judge")
 def judge(
-    captions: Annotated[int, typer.Option("--captions", min=1, help="Made captions to score.")] = 2000,
+    process: Annotated[
+        bool, typer.Option("--process", help="Time whole calls of vlm-heads instead, beside `python -c pass`.")
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="With --process: captions, in place of made ones.")
+    ] = None,
+    truth: Annotated[Path | None, typer.Option("--truth", help="With --process: the index of their objects.")] = None,
+    captions: Annotated[
+        int | None, typer.Option("--captions", min=1, help="Made captions to score: 2000, or 500 with --process.")
+    ] = None,
     words: Annotated[int, typer.Option("--words", min=1, help="Words in each.")] = 100,
+    rounds: Rounds = 5,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Time the scoring of captions, after finding it equal to the reference. No model runs."""
+    if process:
+        _judge_processes(file, truth, captions=captions, words=words, rounds=rounds, seed=seed, json=json)
+        return
+    if file or truth:
+        raise typer.BadParameter("--file and --truth are timed with --process alone: add it, or leave them out")
     from vlm_app.speed.judge import bench_judge
 
-    found = bench_judge(captions, words=words, seed=seed)
+    found = bench_judge(captions or 2000, words=words, seed=seed)
     if json:
         print_json(found)
         return
@@ -214,6 +230,24 @@ def judge(
     print_table("CHAIR's judge, one core", ("", ""), rows)
     for note in found["notes"]:
         remark(note)
+
+
+def _judge_processes(
+    file: Path | None, truth: Path | None, *, captions: int | None, words: int, rounds: int, seed: int, json: bool
+) -> None:
+    from vlm_app.speed.startup import CAPTIONS, bench_processes
+
+    if (file is None) != (truth is None):
+        raise typer.BadParameter("--file and --truth belong together: give both, or neither for made captions")
+    files = (file, truth) if file and truth else None
+    found = bench_processes(files, captions=captions or CAPTIONS, words=words, rounds=rounds, seed=seed)
+    if json:
+        print_json(found)
+        return
+    calls = {"python -c pass": {"seconds": found["bare_seconds"], "ratio": 1.0}, **found["calls"]}
+    rows = [(name, f"{call['seconds']:.3f}", f"{call['ratio']:.1f}") for name, call in calls.items()]
+    title = f"Processor time, captions: {found['captions']}"
+    print_table(title, ("", "seconds", "× bare"), rows)
 
 
 def _shown(value: object) -> str:

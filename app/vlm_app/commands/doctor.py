@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm_app.console import print_json, print_table
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Seed
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
     from vlm_app.speed.cost import Cost
     from vlm_heads import VLM
-
-PROMPT = "Please describe this image in detail."
 
 
 def doctor(
@@ -102,7 +100,7 @@ def _sinks(vlm: VLM) -> dict[str, Any]:
         if not found.channels:
             return {"channels": [], "why": "no channel of the hidden states stands out at the first token"}
         threshold = RELATIVE_THRESHOLD * math.sqrt(anatomy.width)
-        text, image = sink_shares(vlm.model, vlm.inputs([_picture()], PROMPT), found.channels, threshold)
+        text, image = sink_shares(vlm.model, vlm.inputs([_picture()], DEFAULT_PROMPT), found.channels, threshold)
     except VlmHeadsError as error:
         return {"channels": [], "why": str(error)}
     return {
@@ -164,11 +162,11 @@ def _answer_with(vlm: VLM, kind: type[Any]) -> object:
 
 
 def _answer_beside(vlm: VLM, kind: type[Any]) -> object:
-    return vlm.answer(_picture(), PROMPT, contrast=kind(), max_new_tokens=2)
+    return vlm.answer(_picture(), DEFAULT_PROMPT, contrast=kind(), max_new_tokens=2)
 
 
 def _answer(vlm: VLM, interventions: tuple[Any, ...]) -> object:
-    return vlm.answer(_picture(), PROMPT, interventions, max_new_tokens=2)
+    return vlm.answer(_picture(), DEFAULT_PROMPT, interventions, max_new_tokens=2)
 
 
 def _picture() -> Any:
@@ -182,7 +180,7 @@ def _picture() -> Any:
 
 def _image_tokens(vlm: VLM, image_token_id: int) -> int:
     """Return how many positions a 96 × 96 picture takes in the prompt."""
-    return int((vlm.inputs([_picture()], PROMPT)["input_ids"] == image_token_id).sum())
+    return int((vlm.inputs([_picture()], DEFAULT_PROMPT)["input_ids"] == image_token_id).sum())
 
 
 def _head_size(anatomy: Any) -> int:

@@ -22,7 +22,8 @@ import torch
 from PIL import Image
 from vlm_kernels import CLASS_COUNT
 
-from vlm_app.speed.timing import PROMPT, Way, clock_of, time_ways, wait
+from vlm_app.options import DEFAULT_PROMPT
+from vlm_app.speed.timing import Way, clock_of, time_ways, wait
 from vlm_heads import VLM, attach, known_interventions
 from vlm_heads.errors import UnsupportedModel, VlmHeadsError
 from vlm_heads.families import Anatomy, examine
@@ -199,7 +200,7 @@ def attached(vlm: VLM, chosen: Mapping[str, Intervention]) -> dict[str, Way]:
 
 def prompts(vlm: VLM, anatomy: Anatomy, batch: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the inputs of a batch of one prompt with an image, and of its text alone."""
-    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))] * batch, PROMPT)
+    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))] * batch, DEFAULT_PROMPT)
     ids = inputs["input_ids"]
     text = ids[ids != anatomy.image_token_id].view(batch, -1)
     return inputs, {"input_ids": text, "attention_mask": torch.ones_like(text)}

@@ -35,7 +35,7 @@ load_truth(sys.argv[1])
 finder = ObjectFinder()
 finder.find("A dog's bowl, near a car. The dog runs.")
 plain = time.perf_counter() - start
-finder.find('A sign that reads "stop".')
+finder.find('A sign that reads \u201cstop\u201d.')
 print(plain, time.perf_counter() - start, "torch" in sys.modules)
 """
 
@@ -52,19 +52,17 @@ def bench_judge(captions: int = 2000, *, words: int = 100, seed: int = 0) -> dic
         `captions_per_second` (first time, from text to metrics), `again_per_second` (the same with every word seen
         before), `nltk_per_second` (nltk.word_tokenize alone), `startup_seconds` (a fresh process with an index of
         `index_images` images, to the first mentions of a plain caption), `startup_with_nltk_seconds` (to those of one
-        with quotation marks, which nltk is imported for), `torch_imported`, `tokens_per_caption`, `captions`,
+        with curly quotation marks, which nltk is imported for), `torch_imported`, `tokens_per_caption`, `captions`,
         `checked` (captions on which the tokenizer was first found equal to nltk's) and `notes`.
 
     Raises:
         EvaluationError: if the tokenizer does not agree with nltk's; then no speed is reported.
     """
     generator = random.Random(seed)
-    made = [Caption(number, _made_caption(generator, words)) for number in range(captions)]
+    made = made_captions(captions, words, generator)
     finder = ObjectFinder()
     tokens = _check(finder, made[:_CHECKED])
-    nodes = sorted(set(vocabulary().nodes.values()))
-    objects = {str(number): frozenset(generator.sample(nodes, 4)) for number in range(max(captions, IMAGES))}
-    truth = Truth(objects, "", "made")
+    truth = made_truth(max(captions, IMAGES), generator)
     first, again = (_seconds(made, truth, one) for one in (ObjectFinder(), finder))
     plain, with_nltk, torch_imported = _startup(truth)
     return {
@@ -75,11 +73,27 @@ def bench_judge(captions: int = 2000, *, words: int = 100, seed: int = 0) -> dic
         "nltk_per_second": min(_CHECKED, captions) / _nltk_seconds(made[:_CHECKED]),
         "startup_seconds": plain,
         "startup_with_nltk_seconds": with_nltk,
-        "index_images": len(objects),
+        "index_images": len(truth.objects),
         "torch_imported": torch_imported,
         "checked": min(_CHECKED, captions),
         "notes": list(finder.notes),
     }
+
+
+def made_captions(count: int, words: int, generator: random.Random) -> list[Caption]:
+    """Return captions of at least so many words, of the images 0, 1, 2 and so on."""
+    return [Caption(number, _made_caption(generator, words)) for number in range(count)]
+
+
+def made_truth(images: int, generator: random.Random) -> Truth:
+    """Return four objects for every image."""
+    nodes = sorted(set(vocabulary().nodes.values()))
+    return Truth({str(number): frozenset(generator.sample(nodes, 4)) for number in range(images)}, "", "made")
+
+
+def write_index(path: Path, truth: Truth) -> None:
+    """Write a ground truth as a plain index, image -> objects."""
+    path.write_text(json.dumps({key: sorted(nodes) for key, nodes in truth.objects.items()}), "utf-8")
 
 
 def _made_caption(generator: random.Random, words: int) -> str:
@@ -127,7 +141,7 @@ def _startup(truth: Truth) -> tuple[float, float, bool]:
     """Return how long a fresh process takes to its first mentions, plain and quoted, and whether it imported torch."""
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index.json"
-        index.write_text(json.dumps({key: sorted(nodes) for key, nodes in truth.objects.items()}), "utf-8")
+        write_index(index, truth)
         done = subprocess.run([sys.executable, "-c", _START, str(index)], capture_output=True, text=True, check=True)
     plain, with_nltk, torch_imported = done.stdout.split()
     return float(plain), float(with_nltk), torch_imported == "True"

@@ -14,30 +14,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
+from vlm_kernels.bench import memory_bandwidth
 
-from vlm_heads import VLM, attach, contrast
+from vlm_app.options import DEFAULT_PROMPT
+from vlm_heads import VLM, attach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vlm_heads.interventions.base import Intervention
 
-PROMPT = "Please describe this image in detail."
 _MEMORY = Path("/proc/meminfo")
 _CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-BANDWIDTH_FLOATS = 1 << 26  # 256 MB, larger than any cache
 
 
 Way = Callable[[], AbstractContextManager[Any]]
 Clock = Callable[[], float]
 
 
-def ways_to_generate(vlm: VLM, named: Mapping[str, Sequence[Intervention]], inputs: dict[str, Any]) -> dict[str, Way]:
+def ways_to_generate(vlm: VLM, named: Mapping[str, Sequence[Intervention]]) -> dict[str, Way]:
     """Return what is timed: plain, eager attention, every set of interventions, and VCD's second stream."""
     ways: dict[str, Way] = {"plain": nullcontext, "eager": lambda: _eager(vlm.model)}
     for name, interventions in named.items():
         ways[name] = lambda chosen=interventions: attach(vlm.model, chosen, allow_idle=True)  # type: ignore[misc]
-    ways["vcd"] = lambda: nullcontext(contrast.noised_image(vlm.model, inputs))
+    ways["vcd"] = lambda: attach(vlm.model, "vcd")
     return ways
 
 
@@ -62,10 +62,12 @@ def time_generation(
     """
     from PIL import Image
 
-    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], PROMPT)
-    ways = ways_to_generate(vlm, named, inputs)
-    found = time_ways(vlm, inputs, ways, tokens=tokens, rounds=rounds, clock=clock_of(vlm))
-    return found | {"floor": {"decode_ms": 1000 * _language_bytes(vlm.model) / _bandwidth(vlm.device)}}
+    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], DEFAULT_PROMPT)
+    ways = ways_to_generate(vlm, named)
+    clock = clock_of(vlm)
+    found = time_ways(vlm, inputs, ways, tokens=tokens, rounds=rounds, clock=clock)
+    floor = _language_bytes(vlm.model) / memory_bandwidth(vlm.device, clock)
+    return found | {"floor": {"decode_ms": 1000 * floor}}
 
 
 def clock_of(vlm: VLM) -> Clock:
@@ -91,9 +93,8 @@ def time_ways(
     for turn in range(rounds + 1):
         for name, way in ways.items():
             _reset_peak(vlm.device)
-            with way() as entered:
-                processors = [entered] if isinstance(entered, contrast.ContrastProcessor) else None
-                first, rest = _generate(vlm.model, inputs, tokens, processors, clock)
+            with way():
+                first, rest = _generate(vlm.model, inputs, tokens, clock)
             if turn:
                 seen[name].append((first, rest / tokens))
                 peaks[name] = max(peaks.get(name, 0.0), _peak(vlm.device))
@@ -144,9 +145,7 @@ class _FirstToken(StoppingCriteria):  # type: ignore[misc]
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _generate(
-    model: Any, inputs: dict[str, Any], tokens: int, processors: list[Any] | None, clock: Clock
-) -> tuple[float, float]:
+def _generate(model: Any, inputs: dict[str, Any], tokens: int, clock: Clock) -> tuple[float, float]:
     """Return the seconds until the first token, and those that exactly `tokens` more take."""
     first = _FirstToken(clock)
     wait(model.device)
@@ -154,7 +153,7 @@ def _generate(
     with torch.inference_mode():
         model.generate(
             **inputs, do_sample=False, min_new_tokens=tokens + 1, max_new_tokens=tokens + 1,
-            logits_processor=processors, stopping_criteria=[first],
+            stopping_criteria=[first],
         )  # fmt: skip
     wait(model.device)
     end = clock()
@@ -185,19 +184,6 @@ def _language_bytes(model: Any) -> int:
     weights = [one for one in (*language.parameters(), *model.lm_head.parameters()) if id(one) not in embeddings]
     unique = {id(one): one.numel() * one.element_size() for one in weights}
     return sum(unique.values())
-
-
-def _bandwidth(device: torch.device) -> float:
-    """Return bytes read per second, the best of a few sums over memory that no cache holds."""
-    block = torch.ones(BANDWIDTH_FLOATS, device=device)
-    best = float("inf")
-    for _ in range(5):
-        wait(device)
-        start = perf_counter()
-        block.sum()
-        wait(device)
-        best = min(best, perf_counter() - start)
-    return block.numel() * block.element_size() / best
 
 
 def free_memory() -> float:

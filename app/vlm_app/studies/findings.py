@@ -1,7 +1,7 @@
 """What is true of a model on the embedded world: its vision-aware heads, its sinks, whether T-VHD tells inventions,
 and what it would recall of pictures that it does not look at.
 
-python -m vlm_app.studies.findings --out runs/findings
+vlm-heads study findings --out runs/findings
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import rankdata
+from vlm_evals.errors import EvaluationError
 from vlm_evals.records import write_json
 from vlm_evals.scenes.catalog import CATEGORIES
-from vlm_evals.scenes.text import DESCRIBE
 from vlm_evals.scenes.world import Scene, scenes
+from vlm_evals.tasks import DESCRIBE
 from vlm_evals.text.objects import ObjectFinder
 
 from vlm_app.models import load_vlm
@@ -28,7 +28,6 @@ from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, score_heads, token_grounding
 from vlm_heads.models.prompts import model_inputs
 
-SEED = 7
 RESAMPLES = 2000
 BATCH = 50
 
@@ -87,13 +86,19 @@ def auc(invented: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     return float((ranks[~invented].sum() - right * (right + 1) / 2) / (right * wrong))
 
 
-def auc_with_interval(mentions: Sequence[FirstMention], name: str) -> dict[str, float]:
-    """Return the AUC of one attribute with its 95 % bootstrap interval over captions."""
+def auc_with_interval(mentions: Sequence[FirstMention], name: str, seed: int) -> dict[str, float]:
+    """Return the AUC of one attribute with its 95 % bootstrap interval over captions.
+
+    Raises:
+        EvaluationError: if all mentions are faithful, or all invented.
+    """
     invented = np.array([mention.invented for mention in mentions])
+    if len(set(invented.tolist())) < 2:
+        raise EvaluationError(f"{invented.sum()} of {len(invented)} mentions are invented: give more --images")
     score = np.array([float(getattr(mention, name)) for mention in mentions])
     caption = np.array([mention.caption for mention in mentions])
     members = [np.flatnonzero(caption == number) for number in np.unique(caption)]
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     values = []
     for _ in range(RESAMPLES):
         chosen = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
@@ -172,21 +177,24 @@ def recall(said: Sequence[set[str]], shown: Sequence[set[str]]) -> float:
     return found / sum(len(there) for there in shown)
 
 
-def find(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for findings.json.")] = Path("runs/findings"),
-    model: Annotated[str, typer.Option("--model", help="mini, an id or a folder.")] = "mini",
-    images: Annotated[int, typer.Option("--images", help="Held-out scenes to caption.")] = 600,
-    device: Annotated[str | None, typer.Option("--device")] = None,
-) -> None:
-    """Measure what is true of a model on held-out scenes and write findings.json."""
-    vlm = load_vlm(model, device, SEED)
-    pictures = list(scenes("held-out", SEED, images))
+def find(out: Path, *, model: str, images: int, seed: int, device: str | None) -> dict[str, Any]:
+    """Measure what is true of a model on held-out scenes, write findings.json and return what it holds.
+
+    Args:
+        out: folder for findings.json.
+        model: what `load_vlm` takes.
+        images: held-out scenes to caption.
+        seed: draws the scenes and the resamples.
+        device: of the model; a GPU by default if there is one.
+    """
+    vlm = load_vlm(model, device, seed)
+    pictures = list(scenes("held-out", seed, images))
     mentions = list(first_mentions(vlm, pictures))
     found: dict[str, Any] = {
         "images": images,
         "first_mentions": len(mentions),
         "invented": sum(mention.invented for mention in mentions),
-        "auc": {name: auc_with_interval(mentions, name) for name in ("t_vhd", "probability")},
+        "auc": {name: auc_with_interval(mentions, name, seed) for name in ("t_vhd", "probability")},
         "mean_position": {
             word: float(np.mean([mention.position for mention in mentions if mention.invented is invented]))
             for word, invented in (("faithful", False), ("invented", True))
@@ -197,8 +205,4 @@ def find(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "findings.json", found)
-    print(f"findings: {out / 'findings.json'}")
-
-
-if __name__ == "__main__":
-    typer.run(find)
+    return found

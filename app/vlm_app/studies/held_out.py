@@ -1,38 +1,45 @@
 """The main job: caption held-out scenes plain and with VHR, ask POPE both ways, print the paired table, report.
 
-python -m vlm_app.studies.held_out --out demo-report
+vlm-heads study held-out --out demo-report
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from vlm_evals.tasks import Metric
 
 from vlm_app.console import remark
-from vlm_app.mistakes import run_app
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
 
 PROTOCOL = "world-held-out"
 METRICS: tuple[Metric, ...] = ("chair", "pope")
 
 
 def held_out(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report; started again it goes on.")] = Path(
-        "demo-report"
-    ),
-    captions: Annotated[int, typer.Option("--captions", min=1, help="Scenes to caption.")] = 500,
-    questioned: Annotated[int, typer.Option("--questioned", min=1, help="Scenes to ask questions about.")] = 150,
-    words: With = None,
-    model: Model = DEFAULT_MODEL,
-    seed: Seed = DEFAULT_SEED,
-    device: Device = None,
-    json: Json = False,
+    out: Path,
+    *,
+    captions: int,
+    questioned: int,
+    words: Sequence[str] | None,
+    model: str,
+    seed: int,
+    device: str | None,
+    json: bool,
 ) -> None:
-    """Compare a model with and without an intervention on held-out scenes of the embedded world."""
+    """Compare a model with and without interventions on held-out scenes of the embedded world, and print the report.
+
+    Args:
+        out: folder of the report; started again it goes on.
+        captions: scenes to caption.
+        questioned: scenes to ask questions about.
+        words: interventions as on the command line; VHR by default.
+        model: what `load_vlm` takes.
+        seed: draws the scenes and the resamples.
+        device: of the model; a GPU by default if there is one.
+        json: print the report as JSON.
+    """
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.scored import pair_report, score_run
 
@@ -54,9 +61,3 @@ def held_out(
     if place.first:
         plain, mitigated = ([score_run(out / metric / arm.name) for metric in METRICS] for arm in arms)
         publish(pair_report(plain, mitigated, seed=seed), out, json)
-
-
-if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(held_out)
-    run_app(app)

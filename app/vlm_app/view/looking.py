@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from vlm_kernels import AttentionPlan, KeyClass, attend
 
-from vlm_heads import VLM, attach
+from vlm_heads import VLM, Watcher, attach
 from vlm_heads.call import AttentionCall
 from vlm_heads.errors import UnsupportedGeneration
-from vlm_heads.families import Anatomy, examine
+from vlm_heads.families import examine
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.toolkit.row_attention import require_image_keys
 from vlm_heads.toolkit.sink_channels import RELATIVE_THRESHOLD, find_sink_channels, sink_strength
@@ -79,7 +79,7 @@ def watch(
             f"the attention of {len(token_ids)} tokens would take {needed / 2**20:.0f} MB; ask for fewer tokens"
         )
     watcher = _Watcher(tuple(channels), np.zeros((len(token_ids), anatomy.depth, anatomy.heads, positions), np.float16))
-    with torch.inference_mode(), attach(vlm.model, [*interventions, watcher], allow_idle=True):
+    with torch.inference_mode(), attach(vlm.model, interventions, allow_idle=True, watch=[watcher]):
         vlm.model.generate(
             **inputs,
             do_sample=False,
@@ -121,21 +121,15 @@ class _Seen:
     moved: float = 0.0
 
 
-@dataclass(init=False, eq=False)  # without fields: it has no options
-class _Watcher(Intervention):
-    """Changes nothing; sees what those before it in the list change."""
+class _Watcher(Watcher):
+    """Gathers what the last row attends to at every token, as the interventions left it."""
 
-    name: ClassVar[str] = "watcher"
-    neutral: ClassVar[Mapping[str, Any]] = {}
     reads_hidden: ClassVar[bool] = True
 
     def __init__(self, channels: tuple[int, ...], weights: NDArray[np.float16]) -> None:
         self.channels, self.weights, self.seen = channels, weights, _Seen()
 
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        return frozenset(anatomy.attentions)
-
-    def plan(self, call: AttentionCall) -> AttentionPlan | None:
+    def see(self, call: AttentionCall) -> None:
         seen = self.seen
         if call.memory.get("last", call.layer) >= call.layer:  # the lowest layer comes again: a new token
             seen.token += 1
@@ -145,7 +139,6 @@ class _Watcher(Intervention):
             self._note_sinks(call)
         if 0 <= seen.token < len(self.weights):
             self.weights[seen.token, call.layer] = self._last_row(call).cpu().numpy()
-        return None
 
     def _note_sinks(self, call: AttentionCall) -> None:
         seen = self.seen

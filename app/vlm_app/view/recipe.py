@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import vlm_heads
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED
-from vlm_app.pictures import SAMPLE
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, SAMPLE
 from vlm_heads import Mitigation, parse_mitigation
 from vlm_heads.errors import BadOption
 from vlm_heads.toolkit.options import require_number

@@ -174,14 +174,20 @@ def _from_index(path: Path, value: object) -> Truth:
     known = set(vocabulary().nodes.values())
     objects: dict[str, frozenset[str]] = {}
     for name, nodes in stated["objects"].items():
-        listed = isinstance(nodes, list) and all(isinstance(node, str) and node in known for node in nodes)
-        if not listed or not name.strip():
+        if not _all_known(nodes, known) or not name.strip():
             line = read_text(path).partition(json.dumps(name))[0].count("\n") + 1
             raise FileFormatError(path, line, f"image {name!r} does not have a list of objects that CHAIR knows")
         objects[image_key(name)] = frozenset(nodes)
     digest = str(stated.get("digest") or file_hash(path))
     source = str(stated.get("source") or path.name)
     return Truth(objects, digest, source, stated.get("pipeline"), stated.get("vocabulary"))
+
+
+def _all_known(nodes: object, known: set[str]) -> bool:
+    try:
+        return isinstance(nodes, list) and known.issuperset(nodes)
+    except TypeError:  # a list or an object stands among the names
+        return False
 
 
 def _refuse_mixing(truth: Truth, finder: ObjectFinder | None) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from vlm_evals.tasks import DESCRIBE
+
 from .catalog import CATEGORIES, SCENES
 from .world import Scene, draw_category, patch_classes, plausible
 
-DESCRIBE = "Please describe this image in detail."
 LIST = "List the objects in the image."
 DESCRIBE_PROMPTS = (
     DESCRIBE,

@@ -6,6 +6,7 @@ Nothing is ever downloaded. `NLTK_DATA` is read at every call, then the folders 
 import functools
 import os
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -77,8 +78,31 @@ def punkt_data(folder: Path | None) -> PunktData:
     )
 
 
+def import_nltk() -> None:
+    """Import nltk without scipy.stats, which takes longer to import than nltk and serves one test of collocations.
+
+    That test imports it when it is called. Where several threads run, or scipy.stats is imported already, nothing is
+    done here, and nltk is imported in the ordinary way.
+    """
+    if "nltk" in sys.modules or "scipy.stats" in sys.modules or threading.active_count() > 1:
+        return
+    sys.modules["scipy.stats"] = None  # type: ignore[assignment]  # Python's own mark for what cannot be imported
+    try:
+        from nltk.metrics import association
+    finally:
+        del sys.modules["scipy.stats"]
+    association.fisher_exact = _fisher_exact
+
+
+def _fisher_exact(*args: Any, **kwargs: Any) -> Any:
+    from scipy.stats import fisher_exact
+
+    return fisher_exact(*args, **kwargs)
+
+
 def sentence_tokenizer(data: PunktData) -> Any:
     """Return nltk's Punkt sentence tokenizer with this data."""
+    import_nltk()
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
     parameters = PunktParameters()
@@ -102,6 +126,7 @@ def tagger() -> Any:
             f"the pipeline chair-opera tags parts of speech and needs NLTK's {TAGGER}, which is not on this machine; "
             "set NLTK_DATA to a folder that has it, or use the pipeline chair-2018"
         )
+    import_nltk()
     import nltk
     from nltk.tag.perceptron import PerceptronTagger
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vlm_evals.text.language import PunktData, sentence_tokenizer
+from vlm_evals.text.language import PunktData, import_nltk, sentence_tokenizer
 
 MEMORY = 100_000  # remembered runs of characters, and contexts of full stops
 LONGEST = 64  # characters of a run that is remembered
@@ -64,6 +64,7 @@ class WordTokenizer:
 
     @functools.cached_property
     def _treebank(self) -> Any:
+        import_nltk()
         from nltk.tokenize.destructive import NLTKWordTokenizer
 
         return NLTKWordTokenizer()

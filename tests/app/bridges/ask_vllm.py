@@ -6,7 +6,6 @@ vLLM's requirements and ours do not meet in one environment, so that test_servin
 
 import json
 import sys
-from typing import Any
 
 TOKENS = 96
 
@@ -23,7 +22,7 @@ def answers(checkpoint: str, questions: list[tuple[str, str]]) -> list[list[int]
         enforce_eager=True,
         limit_mm_per_prompt={"image": 1},
     )
-    asked: Any = []
+    asked: list[dict[str, object]] = []
     for path, prompt in questions:
         with Image.open(path) as image:
             asked.append({"prompt": prompt, "multi_modal_data": {"image": image.convert("RGB")}})

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
+from PIL import Image
 from vlm_app.bridges.lmms import manifest
 from vlm_evals.scenes.samples import sample_path
 
@@ -33,6 +33,9 @@ PROMPT = "Please describe this image in detail."
 NAMES = ("kitchen", "street", "park")
 
 
+Documents = dict[str, dict[str, list[dict[str, list[Path]]]]]  # task -> split -> documents
+
+
 class _Model(abc.ABC):
     """What lmms-eval 0.7.3 expects of a model: three abstract methods, a rank, the documents, an argument string."""
 
@@ -40,7 +43,7 @@ class _Model(abc.ABC):
 
     def __init__(self) -> None:
         self._rank, self._world_size = 0, 1
-        self.task_dict: dict[str, Any] = {}
+        self.task_dict: Documents = {}
 
     @abc.abstractmethod
     def loglikelihood(self, requests): ...
@@ -59,7 +62,7 @@ class _Model(abc.ABC):
         self.task_dict.clear()
 
     @classmethod
-    def create_from_arg_string(cls, text: str, additional_config: dict[str, Any] | None = None):
+    def create_from_arg_string(cls, text: str, additional_config: dict[str, object] | None = None):
         pairs = re.split(r",(?![^\[]*\])", text)  # a comma inside brackets separates nothing
         given = {key: int(value) if value.isnumeric() else value for key, value in (one.split("=", 1) for one in pairs)}
         return cls(**given, **{key: value for key, value in (additional_config or {}).items() if value is not None})
@@ -76,19 +79,22 @@ class _Manifest:
 @dataclass
 class _Instance:
     request_type: str
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
     idx: int
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, object] = field(default_factory=dict)
 
     @property
-    def args(self) -> tuple[Any, ...]:
+    def args(self) -> tuple[object, ...]:
         return self.arguments
+
+
+Requests = Callable[..., list[_Instance]]
 
 
 def _double() -> dict[str, ModuleType]:
     names = ("lmms_eval", "lmms_eval.api", "lmms_eval.models")
     modules = {name: ModuleType(name) for name in names}
-    leaves: dict[str, dict[str, Any]] = {
+    leaves: dict[str, dict[str, type]] = {
         "lmms_eval.api.model": {"lmms": _Model},
         "lmms_eval.api.instance": {"Instance": _Instance},
         "lmms_eval.models.registry_v2": {"ModelManifest": _Manifest},
@@ -100,7 +106,7 @@ def _double() -> dict[str, ModuleType]:
 
 
 @pytest.fixture
-def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Model]]:
     """The class that lmms-eval makes from our manifest."""
     if not INSTALLED:
         for name, module in _double().items():
@@ -111,10 +117,10 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.fixture
-def requests() -> Callable[..., list[Any]]:
+def requests() -> Requests:
     """Make requests as lmms-eval's simple tasks do, one for each document."""
 
-    def make(prompts: list[str], **generation: Any) -> list[Any]:
+    def make(prompts: list[str], **generation: object) -> list[_Instance]:
         instance = importlib.import_module("lmms_eval.api.instance").Instance
         metadata = {"task": "world", "doc_id": 0, "repeats": 1}
         return [
@@ -125,17 +131,17 @@ def requests() -> Callable[..., list[Any]]:
     return make
 
 
-def _images_of(document: dict[str, Any]) -> list[Any]:
+def _images_of(document: dict[str, list[Path]]) -> list[Image.Image]:
     return [load_image(path) for path in document["paths"]]
 
 
-def _loaded(plugin: Any, arguments: str = "pretrained=mini", **more: Any) -> Any:
+def _loaded(plugin: type[_Model], arguments: str = "pretrained=mini", **more: object) -> _Model:
     model = plugin.create_from_arg_string(arguments, {"batch_size": 1, "device": "cpu", "max_batch_size": None} | more)
     model.task_dict["world"] = {"test": [{"paths": [sample_path(name)]} for name in NAMES]}
     return model
 
 
-def test_the_entry_point_leads_to_a_manifest(repository: Path, plugin: Any) -> None:
+def test_the_entry_point_leads_to_a_manifest(repository: Path, plugin: type[_Model]) -> None:
     points = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["entry-points"]["lmms_eval.models"]
     assert points.keys() == {"vlm_heads"}
     assert TARGET.fullmatch(points["vlm_heads"])
@@ -148,13 +154,13 @@ def test_the_entry_point_leads_to_a_manifest(repository: Path, plugin: Any) -> N
     assert plugin.is_simple  # lmms-eval refuses a class whose word is not its manifest's
 
 
-def test_it_says_what_the_model_says(plugin: Any, requests: Callable[..., list[Any]]) -> None:
+def test_it_says_what_the_model_says(plugin: type[_Model], requests: Requests) -> None:
     answers = _loaded(plugin).generate_until(requests([PROMPT] * 3, max_new_tokens=48, until=["\n\n"]))
     mini = VLM.from_pretrained("mini")
     assert answers == [mini.answer(sample_path(name), max_new_tokens=48).text for name in NAMES]
 
 
-def test_interventions_act(plugin: Any, requests: Callable[..., list[Any]]) -> None:
+def test_interventions_act(plugin: type[_Model], requests: Requests) -> None:
     asked = requests([PROMPT] * 3, max_new_tokens=48)
     plain = _loaded(plugin).generate_until(asked)
     mini, vhr = VLM.from_pretrained("mini"), [HeadReinforcement(gain=3.0)]
@@ -164,7 +170,7 @@ def test_interventions_act(plugin: Any, requests: Callable[..., list[Any]]) -> N
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
-def test_answers_keep_the_order_of_the_requests(plugin: Any, requests: Callable[..., list[Any]], size: int) -> None:
+def test_answers_keep_the_order_of_the_requests(plugin: type[_Model], requests: Requests, size: int) -> None:
     """Requests that generate in another way are batched apart, and come back where they were."""
     asked = requests([PROMPT, "Is there a car in the image?", PROMPT], max_new_tokens=24)
     asked[1].args[1]["max_new_tokens"] = 4
@@ -177,14 +183,14 @@ def test_answers_keep_the_order_of_the_requests(plugin: Any, requests: Callable[
     assert len(set(expected)) == 3
 
 
-def test_a_stop_string_ends_the_answer(plugin: Any, requests: Callable[..., list[Any]]) -> None:
+def test_a_stop_string_ends_the_answer(plugin: type[_Model], requests: Requests) -> None:
     (whole, *_) = _loaded(plugin).generate_until(requests([PROMPT], max_new_tokens=48))
     (short, *_) = _loaded(plugin).generate_until(requests([PROMPT], max_new_tokens=48, until=["."]))
     assert whole.startswith(short)
     assert short == whole.split(".")[0]
 
 
-def test_what_a_task_says_about_decoding(plugin: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_task_says_about_decoding(plugin: type[_Model], caplog: pytest.LogCaptureFixture) -> None:
     module = importlib.import_module(plugin.__module__)
     assert module.decoding({}) == {"do_sample": False, "max_new_tokens": 1024}
     pope = {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
@@ -210,7 +216,7 @@ def test_what_a_task_says_about_decoding(plugin: Any, caplog: pytest.LogCaptureF
         ("'pai:strength=0.2'", ["pai:strength=0.2"]),
     ],
 )
-def test_interventions_in_an_argument_string(plugin: Any, text: str, words: list[str]) -> None:
+def test_interventions_in_an_argument_string(plugin: type[_Model], text: str, words: list[str]) -> None:
     assert importlib.import_module(plugin.__module__).intervention_words(text) == words
     if words:
         arguments = f"pretrained=mini,interventions={text}"
@@ -227,12 +233,12 @@ def test_interventions_in_an_argument_string(plugin: Any, text: str, words: list
         ("pretrained=mini,profile=gone", "no head profile"),
     ],
 )
-def test_mistakes_name_the_remedy(plugin: Any, arguments: str, message: str) -> None:
+def test_mistakes_name_the_remedy(plugin: type[_Model], arguments: str, message: str) -> None:
     with pytest.raises(Exception, match=re.escape(message)):
         plugin.create_from_arg_string(arguments)
 
 
-def test_what_cannot_be_asked_is_refused(plugin: Any, requests: Callable[..., list[Any]]) -> None:
+def test_what_cannot_be_asked_is_refused(plugin: type[_Model], requests: Requests) -> None:
     model = _loaded(plugin)
     asked = requests([PROMPT])
     for paths in ([], [sample_path("park")] * 2):

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from vlm_evals.scenes.samples import sample_path
 
+from tests.support.compare import equal
 from vlm_heads import VLM, HeadProfile, StaticGains, fold_checkpoint
 from vlm_heads.models.loading import checkpoint_folder
 from vlm_heads.models.prompts import chat_text
@@ -145,7 +146,7 @@ def test_the_examples_run(repository: Path, tmp_path: Path, monkeypatch: pytest.
     for block in blocks:
         exec(compile(block, "docs/serving.md", "exec"), names)
     profile = HeadProfile.from_pretrained(tmp_path / "profile")
-    assert torch.equal(profile.gains, _gains().gains)
+    assert equal(profile.gains, _gains().gains)
     assert names["plain"] != names["mitigated"]
     mini = VLM.from_pretrained("mini")
     assert mini.answer(sample_path("park")).text == str(names["plain"]).strip()

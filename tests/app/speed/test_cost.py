@@ -1,7 +1,6 @@
 """The cost card: what is counted is counted right. Times are never held against each other here."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from vlm_app.speed.cost import Cost, check_costs, few_layers, predict_costs, pre
 
 from vlm_heads import VLM, HeadReinforcement, ImageBoost, known_interventions
 from vlm_heads.families import examine
+from vlm_heads.interventions.base import Intervention
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_layers_are_counted_and_only_an_image_free_pass_is_added(mini: VLM) -> N
     plain, edit = {"prefill_least_ms": 10.0, "decode_least_ms": 2.0}, {"prefill": 1.25, "decode": 0.1}
     anatomy = examine(mini.model)
 
-    def of(one: Any, **changes: float) -> Cost:
+    def of(one: Intervention, **changes: float) -> Cost:
         return predicted("x", one, anatomy, 2, torch.float32, plain=plain, edit=edit | changes, text_pass=3.0)
 
     vhr, pai = of(HeadReinforcement()), of(ImageBoost(layers=(0, 1)))

@@ -1,9 +1,7 @@
 """`vlm-heads calibrate`: what is chosen, what is refused, and that it goes on where it stopped."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,12 +10,16 @@ from vlm_app.studies.calibration import settings_to_try
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.tasks import bind, samples
 
+from tests.support.command import Command, Mistake
 from vlm_heads import HeadProfile
 
 SMALL = ("--samples", 4, "--trials", 2, "--captions", 3, "--questioned", 2, "--max-tokens", 3)
 
 
-def _off(estimate: float, low: float, high: float) -> dict[str, float]:
+Interval = dict[str, float]
+
+
+def _off(estimate: float, low: float, high: float) -> Interval:
     return {"estimate": estimate, "low": low, "high": high}
 
 
@@ -38,7 +40,9 @@ FEWER, NONE, WORSE = "fewer hallucinations at equal recall", "no difference show
         ("fewer hallucinations, recall lost", SAME, SAME, True, False),
     ],
 )
-def test_what_counts_as_a_benefit(verdict: str, recall: Any, accuracy: Any, kept: bool, benefit: bool) -> None:
+def test_what_counts_as_a_benefit(
+    verdict: str, recall: Interval, accuracy: Interval, kept: bool, benefit: bool
+) -> None:
     chair = {"n": 20, "verdict": verdict, "difference": {"recall": recall}}
     pope = {"n": 20, "verdict": NONE, "difference": {"accuracy": accuracy}}
     found, reason = judged(chair, pope, kept)
@@ -50,7 +54,7 @@ def test_what_counts_as_a_benefit(verdict: str, recall: Any, accuracy: Any, kept
 
 
 def test_a_searched_setting_is_kept_unless_it_significantly_loses() -> None:
-    def row(recall: Any, accuracy: Any) -> dict[str, Any]:
+    def row(recall: Interval, accuracy: Interval) -> dict[str, object]:
         chair = {"controls": {"x": {"difference": {"chair_s": LOWER, "recall": recall}}}}
         return searched_row("x", {"chair": chair, "pope": {"controls": {"x": {"difference": {"accuracy": accuracy}}}}})
 
@@ -86,7 +90,7 @@ def test_a_part_of_a_folder_asks_about_its_own_images_alone(small_world: Path) -
 
 @pytest.mark.usefixtures("nltk_data")
 def test_a_useless_profile_is_refused_and_written_only_when_asked_for(
-    command: Callable[..., Any], mistake: Callable[..., str], untrained_mini: Path, small_world: Path, tmp_path: Path
+    command: Command, mistake: Mistake, untrained_mini: Path, small_world: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "profile"
     again = ("calibrate", untrained_mini, "--data", small_world, "--out", out, *SMALL)
@@ -123,7 +127,7 @@ def test_a_useless_profile_is_refused_and_written_only_when_asked_for(
     assert "holds another run" in mistake(*again[:-1], 4)  # the same folder, longer captions
 
 
-def test_mistakes_are_one_line(mistake: Callable[..., str], small_world: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(mistake: Mistake, small_world: Path, tmp_path: Path) -> None:
     few = mistake("calibrate", "mini", "--data", small_world, "--out", tmp_path / "p", "--captions", 99)
     assert "lower --captions 99" in few
     assert "no folder" in mistake("calibrate", "mini", "--data", tmp_path / "gone", "--out", tmp_path / "p")

@@ -1,7 +1,13 @@
 """What is found out about a model: recall of pictures, its own and another's."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
-from vlm_app.studies.findings import recall, recalls
+from vlm_app.studies.findings import FirstMention, auc_with_interval, recall, recalls
+from vlm_evals.errors import EvaluationError
 from vlm_evals.scenes.world import scenes
 
 from vlm_heads import VLM
@@ -17,3 +23,17 @@ def test_recall_counts_objects_over_all_scenes() -> None:
 def test_the_embedded_model_looks_at_its_picture() -> None:
     found = recalls(VLM.from_pretrained("mini"), list(scenes("held-out", 7, 12)))
     assert found["own"] > found["shuffled"] + 0.2
+
+
+def test_faithful_mentions_alone_have_no_auc() -> None:
+    mentions = [FirstMention(0, invented=False, t_vhd=1.0, probability=0.5, position=2)]
+    with pytest.raises(EvaluationError, match="0 of 1 mentions are invented: give more --images"):
+        auc_with_interval(mentions, "t_vhd", seed=7)
+
+
+@pytest.mark.slow
+def test_what_was_found_is_printed_and_kept(command: Callable[..., Any], tmp_path: Path) -> None:
+    found = command("study", "findings", "--images", 12, "--out", tmp_path, "--json").value
+    assert found == json.loads((tmp_path / "findings.json").read_text())
+    assert (found["images"], len(found["heads"])) == (12, len(found["sinks"]))
+    assert found["auc"]["t_vhd"]["low"] <= found["auc"]["t_vhd"]["auc"] <= found["auc"]["t_vhd"]["high"]

@@ -1,18 +1,16 @@
 """The main job: captions and questions, plain and mitigated, in one report."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
-from vlm_app.studies.held_out import held_out
+from typing import Any
 
 
 def test_the_main_job_reports_captions_and_questions(
-    untrained_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., Any], untrained_mini: Path, tmp_path: Path
 ) -> None:
-    words = ["vhr:gain=1.5"]
-    held_out(out=tmp_path, captions=3, questioned=2, words=words, model=str(untrained_mini), device="cpu")
-    printed = capsys.readouterr().out
+    words = ["--captions", 3, "--questioned", 2, "--with", "vhr:gain=1.5", "--model", untrained_mini]
+    printed = command("study", "held-out", *words, "--device", "cpu", "--out", tmp_path).out
     assert "CHAIR_S" in printed
     assert "POPE, mean over splits" in printed
     assert "report.md" in printed

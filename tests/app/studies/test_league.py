@@ -1,6 +1,7 @@
 """The league: who plays, what is chosen, that it goes on after a kill, and that its pages hold what was measured."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from vlm_evals.answer import Asking, Processes
 from vlm_evals.data.coco import CocoFolder, TaskError
 from vlm_evals.records import Answer, write_json
 from vlm_evals.runs import answers_in
-from vlm_evals.scenes.text import DESCRIBE
+from vlm_evals.tasks import DESCRIBE
 
 from vlm_heads import VLM
 
@@ -151,10 +152,10 @@ def test_heads_for_adhh_come_from_the_models_own_captions(small_world: Path, tmp
     assert heads_that_invent(vlm, run, data, DESCRIBE) is None
 
 
-def test_an_unknown_part_of_the_league_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from vlm_app.studies.league.play import play
-
+def test_an_unknown_part_of_the_league_is_refused(
+    mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TaskError, match="route"):
-        play(only="vhr")
+    assert "route" in mistake("study", "league", "--only", "vhr")
+    assert "--results or --route" in mistake("study", "pages", tmp_path)
     assert list(tmp_path.iterdir()) == []

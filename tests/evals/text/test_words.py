@@ -1,6 +1,8 @@
 """The fast tokenizer is nltk's, on published captions and on text made to be awkward."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,17 @@ def test_a_memory_forgets_before_it_grows_without_end() -> None:
     memory = Memory.fromkeys(range(MEMORY))
     assert memory.keep("new", 1) == 1
     assert len(memory) == 1
+
+
+def test_nltk_is_imported_without_what_takes_longest() -> None:
+    """Its test of collocations works all the same: of the table [[3, 1], [1, 3]] at most 3 has 1 - 1 / 70 = 0.986."""
+    program = (
+        "import sys\n"
+        "from vlm_evals.text.language import import_nltk\n"
+        "import_nltk()\n"
+        "assert 'nltk' in sys.modules and 'scipy.stats' not in sys.modules\n"
+        "from nltk.metrics import BigramAssocMeasures\n"
+        "print(round(BigramAssocMeasures.fisher(3, (4, 4), 8), 3), 'scipy.stats' in sys.modules)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["0.986", "True"]

@@ -2,13 +2,15 @@
 
 from functools import partial
 from threading import Barrier, Thread
-from typing import Any
 
 import pytest
 import torch
-from transformers import Cache, DynamicCache, GenerationConfig, StaticCache, TextIteratorStreamer
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, StaticCache, TextIteratorStreamer
 from transformers.cache_utils import QuantizedLayer
 
+from tests.support.compare import Generated, distance, equal, same_ids
+from tests.support.families import CLOSE, Build, Tiny
+from tests.support.oracle import HookedVhr
 from vlm_heads import HeadReinforcement, attach, errors
 from vlm_heads.models.planted import build_planted, planted_image
 from vlm_heads.models.prompts import model_inputs
@@ -28,28 +30,28 @@ MODES = {
 
 @pytest.mark.parametrize("heads", [2, 4], ids=["grouped", "ungrouped"])
 @pytest.mark.parametrize("mode", MODES)
-def test_mode_equals_hooks(mode: str, heads: int, tiny: Any, hooked_vhr: Any) -> None:
+def test_mode_equals_hooks(mode: str, heads: int, tiny: Build) -> None:
     model = tiny("llava", num_key_value_heads=heads)
-    with hooked_vhr(model, gain=2.0, layers=EVERYWHERE).hooked():
+    with HookedVhr(model, gain=2.0, layers=EVERYWHERE).hooked():
         expected = model.generate(steps=10, **MODES[mode])
     with attach(model.model, [HeadReinforcement(layers="all")]) as run:
         got = model.generate(steps=10, **MODES[mode])
-    assert torch.equal(expected.sequences, got.sequences)
-    assert max((a - b).abs().max() for a, b in zip(expected.logits, got.logits, strict=True)) < 2e-4
+    assert same_ids(expected, got)
+    assert distance(expected.logits, got.logits) < CLOSE
     assert run.receipt.blind_passes == 1
     assert run.receipt.generations == 1
 
 
 @pytest.mark.parametrize("family_name", ["qwen2_vl", "gemma3", "instructblip", "cohere2_vision"])
 @pytest.mark.parametrize("mode", ["beams", "several", "static cache"])
-def test_mode_equals_hooks_in_other_families(family_name: str, mode: str, tiny: Any, hooked_vhr: Any) -> None:
+def test_mode_equals_hooks_in_other_families(family_name: str, mode: str, tiny: Build) -> None:
     model = tiny(family_name)
-    with hooked_vhr(model, gain=2.0, layers=EVERYWHERE).hooked():
+    with HookedVhr(model, gain=2.0, layers=EVERYWHERE).hooked():
         expected = model.generate(steps=10, **MODES[mode])
     with attach(model.model, [HeadReinforcement(layers="all")]):
         got = model.generate(steps=10, **MODES[mode])
-    assert torch.equal(expected.sequences, got.sequences)
-    assert max((a - b).abs().max() for a, b in zip(expected.logits, got.logits, strict=True)) < 2e-4
+    assert same_ids(expected, got)
+    assert distance(expected.logits, got.logits) < CLOSE
 
 
 def test_a_streamer_in_another_thread() -> None:
@@ -66,7 +68,7 @@ def test_a_streamer_in_another_thread() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
-def test_a_second_turn_with_the_cache_of_the_first(kind: str, llava: Any, hooked_vhr: Any) -> None:
+def test_a_second_turn_with_the_cache_of_the_first(kind: str, llava: Tiny) -> None:
     """The heads chosen at the first prompt stay chosen, as plain hooks that stay in place would have it."""
 
     def talk() -> torch.Tensor:
@@ -77,64 +79,64 @@ def test_a_second_turn_with_the_cache_of_the_first(kind: str, llava: Any, hooked
         second = llava.generate(steps=4, input_ids=ids, past_key_values=cache, pixel_values=None, eos_token_id=None)
         return torch.cat(second.logits)
 
-    with hooked_vhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
+    with HookedVhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
         expected = talk()
     with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
         got = talk()
-    assert (expected - got).abs().max() < 2e-4
+    assert distance(expected, got) < CLOSE
     assert run.receipt.generations == 1
 
 
-def test_a_cache_filled_outside_is_refused_by_name(llava: Any) -> None:
+def test_a_cache_filled_outside_is_refused_by_name(llava: Tiny) -> None:
     with torch.no_grad():
         cache = llava.model(**llava.inputs).past_key_values
     with pytest.raises(errors.UnsupportedGeneration, match="cache"), attach(llava.model, [HeadReinforcement()]):
         llava.model(input_ids=torch.tensor([[7]]), past_key_values=cache)
 
 
-def test_a_prompt_of_embeddings_is_refused_by_name(llava: Any) -> None:
+def test_a_prompt_of_embeddings_is_refused_by_name(llava: Tiny) -> None:
     embeddings = llava.model.get_input_embeddings()(torch.tensor([[1, 2, 3]]))
     with pytest.raises(errors.UnsupportedGeneration, match="inputs_embeds"), attach(llava.model, [HeadReinforcement()]):
         llava.model(inputs_embeds=embeddings)
 
 
-def test_a_prompt_without_text_is_refused_by_name(llava: Any) -> None:
+def test_a_prompt_without_text_is_refused_by_name(llava: Tiny) -> None:
     inputs = {**llava.inputs, "input_ids": torch.full((1, 4), 150)}
     with pytest.raises(errors.UnsupportedGeneration, match="no text"), attach(llava.model, [HeadReinforcement()]):
         llava.model(**inputs)
 
 
-def test_a_reused_static_cache_starts_clean(llava: Any) -> None:
+def test_a_reused_static_cache_starts_clean(llava: Tiny) -> None:
     other = {"pixel_values": torch.randn_like(llava.inputs["pixel_values"])}
     with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
         first = llava.generate(cache_implementation="static", **other)
         llava.generate(cache_implementation="static")
         again = llava.generate(cache_implementation="static", **other)
-    assert all(torch.equal(a, b) for a, b in zip(first.logits, again.logits, strict=True))
+    assert equal(first.logits, again.logits)
     assert run.receipt.generations == 3
 
 
-def test_a_bare_forward_takes_positional_arguments(llava: Any) -> None:
+def test_a_bare_forward_takes_positional_arguments(llava: Tiny) -> None:
     inputs = llava.inputs
     with torch.no_grad(), attach(llava.model, [HeadReinforcement(layers="all")]):
         named = llava.model(**inputs).logits
         positional = llava.model(inputs["input_ids"], inputs["pixel_values"]).logits
-    assert torch.equal(named, positional)
+    assert equal(named, positional)
 
 
-def test_half_precision_stays_half(llava: Any) -> None:
+def test_half_precision_stays_half(llava: Tiny) -> None:
     model = llava.model.to(torch.bfloat16)
     inputs = {**llava.inputs, "pixel_values": llava.inputs["pixel_values"].to(torch.bfloat16)}
     with torch.no_grad(), attach(model, [HeadReinforcement(layers="all")]):
         assert model(**inputs).logits.dtype is torch.bfloat16
 
 
-def test_weights_are_never_materialised(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_never_materialised(llava: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Head gains leave attention to the one fused call; its result is all that is touched."""
     calls = []
     fused = torch.nn.functional.scaled_dot_product_attention
 
-    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def counted(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
         calls.append(kwargs.get("is_causal"))
         return fused(*args, **kwargs)
 
@@ -149,7 +151,7 @@ def test_weights_are_never_materialised(llava: Any, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_compiled_language_model_gives_the_same(tiny: Any) -> None:
+def test_a_compiled_language_model_gives_the_same(tiny: Build) -> None:
     """Attention runs between the graphs; what was compiled before attach is compiled anew."""
     llava = tiny("llava", num_hidden_layers=1)
     model = llava.model
@@ -158,19 +160,19 @@ def test_a_compiled_language_model_gives_the_same(tiny: Any) -> None:
         with attach(model, [HeadReinforcement(layers="all")]):
             expected = model(**llava.inputs).logits
         model.model.language_model.compile(backend="eager")
-        assert (model(**llava.inputs).logits - plain).abs().max() < 1e-5
+        assert distance(model(**llava.inputs).logits, plain) < CLOSE
         with attach(model, [HeadReinforcement(layers="all")]):
             got = model(**llava.inputs).logits
-        assert (model(**llava.inputs).logits - plain).abs().max() < 1e-5
-    assert (expected - got).abs().max() < 1e-5
-    assert (plain - got).abs().max() > 1e-3
+        assert distance(model(**llava.inputs).logits, plain) < CLOSE
+    assert distance(expected, got) < CLOSE
+    assert distance(plain, got) > 1e-3
 
 
-def test_two_threads_on_one_model_take_turns(llava: Any) -> None:
+def test_two_threads_on_one_model_take_turns(llava: Tiny) -> None:
     images = [torch.randn_like(llava.inputs["pixel_values"]) for _ in range(2)]
     with attach(llava.model, [HeadReinforcement(layers="all")]):
         expected = [llava.generate(steps=15, pixel_values=image) for image in images]
-        got: dict[int, Any] = {}
+        got: dict[int, Generated] = {}
         start = Barrier(2)
 
         def work(index: int) -> None:
@@ -183,10 +185,10 @@ def test_two_threads_on_one_model_take_turns(llava: Any) -> None:
         for thread in threads:
             thread.join()
     for index in (0, 1):
-        assert all(torch.equal(a, b) for a, b in zip(expected[index].logits, got[index].logits, strict=True))
+        assert equal(expected[index].logits, got[index].logits)
 
 
-REFUSED: dict[str, Any] = {
+REFUSED: dict[str, int | str] = {
     "prefill_chunk_size": 3,
     "prompt_lookup_num_tokens": 3,
     "assistant_early_exit": 1,
@@ -196,8 +198,8 @@ REFUSED: dict[str, Any] = {
 
 @pytest.mark.parametrize("argument", REFUSED)
 @pytest.mark.parametrize("way", ["argument", "generation config"])
-def test_a_way_that_cannot_be_followed_is_refused_by_name(argument: str, way: str, llava: Any) -> None:
-    given: dict[str, Any] = {argument: REFUSED[argument]}
+def test_a_way_that_cannot_be_followed_is_refused_by_name(argument: str, way: str, llava: Tiny) -> None:
+    given: dict[str, object] = {argument: REFUSED[argument]}
     if way == "generation config":
         given = {"generation_config": GenerationConfig(max_new_tokens=2, **given)}
     with (
@@ -208,7 +210,7 @@ def test_a_way_that_cannot_be_followed_is_refused_by_name(argument: str, way: st
     assert "generate" not in vars(llava.model)
 
 
-def test_an_assistant_and_continuous_batches_are_refused_by_name(llava: Any, tiny: Any) -> None:
+def test_an_assistant_and_continuous_batches_are_refused_by_name(llava: Tiny, tiny: Build) -> None:
     with attach(llava.model, [HeadReinforcement()], allow_idle=True):
         with pytest.raises(errors.UnsupportedGeneration, match="assistant_model guesses tokens ahead"):
             llava.generate(assistant_model=tiny("llava", seed=1).model)
@@ -216,7 +218,7 @@ def test_an_assistant_and_continuous_batches_are_refused_by_name(llava: Any, tin
             llava.model.generate_batch([[1, 5, 6]])
 
 
-def test_a_setting_of_the_models_own_config_is_refused_too(llava: Any) -> None:
+def test_a_setting_of_the_models_own_config_is_refused_too(llava: Tiny) -> None:
     llava.model.generation_config.prefill_chunk_size = 4
     with (
         pytest.raises(errors.UnsupportedGeneration, match="in pieces"),
@@ -225,14 +227,16 @@ def test_a_setting_of_the_models_own_config_is_refused_too(llava: Any) -> None:
         llava.generate()
 
 
-def test_a_generate_of_ones_own_is_there_again_afterwards(llava: Any) -> None:
+def test_a_generate_of_ones_own_is_there_again_afterwards(llava: Tiny) -> None:
     own = llava.model.generate = partial(type(llava.model).generate, llava.model)
     with attach(llava.model, [HeadReinforcement()]):
         llava.generate()
     assert llava.model.generate is own
 
 
-def test_searches_that_moved_to_the_hub_are_refused_by_transformers(llava: Any, caplog: Any) -> None:
+def test_searches_that_moved_to_the_hub_are_refused_by_transformers(
+    llava: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         pytest.raises(ValueError, match="Contrastive Search"),
         attach(llava.model, [HeadReinforcement()], allow_idle=True),
@@ -240,10 +244,15 @@ def test_searches_that_moved_to_the_hub_are_refused_by_transformers(llava: Any, 
         llava.generate(penalty_alpha=0.6, top_k=4)
 
 
-def test_a_custom_loop_equals_hooks(llava: Any, hooked_vhr: Any) -> None:
+def test_a_custom_loop_equals_hooks(llava: Tiny) -> None:
     """A loop handed to generate() that feeds a whole prompt and then single tokens is followed like the built-in."""
 
-    def loop(model: Any, input_ids: torch.Tensor, generation_config: Any = None, **kwargs: Any) -> torch.Tensor:
+    def loop(
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: object,
+    ) -> torch.Tensor:
         ids, cache = input_ids, DynamicCache(config=model.config.get_text_config())
         given = {**llava.inputs, "past_key_values": cache}
         for _ in range(4):
@@ -253,11 +262,11 @@ def test_a_custom_loop_equals_hooks(llava: Any, hooked_vhr: Any) -> None:
         return ids
 
     arguments = {**llava.inputs, "custom_generate": loop, "max_new_tokens": 4}
-    with hooked_vhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
+    with HookedVhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
         expected = llava.model.generate(**arguments)
     with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
         got = llava.model.generate(**arguments)
-    assert torch.equal(expected, got)
+    assert equal(expected, got)
     assert run.receipt.steps == 4
 
 
@@ -274,22 +283,22 @@ class _Rounded(QuantizedLayer):
         return tensor / 16
 
 
-def test_a_quantised_cache_equals_hooks(llava: Any, hooked_vhr: Any) -> None:
+def test_a_quantised_cache_equals_hooks(llava: Tiny) -> None:
     def cache() -> Cache:
         return Cache(layers=[_Rounded() for _ in llava.decoder_layers])
 
-    with hooked_vhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
+    with HookedVhr(llava, gain=2.0, layers=EVERYWHERE).hooked():
         expected = llava.generate(steps=10, past_key_values=cache())
     with attach(llava.model, [HeadReinforcement(layers="all")]):
         got = llava.generate(steps=10, past_key_values=cache())
-    assert torch.equal(expected.sequences, got.sequences)
-    assert max((a - b).abs().max() for a, b in zip(expected.logits, got.logits, strict=True)) < 2e-4
+    assert same_ids(expected, got)
+    assert distance(expected.logits, got.logits) < CLOSE
 
 
-def test_guidance_runs_its_own_prompt_without_image_and_untouched(llava: Any) -> None:
+def test_guidance_runs_its_own_prompt_without_image_and_untouched(llava: Tiny) -> None:
     """The second prompt of classifier-free guidance has no image, so nothing fires on it."""
     with attach(llava.model, [HeadReinforcement(layers="all")]) as run:
         guided = llava.generate(steps=3, guidance_scale=1.5)
         alone = llava.generate(steps=3)
-    assert torch.equal(guided.logits[0], alone.logits[0])
+    assert equal(guided.logits[0], alone.logits[0])
     assert (run.receipt.generations, run.receipt.imageless) == (3, 1)

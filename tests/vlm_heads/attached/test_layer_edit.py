@@ -1,15 +1,18 @@
 """What is put together once stays so while it is asked for, and a decode step costs few tensor operations."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from vlm_kernels import AttentionPlan, Redistribution
 
+from tests.support.compare import distance
+from tests.support.families import CLOSE, Tiny
 from vlm_heads import HeadReinforcement, RouteGain, SinkRedistribution, attach
 from vlm_heads.attached.layer_edit import GenerationEdits
 from vlm_heads.errors import BadOption
+from vlm_heads.interventions.base import Intervention
 
 MOST_OPERATIONS = {"vhr": 1, "var": 15, "route": 8}  # a layer and decode step, beyond those of the plain model
 VAR = SinkRedistribution(**SinkRedistribution.trial, layers="all")
@@ -22,12 +25,18 @@ class _Count(TorchDispatchMode):
         super().__init__()
         self.operations = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         self.operations += 1
         return func(*args, **(kwargs or {}))
 
 
-def _operations_of_a_step(llava: Any) -> int:
+def _operations_of_a_step(llava: Tiny) -> int:
     """Return how many operations the third decode step takes."""
     with torch.inference_mode():
         cache = llava.model(**llava.inputs, use_cache=True).past_key_values
@@ -41,14 +50,14 @@ def _operations_of_a_step(llava: Any) -> int:
     ("name", "intervention"),
     [("vhr", HeadReinforcement(layers="all")), ("var", VAR), ("route", RouteGain(layers="all"))],
 )
-def test_a_decode_step_takes_few_operations(name: str, intervention: Any, llava: Any) -> None:
+def test_a_decode_step_takes_few_operations(name: str, intervention: Intervention, llava: Tiny) -> None:
     plain = _operations_of_a_step(llava)
     with attach(llava.model, [intervention]):
         edited = _operations_of_a_step(llava)
     assert plain < edited <= plain + MOST_OPERATIONS[name] * len(llava.decoder_layers)
 
 
-def test_a_step_without_sinks_is_the_plain_models(llava: Any) -> None:
+def test_a_step_without_sinks_is_the_plain_models(llava: Tiny) -> None:
     """Decided once, at prefill: where the image has no sink, the layer is stock attention."""
     plain = _operations_of_a_step(llava)
     none = SinkRedistribution(**{**SinkRedistribution.trial, "threshold": 1e6}, layers="all")
@@ -59,25 +68,25 @@ def test_a_step_without_sinks_is_the_plain_models(llava: Any) -> None:
 def test_the_same_plans_are_joined_once() -> None:
     edits = GenerationEdits()
     gain, rule = AttentionPlan(head_gain=torch.ones(1, 2)), AttentionPlan(redistribution=Redistribution())
-    joined = edits.both(0, gain, rule, "var")
-    assert edits.both(0, gain, rule, "var") is joined
-    assert edits.of(0, joined) is edits.of(0, joined)
+    joined = edits.combined(0, gain, rule, "var")
+    assert edits.combined(0, gain, rule, "var") is joined
+    assert edits.edit_for(0, joined) is edits.edit_for(0, joined)
     again = AttentionPlan(redistribution=Redistribution())
-    assert edits.both(0, gain, again, "var").redistribution is again.redistribution
-    assert edits.of(0, gain) is not edits.of(1, gain)
+    assert edits.combined(0, gain, again, "var").redistribution is again.redistribution
+    assert edits.edit_for(0, gain) is not edits.edit_for(1, gain)
 
 
 def test_plans_that_exclude_each_other_are_refused_by_name() -> None:
     first, second = (AttentionPlan(redistribution=Redistribution(moved=share)) for share in (0.1, 0.2))
     with pytest.raises(BadOption, match=r"^var does not go together"):
-        GenerationEdits().both(0, first, second, "var")
+        GenerationEdits().combined(0, first, second, "var")
 
 
-def test_a_crop_into_the_prompt_lays_the_tables_out_anew(llava: Any) -> None:
+def test_a_crop_into_the_prompt_lays_the_tables_out_anew(llava: Tiny) -> None:
     """A caller that drops keys and goes on decoding gets what the specification says of the keys that are left."""
     token = torch.tensor([[11]])
 
-    def after_a_crop(backend: Any) -> torch.Tensor:
+    def after_a_crop(backend: str) -> torch.Tensor:
         with torch.inference_mode(), attach(llava.model, [VAR], backend=backend):
             cache = llava.model(**llava.inputs, use_cache=True).past_key_values
             for _ in range(2):
@@ -87,4 +96,4 @@ def test_a_crop_into_the_prompt_lays_the_tables_out_anew(llava: Any) -> None:
                 logits = llava.model(input_ids=token, past_key_values=cache).logits
         return logits
 
-    assert (after_a_crop("torch") - after_a_crop("reference")).abs().max() < 2e-5
+    assert distance(after_a_crop("torch"), after_a_crop("reference")) < CLOSE

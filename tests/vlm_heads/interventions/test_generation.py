@@ -1,11 +1,12 @@
 """Every intervention of the folder in other ways of generating, and the sinks' and routes' edits on every family."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tests.support.compare import distance
+from tests.support.families import CLOSE, Build, Tiny
+from tests.support.family_table import FamilyTable
 from vlm_heads import attach, known_interventions
 from vlm_heads.errors import BadOption, UnsupportedGeneration, UnsupportedModel
 from vlm_heads.interventions.base import Intervention
@@ -21,49 +22,44 @@ def _active(name: str) -> Intervention:
     return made
 
 
-def _far(left: Any, right: Any) -> float:
-    assert torch.equal(left.sequences, right.sequences)
-    return max((a - b).abs().max().item() for a, b in zip(left.logits, right.logits, strict=True))
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_a_static_cache_gives_the_same(name: str, llava: Any) -> None:
+def test_a_static_cache_gives_the_same(name: str, llava: Tiny) -> None:
     with attach(llava.model, [_active(name)]):
-        assert _far(llava.generate(), llava.generate(cache_implementation="static", disable_compile=True)) < 2e-4
+        assert distance(llava.generate(), llava.generate(cache_implementation="static", disable_compile=True)) < CLOSE
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_cache_gives_the_same_or_is_refused(name: str, llava: Any) -> None:
+def test_no_cache_gives_the_same_or_is_refused(name: str, llava: Tiny) -> None:
     with attach(llava.model, [_active(name)]):
         cached = llava.generate()
         if name in BY_ROW:
             with pytest.raises(UnsupportedGeneration, match="use_cache=True"):
                 llava.generate(use_cache=False)
         else:
-            assert _far(cached, llava.generate(use_cache=False)) < 2e-4
+            assert distance(cached, llava.generate(use_cache=False)) < CLOSE
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_beams_that_are_all_one_are_greedy(name: str, llava: Any) -> None:
+def test_beams_that_are_all_one_are_greedy(name: str, llava: Tiny) -> None:
     """Three beams of which the first token allows one path each give what greedy gives after that token."""
     with attach(llava.model, [_active(name)]):
         greedy = llava.generate(steps=3)
         beams = llava.generate(steps=3, num_beams=3, num_return_sequences=3)
         first = beams.logits[0]
-    assert torch.allclose(first, greedy.logits[0].expand_as(first), atol=2e-4)
+    assert distance(first, greedy.logits[0].expand_as(first)) < CLOSE
 
 
-def test_several_at_once_equal_the_specification(llava: Any) -> None:
+def test_several_at_once_equal_the_specification(llava: Tiny) -> None:
     together = [_active(name) for name in ("vhr", "var", "route", "pai")]
     with attach(llava.model, together, backend="reference") as run:
         expected = llava.generate()
     assert all(one.fired for one in run.receipt.interventions)
     with attach(llava.model, together[::-1]):
-        assert _far(expected, llava.generate()) < 2e-4
+        assert distance(expected, llava.generate()) < CLOSE
 
 
 @pytest.mark.parametrize("names", [("pai", "vaf"), ("var", "var")])
-def test_methods_that_exclude_each_other_are_refused(names: tuple[str, str], llava: Any) -> None:
+def test_methods_that_exclude_each_other_are_refused(names: tuple[str, str], llava: Tiny) -> None:
     with (
         pytest.raises(BadOption, match=f"{names[1]} does not go together"),
         attach(llava.model, [_active(name) for name in names]),
@@ -73,7 +69,7 @@ def test_methods_that_exclude_each_other_are_refused(names: tuple[str, str], lla
 
 @pytest.mark.parametrize("name", ["var", "route", "pai", "vaf"])
 def test_the_backend_agrees_with_the_specification_on_every_family(
-    name: str, family: str, tiny: Any, support: Any
+    name: str, family: str, tiny: Build, support: FamilyTable
 ) -> None:
     model = tiny(family)
     if family == "gemma3":  # its projector begins as zeros, so that all image keys would be the same
@@ -88,16 +84,16 @@ def test_the_backend_agrees_with_the_specification_on_every_family(
     with attach(model.model, [active], backend="reference"):
         expected = model.generate(steps=3)
     with attach(model.model, [active]):
-        assert _far(expected, model.generate(steps=3)) < 2e-4
+        assert distance(expected, model.generate(steps=3)) < CLOSE
     assert any((a != b).any() for a, b in zip(plain.logits, expected.logits, strict=True))
     support.states(family, name, "equals the specification")
 
 
-def _with_sinks(model: Any) -> Intervention:
+def _with_sinks(model: Tiny) -> Intervention:
     """Return VAR with the channel and threshold that best tell the image keys of the second layer apart."""
     states: list[Tensor] = []
 
-    def hear(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hear(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         states.append(args[0] if args else kwargs["hidden_states"])
 
     handle = model.decoder_layers[1].register_forward_pre_hook(hear, with_kwargs=True)

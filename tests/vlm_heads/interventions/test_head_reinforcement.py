@@ -1,37 +1,34 @@
 """VHR's options, each against an independent account of what it should do."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from vlm_heads import HeadProfile, HeadReinforcement, attach, errors
+from tests.support.compare import distance, rounding
+from tests.support.families import CLOSE, Build, Tiny
+from tests.support.oracle import Hook, HookedVhr
+from vlm_heads import Attachment, HeadProfile, HeadReinforcement, attach, errors
 from vlm_heads.families import examine
+from vlm_heads.toolkit.layer_sets import Layers
 
 LAYERS = (0, 1, 2)
 
 
-def _distance(left: Any, right: Any) -> float:
-    assert torch.equal(left.sequences, right.sequences)
-    return max((a - b).abs().max().item() for a, b in zip(left.logits, right.logits, strict=True))
-
-
-def _chosen(run: Any) -> dict[int, list[int]]:
+def _chosen(run: Attachment) -> dict[int, list[int]]:
     return run.receipt.interventions[0].heads()
 
 
-def test_a_worked_example(tiny: Any, hooked_vhr: Any) -> None:
+def test_a_worked_example(tiny: Build) -> None:
     """One layer, four heads: the head outputs, their distances, the median and the doubled heads, step by step."""
     model = tiny("llava")
     seen: dict[str, Tensor] = {}
     projection = model.projections()[1]
 
-    def record(name: str) -> Any:
+    def record(name: str) -> RemovableHandle:
         return projection.register_forward_pre_hook(lambda _, args: seen.__setitem__(name, args[0].clone()))
 
-    text = model.inputs["input_ids"][model.inputs["input_ids"] != 150][None]
-    for name, inputs in (("blind", {"input_ids": text}), ("sighted", model.inputs)):
+    for name, inputs in (("blind", {"input_ids": model.text}), ("sighted", model.inputs)):
         handle = record(name)
         with torch.no_grad():
             model.model(**inputs)
@@ -44,43 +41,41 @@ def test_a_worked_example(tiny: Any, hooked_vhr: Any) -> None:
         handles = [projection.register_forward_pre_hook(lambda _, args: seen.__setitem__("got", args[0].clone()))]
         model.model(**model.inputs)
     handles[0].remove()
-    assert (seen["got"] - expected.view_as(seen["got"])).abs().max() < 2e-6
+    assert distance(seen["got"], expected.view_as(seen["got"])) < rounding(torch.float32, terms=16)
 
 
-def test_a_wrong_choice_of_heads_would_be_seen(llava: Any, hooked_vhr: Any) -> None:
+def test_a_wrong_choice_of_heads_would_be_seen(llava: Tiny) -> None:
     """The comparison with hooks can fail: one layer fewer is far outside its tolerance."""
-    with hooked_vhr(llava, gain=2.0, layers={0, 1}).hooked():
+    with HookedVhr(llava, gain=2.0, layers={0, 1}).hooked():
         expected = llava.generate(steps=1)
     with attach(llava.model, [HeadReinforcement(layers="all")]):
         got = llava.generate(steps=1)
-    assert max((a - b).abs().max().item() for a, b in zip(expected.logits, got.logits, strict=True)) > 1e-3
+    assert distance(expected.logits, got.logits) > 1e-3
 
 
 @pytest.mark.parametrize("outlier_filter", [True, False])
 @pytest.mark.parametrize("gain", [0.0, 0.5, 1.5, 3.0])
-def test_gain_and_filter_equal_hooks(gain: float, outlier_filter: bool, llava: Any, hooked_vhr: Any) -> None:
-    with hooked_vhr(llava, gain=gain, layers={*LAYERS}, outlier_filter=outlier_filter).hooked():
+def test_gain_and_filter_equal_hooks(gain: float, outlier_filter: bool, llava: Tiny) -> None:
+    with HookedVhr(llava, gain=gain, layers={*LAYERS}, outlier_filter=outlier_filter).hooked():
         expected = llava.generate()
     with attach(llava.model, [HeadReinforcement(gain=gain, layers="all", outlier_filter=outlier_filter)]):
-        assert _distance(expected, llava.generate()) < 2e-4
+        assert distance(expected, llava.generate()) < CLOSE
 
 
 @pytest.mark.parametrize(("layers", "expected"), [("paper", (1, 2)), ([2], (2,)), ("last-half", (1, 2)), (-1, (2,))])
-def test_only_the_layers_asked_for_are_touched(
-    layers: Any, expected: tuple[int, ...], llava: Any, hooked_vhr: Any
-) -> None:
-    with hooked_vhr(llava, gain=2.0, layers={*expected}).hooked():
+def test_only_the_layers_asked_for_are_touched(layers: Layers, expected: tuple[int, ...], llava: Tiny) -> None:
+    with HookedVhr(llava, gain=2.0, layers={*expected}).hooked():
         hooked = llava.generate()
     with attach(llava.model, [HeadReinforcement(layers=layers)]) as run:
         got = llava.generate()
     assert run.receipt.interventions[0].layers == expected
-    assert _distance(hooked, got) < 2e-4
+    assert distance(hooked, got) < CLOSE
 
 
 @pytest.mark.parametrize(("family_name", "depth", "expected"), [
     ("llava", 32, {1, *range(18, 32)}), ("llava", 40, {1, *range(22, 40)}), ("instructblip", 32, {*range(14, 32)}),
 ])  # fmt: skip
-def test_layers_of_the_paper(family_name: str, depth: int, expected: set[int], tiny: Any) -> None:
+def test_layers_of_the_paper(family_name: str, depth: int, expected: set[int], tiny: Build) -> None:
     anatomy = examine(tiny(family_name).model)
     deep = type(anatomy)(
         **{**vars(anatomy), "layers": (anatomy.layers[0],) * depth, "attentions": dict.fromkeys(range(depth))}
@@ -89,15 +84,14 @@ def test_layers_of_the_paper(family_name: str, depth: int, expected: set[int], t
 
 
 def _blind_and_sighted(
-    model: Any, chosen: dict[int, Tensor], gain: float
+    model: Tiny, chosen: dict[int, Tensor], gain: float
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Return head outputs `[Hq, D]` at the last position of both streams, each reinforced with the sets given."""
     found: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
-    text = model.inputs["input_ids"][model.inputs["input_ids"] != 150][None]
-    for stream, inputs in zip(found, ({"input_ids": text}, model.inputs), strict=True):
+    for stream, inputs in zip(found, ({"input_ids": model.text}, model.inputs), strict=True):
 
-        def hook(layer: int, stream: dict[int, Tensor] = stream) -> Any:
-            def scale(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def hook(layer: int, stream: dict[int, Tensor] = stream) -> Hook:
+            def scale(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                 heads = args[0].view(*args[0].shape[:2], 4, -1)
                 stream[layer] = heads[0, -1].clone()
                 factor = torch.where(chosen[layer], gain, 1.0) if layer in chosen else torch.ones(4)
@@ -117,7 +111,7 @@ def _above_median(moved: Tensor) -> Tensor:
     return moved > moved.sort().values[1]
 
 
-def test_lockstep_reinforces_both_streams_with_the_same_sets(llava: Any) -> None:
+def test_lockstep_reinforces_both_streams_with_the_same_sets(llava: Tiny) -> None:
     """Layer by layer: run both streams with the sets chosen so far, choose the next layer's set, start again."""
     sets: dict[int, Tensor] = {}
     for layer in LAYERS:
@@ -132,7 +126,7 @@ def test_lockstep_reinforces_both_streams_with_the_same_sets(llava: Any) -> None
     assert run.receipt.blind_passes == 1
 
 
-def test_lockstep_walks_through_layers_that_are_left_alone(llava: Any) -> None:
+def test_lockstep_walks_through_layers_that_are_left_alone(llava: Tiny) -> None:
     sets: dict[int, Tensor] = {}
     for layer in (0, 2):
         blind, sighted = _blind_and_sighted(llava, sets, gain=3.0)
@@ -147,7 +141,7 @@ def test_lockstep_walks_through_layers_that_are_left_alone(llava: Any) -> None:
     assert _chosen(run) == {layer: [int(head) for head in chosen] for layer, chosen in sets.items()}
 
 
-def test_two_passes_score_both_streams_unreinforced(llava: Any) -> None:
+def test_two_passes_score_both_streams_unreinforced(llava: Tiny) -> None:
     blind, sighted = _blind_and_sighted(llava, {}, gain=1.0)
     expected = {layer: _above_median((sighted[layer] - blind[layer]).norm(dim=-1)) for layer in LAYERS}
     with (
@@ -159,8 +153,8 @@ def test_two_passes_score_both_streams_unreinforced(llava: Any) -> None:
     assert (run.receipt.blind_passes, run.receipt.extra_passes) == (1, 1)
 
 
-def test_the_three_ways_differ_where_the_paper_is_silent(tiny: Any) -> None:
-    def heads(blind: Any, seed: int) -> dict[int, list[int]]:
+def test_the_three_ways_differ_where_the_paper_is_silent(tiny: Build) -> None:
+    def heads(blind: str, seed: int) -> dict[int, list[int]]:
         model = tiny("llava", seed=seed)
         with attach(model.model, [HeadReinforcement(gain=6.0, layers="all", blind=blind)]) as run:
             model.generate(steps=1)
@@ -171,7 +165,7 @@ def test_the_three_ways_differ_where_the_paper_is_silent(tiny: Any) -> None:
     assert any(heads("plain", seed) != heads("two-pass", seed) for seed in seeds)
 
 
-def test_a_profile_fixes_the_heads_for_every_sample(llava: Any) -> None:
+def test_a_profile_fixes_the_heads_for_every_sample(llava: Tiny) -> None:
     scores = torch.tensor([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 2.0, 3.0]])
     profile = HeadProfile(scores)
     expected = {0: [1, 1, 0, 0], 1: [0, 0, 1, 1], 2: [0, 1, 0, 1]}
@@ -185,12 +179,12 @@ def test_a_profile_fixes_the_heads_for_every_sample(llava: Any) -> None:
     assert _chosen(run) == {layer: [1 - head for head in heads] for layer, heads in expected.items()}
 
 
-def test_fixed_heads_need_a_profile(llava: Any) -> None:
+def test_fixed_heads_need_a_profile(llava: Tiny) -> None:
     with pytest.raises(errors.BadOption, match="profile"), attach(llava.model, [HeadReinforcement(heads="fixed")]):
         raise AssertionError("nothing may run")
 
 
-def test_bottom_heads_are_the_others(llava: Any) -> None:
+def test_bottom_heads_are_the_others(llava: Tiny) -> None:
     found = {}
     for heads in ("vhd", "bottom"):
         with attach(llava.model, [HeadReinforcement(layers=[0], heads=heads, outlier_filter=False)]) as run:
@@ -199,7 +193,7 @@ def test_bottom_heads_are_the_others(llava: Any) -> None:
     assert [1 - head for head in found["vhd"]] == found["bottom"]
 
 
-def test_random_heads_are_half_and_cost_no_image_free_pass(llava: Any) -> None:
+def test_random_heads_are_half_and_cost_no_image_free_pass(llava: Tiny) -> None:
     drawn = []
     for seed in range(6):
         with attach(llava.model, [HeadReinforcement(layers="all", heads="random", seed=seed)]) as run:
@@ -210,21 +204,21 @@ def test_random_heads_are_half_and_cost_no_image_free_pass(llava: Any) -> None:
     assert len(set(drawn)) > 1
 
 
-def test_two_interventions_multiply(llava: Any) -> None:
+def test_two_interventions_multiply(llava: Tiny) -> None:
     """Gains 2 and 1.5 on the same heads are gain 3, with one image-free pass for both."""
     profile = HeadProfile(torch.rand(3, 4))
     with attach(llava.model, [HeadReinforcement(gain=3.0, layers="all")], profile=profile):
         expected = llava.generate()
     both = [HeadReinforcement(gain=2.0, layers="all"), HeadReinforcement(gain=1.5, layers="all")]
     with attach(llava.model, both, profile=profile):
-        assert _distance(expected, llava.generate()) < 1e-5
+        assert distance(expected, llava.generate()) < CLOSE
     with attach(llava.model, both) as run:
         llava.generate()
     assert run.receipt.blind_passes == 1
     assert len(run.receipt.interventions) == 2
 
 
-def test_the_receipt_can_be_read(llava: Any) -> None:
+def test_the_receipt_can_be_read(llava: Tiny) -> None:
     with attach(llava.model, [HeadReinforcement()]) as run:
         llava.generate(steps=3)
     text = str(run.receipt)

@@ -1,18 +1,19 @@
 """RouteGain against attention written out in float64, and who is chosen."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.compare import distance
+from tests.support.families import CLOSE, Tiny
+from tests.support.oracle import Oracle, Written
 from vlm_heads import VLM, HeadProfile, attach, parse_intervention
 from vlm_heads.errors import BadOption
 from vlm_heads.interventions.route_gain import RouteGain
 from vlm_heads.models.planted import COLOURS, PRIOR_WORD, planted_image
 
 
-def _routed(call: Any, chosen: Tensor, image: float, generated: float, first: int) -> Tensor:
+def _routed(call: Written, chosen: Tensor, image: float, generated: float, first: int) -> Tensor:
     """Return heads whose keys contribute more or less in rows from `first` on."""
     weights = call.logits.softmax(-1)
     factor = torch.ones_like(weights)
@@ -22,10 +23,10 @@ def _routed(call: Any, chosen: Tensor, image: float, generated: float, first: in
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("rows", ["last", "after-image", "all"])
-def test_all_heads_equal_written_out_attention(rows: str, backend: Any, model: Any, oracle: Any, far: Any) -> None:
+def test_all_heads_equal_written_out_attention(rows: str, backend: str, model: Tiny, oracle: Oracle) -> None:
     everyone = torch.ones(4, dtype=torch.bool)
 
-    def rule(call: Any) -> Tensor:
+    def rule(call: Written) -> Tensor:
         first = {"last": call.logits.shape[1] - 1, "after-image": call.after_image, "all": 0}[rows]
         return _routed(call, everyone, 2.5, 0.4, first)
 
@@ -34,16 +35,16 @@ def test_all_heads_equal_written_out_attention(rows: str, backend: Any, model: A
         model.model, [RouteGain(image=2.5, generated=0.4, heads="all", layers="all", rows=rows)], backend=backend
     ):
         got = model.generate()
-    assert far(expected, got) < 2e-4
-    assert (expected.logits[0] - model.generate().logits[0]).abs().max() > 1e-2  # empty otherwise
+    assert distance(expected, got) < CLOSE
+    assert distance(expected.logits[0], model.generate().logits[0]) > 1e-2  # empty otherwise
 
 
 @pytest.mark.parametrize("heads", ["vhd", "mass", "bottom"])
-def test_the_choice_is_made_at_prefill_and_frozen(heads: str, model: Any, oracle: Any, far: Any) -> None:
+def test_the_choice_is_made_at_prefill_and_frozen(heads: str, model: Tiny, oracle: Oracle) -> None:
     chosen: dict[int, Tensor] = {}
     blind = oracle.look_without_image()
 
-    def choose(call: Any) -> Tensor:
+    def choose(call: Written) -> Tensor:
         output = (call.logits.softmax(-1) @ call.value)[:, -1]
         if heads == "mass":
             score = call.logits.softmax(-1)[:, -1, call.image].sum(-1)
@@ -52,7 +53,7 @@ def test_the_choice_is_made_at_prefill_and_frozen(heads: str, model: Any, oracle
         # of four heads the lower median is the second smallest: two lie above it
         return score > score.sort().values[1] if heads != "bottom" else score < score.sort().values[2]
 
-    def rule(call: Any) -> Tensor:
+    def rule(call: Written) -> Tensor:
         if call.prefill:
             chosen[call.layer] = choose(call)
         return _routed(call, chosen[call.layer], 3.0, 1.0, call.logits.shape[1] - 1)
@@ -60,12 +61,12 @@ def test_the_choice_is_made_at_prefill_and_frozen(heads: str, model: Any, oracle
     expected = oracle.generate(rule)
     with attach(model.model, [RouteGain(image=3.0, heads=heads, layers="all", outlier_filter=False)]) as run:
         got = model.generate()
-    assert far(expected, got) < 2e-4
+    assert distance(expected, got) < CLOSE
     counts = {layer: heads.int().tolist() for layer, heads in chosen.items()}
     assert run.receipt.interventions[0].heads() == counts
 
 
-def test_fixed_heads_come_from_the_profile(model: Any) -> None:
+def test_fixed_heads_come_from_the_profile(model: Tiny) -> None:
     profile = HeadProfile(scores=torch.tensor([[4.0, 1.0, 3.0, 2.0]] * 3))
     with attach(model.model, [RouteGain(heads="fixed", layers="all")], profile=profile) as run:
         model.generate()
@@ -75,18 +76,17 @@ def test_fixed_heads_come_from_the_profile(model: Any) -> None:
         pass
 
 
-def test_default_layers_are_the_last_half_and_damping_alone_acts(model: Any) -> None:
+def test_default_layers_are_the_last_half_and_damping_alone_acts(model: Tiny) -> None:
     plain = model.generate()
     with attach(model.model, [RouteGain(image=1.0, generated=0.0, heads="all")]) as run:
         got = model.generate()
     assert run.receipt.interventions[0].layers == (1, 2)
-    moved = [(a - b).abs().max() for a, b in zip(plain.logits, got.logits, strict=True)]
-    assert moved[0] < 1e-5  # nothing is generated yet at the first token
-    assert moved[1] > 1e-3
+    assert distance(plain.logits[0], got.logits[0]) < CLOSE  # nothing is generated yet at the first token
+    assert distance(plain.logits[1], got.logits[1]) > 1e-3
 
 
 @pytest.mark.parametrize("wrong", [{"image": -1.0}, {"generated": float("nan")}, {"heads": "best"}, {"rows": "some"}])
-def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
+def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadOption, match=next(iter(wrong))):
         RouteGain(**wrong)
 

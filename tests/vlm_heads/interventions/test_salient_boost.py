@@ -1,19 +1,20 @@
 """PAINT against attention written out in float64, and the patches against the tower's own weights."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 from vlm_kernels import KeyClass
 
+from tests.support.compare import distance
+from tests.support.families import CLOSE, Build, Tiny
+from tests.support.oracle import Oracle, Written
 from vlm_heads import HeadProfile, attach
 from vlm_heads.errors import BadOption, UnsupportedModel
 from vlm_heads.interventions.salient_boost import SalientBoost
 from vlm_heads.toolkit.vision_salience import TowerAttention, over_prompt, salient_patches
 
 
-def _by_the_tower(model: Any) -> Tensor:
+def _by_the_tower(model: Tiny) -> Tensor:
     """Return each patch's strength by weights that the tower gives itself: local share one of four patches."""
     tower = model.model.model.vision_tower
     tower.set_attn_implementation("eager")
@@ -31,12 +32,12 @@ def _by_the_tower(model: Any) -> Tensor:
 
 @pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_equals_written_out_attention(backend: Any, modulated: bool, model: Any, oracle: Any, far: Any) -> None:
+def test_equals_written_out_attention(backend: str, modulated: bool, model: Tiny, oracle: Oracle) -> None:
     strength = _by_the_tower(model)
     # ranks 1, 3, 2, 0 of three: a head's share of the strength
     heads = torch.tensor([1, 3, 2, 0]) / 3 if modulated else torch.ones(4)
 
-    def rule(call: Any) -> Tensor:
+    def rule(call: Written) -> Tensor:
         logits = call.logits.clone()
         rise = heads[:, None] * strength * logits[:, -1, call.image].abs()
         logits[:, -1, call.image] += rise
@@ -47,8 +48,8 @@ def test_equals_written_out_attention(backend: Any, modulated: bool, model: Any,
     profile = HeadProfile(scores=torch.tensor([[2.0, 9.0, 3.0, 1.0]] * 3))
     with attach(model.model, [SalientBoost(**options)], backend=backend, profile=profile):
         got = model.generate()
-    assert far(expected, got) < 2e-4
-    assert (expected.logits[0] - model.generate().logits[0]).abs().max() > 1e-4
+    assert distance(expected, got) < CLOSE
+    assert distance(expected.logits[0], model.generate().logits[0]) > 1e-4
 
 
 def test_a_patch_far_above_the_others_is_a_summary_and_not_local() -> None:
@@ -75,13 +76,13 @@ def test_images_are_laid_out_by_row_and_repeated_for_beams() -> None:
         over_prompt(patches, torch.tensor([[image] * 5], dtype=torch.int8))
 
 
-def test_beams_run(model: Any) -> None:
+def test_beams_run(model: Tiny) -> None:
     with attach(model.model, [SalientBoost(layers="all")]):
         assert model.generate(num_beams=2, output_logits=False).sequences.shape[0] == 1
 
 
 @pytest.mark.parametrize("family_name", ["paligemma", "qwen2_vl"])
-def test_a_tower_without_class_token_is_refused(family_name: str, tiny: Any) -> None:
+def test_a_tower_without_class_token_is_refused(family_name: str, tiny: Build) -> None:
     with pytest.raises(UnsupportedModel, match="class token"), attach(tiny(family_name).model, [SalientBoost()]):
         pass
 

@@ -1,10 +1,11 @@
 """VAF against attention written out in float64."""
 
-from typing import Any
-
 import pytest
 from torch import Tensor
 
+from tests.support.compare import distance
+from tests.support.families import CLOSE, Build, Tiny
+from tests.support.oracle import Oracle, Written
 from vlm_heads import attach
 from vlm_heads.errors import BadOption
 from vlm_heads.families import examine
@@ -12,8 +13,8 @@ from vlm_heads.interventions.visual_fusion import VisualFusion
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_equals_written_out_attention(backend: Any, model: Any, oracle: Any, far: Any) -> None:
-    def rule(call: Any) -> Tensor:
+def test_equals_written_out_attention(backend: str, model: Tiny, oracle: Oracle) -> None:
+    def rule(call: Written) -> Tensor:
         logits = call.logits.clone()
         begin = int(call.image.nonzero().min())
         logits[:, call.after_image :, call.image] *= 3.0
@@ -23,16 +24,16 @@ def test_equals_written_out_attention(backend: Any, model: Any, oracle: Any, far
     expected = oracle.generate(rule)
     with attach(model.model, [VisualFusion(image=3.0, system=0.2, layers="all")], backend=backend):
         got = model.generate()
-    assert far(expected, got) < 2e-4
-    assert (expected.logits[0] - model.generate().logits[0]).abs().max() > 1e-3
+    assert distance(expected, got) < CLOSE
+    assert distance(expected.logits[0], model.generate().logits[0]) > 1e-3
 
 
-def test_the_papers_layers_keep_their_proportion(tiny: Any) -> None:
+def test_the_papers_layers_keep_their_proportion(tiny: Build) -> None:
     assert VisualFusion().layers_in(examine(tiny("llava", num_hidden_layers=10).model)) == {3, 4}
     assert VisualFusion().layers_in(examine(tiny("llava").model)) == {1}
 
 
 @pytest.mark.parametrize("wrong", [{"image": -0.1}, {"system": float("inf")}])
-def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
+def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadOption, match=next(iter(wrong))):
         VisualFusion(**wrong)

@@ -4,7 +4,6 @@ import io
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from vlm_heads.models.images import load_image
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -46,7 +45,7 @@ def test_every_form_gives_the_same_pixels(form: str, tmp_path: Path) -> None:
     path = tmp_path / "picture with spaces é.png"
     picture.save(path)
     array = np.asarray(picture)
-    forms: dict[str, Any] = {
+    forms: dict[str, object] = {
         "path": path, "text": str(path), "bytes": path.read_bytes(), "image": picture, "array": array,
         "tensor": torch.tensor(array), "channels first": array.transpose(2, 0, 1), "floats": array / np.float32(255),
     }  # fmt: skip
@@ -146,7 +145,7 @@ def test_what_cannot_be_read_is_refused(content: bytes, said: str, tmp_path: Pat
         (np.zeros((1, 9), np.uint8), "9 x 1"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(source: Any, said: str) -> None:
+def test_what_is_no_image_is_refused_by_name(source: object, said: str) -> None:
     with pytest.raises(errors.BadImage, match=said):
         load_image(source)
 

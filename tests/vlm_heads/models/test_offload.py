@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
+from torch import Tensor
 from transformers.utils import logging
 from vlm_evals.answer import fingerprint
 from vlm_evals.scenes.samples import sample_path
 
+from tests.support.compare import equal
+from tests.support.families import Tiny
 from vlm_heads import VLM, HeadReinforcement, RouteGain, SinkRedistribution, attach, fold_gains, score_heads
 from vlm_heads.errors import UnsupportedModel
 
@@ -55,13 +57,16 @@ SPREAD: dict[str, Callable[[Path], VLM]] = {
 }  # fmt: skip
 
 
+Said = tuple[list[tuple[int, ...]], dict[str, object], Tensor, str]  # token ids, receipt, scores, fingerprint
+
+
 @pytest.fixture(scope="module")
-def said() -> list[Any]:
+def said() -> Said:
     """What the whole model does in memory: its answer, then one for each intervention; its head scores."""
     return _says(VLM.from_pretrained("mini"))
 
 
-def _says(vlm: VLM) -> list[Any]:
+def _says(vlm: VLM) -> Said:
     picture = sample_path("park")
     answers = [
         vlm.answer(picture, interventions=chosen, max_new_tokens=4) for chosen in ((), *((one,) for one in TRIALS))
@@ -69,12 +74,12 @@ def _says(vlm: VLM) -> list[Any]:
     with attach(vlm.model, [HeadReinforcement()]) as run:
         vlm.answer(picture, max_new_tokens=2)
     scores = score_heads(vlm.model, vlm.processor, [picture]).scores
-    return [[one.token_ids for one in answers], run.receipt.to_dict(), scores, fingerprint(vlm.model)]
+    return [one.token_ids for one in answers], run.receipt.to_dict(), scores, fingerprint(vlm.model)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:accelerate")
 @pytest.mark.parametrize("spread", SPREAD)
-def test_a_model_that_is_spread_out_does_what_the_whole_one_does(spread: str, said: list[Any], tmp_path: Path) -> None:
+def test_a_model_that_is_spread_out_does_what_the_whole_one_does(spread: str, said: Said, tmp_path: Path) -> None:
     logging.disable_progress_bar()
     vlm = SPREAD[spread](tmp_path / "offload")
     offloaded = any(parameter.is_meta for parameter in vlm.model.parameters())
@@ -83,7 +88,7 @@ def test_a_model_that_is_spread_out_does_what_the_whole_one_does(spread: str, sa
     answers, receipt, scores, weights = _says(vlm)
     assert answers == said[0]
     assert receipt == said[1]
-    assert torch.equal(scores, said[2])
+    assert equal(scores, said[2])
     assert weights == said[3]
     assert any(parameter.is_meta for parameter in vlm.model.parameters()) == offloaded  # back where they were
 
@@ -94,7 +99,7 @@ def test_offloaded_weights_are_not_folded_in_memory(tmp_path: Path) -> None:
         fold_gains(vlm.model, torch.full((8, 8), 2.0))
 
 
-def test_layers_that_compute_on_several_devices_are_refused(llava: Any) -> None:
+def test_layers_that_compute_on_several_devices_are_refused(llava: Tiny) -> None:
     """As a model spread over two GPUs says it, its weights offloaded in between."""
     for layer, block in enumerate(llava.decoder_layers):
         block.self_attn.to("meta")

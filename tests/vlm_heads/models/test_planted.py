@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,13 +49,13 @@ def test_the_filter_drops_the_negative_head_and_no_other(vlm: VLM) -> None:
 
 
 @pytest.mark.parametrize("word", COLOURS)
-def test_plain_the_prior_outshouts_the_image(word: str, says: Any) -> None:
+def test_plain_the_prior_outshouts_the_image(word: str, says: Callable[..., str]) -> None:
     assert says(word) == PRIOR_WORD
 
 
 @pytest.mark.parametrize("blind", ["plain", "lockstep", "two-pass"])
 @pytest.mark.parametrize("word", COLOURS)
-def test_gain_2_turns_the_wrong_word_into_the_right_one(word: str, blind: Any, says: Any) -> None:
+def test_gain_2_turns_the_wrong_word_into_the_right_one(word: str, blind: str, says: Callable[..., str]) -> None:
     assert says(word, HeadReinforcement(gain=2.0, blind=blind)) == word
 
 
@@ -70,7 +70,7 @@ def test_gain_2_turns_the_wrong_word_into_the_right_one(word: str, blind: Any, s
     ids=["gain 0.5", "neutral", "bottom heads", "no filter"],
 )
 @pytest.mark.parametrize("word", COLOURS)
-def test_controls_do_not(word: str, control: HeadReinforcement, says: Any) -> None:
+def test_controls_do_not(word: str, control: HeadReinforcement, says: Callable[..., str]) -> None:
     assert says(word, control) == PRIOR_WORD
 
 
@@ -79,7 +79,7 @@ def test_layers_without_vision_heads_leave_nothing_to_do(vlm: VLM) -> None:
         vlm.answer(planted_image("car"), interventions=[HeadReinforcement(layers=[0, 1])])
 
 
-def test_random_heads_help_no_more_often_than_chance_lets_them(says: Any) -> None:
+def test_random_heads_help_no_more_often_than_chance_lets_them(says: Callable[..., str]) -> None:
     """Two of four heads on each layer: both vision heads of both layers are drawn in 1 of 36 cases."""
     answers = [says("car", HeadReinforcement(heads="random", seed=seed)) for seed in range(12)]
     assert answers.count(PRIOR_WORD) >= 9
@@ -128,7 +128,7 @@ def test_votes_are_those_in_the_docstring(vlm: VLM) -> None:
     assert votes[dog] == pytest.approx(1.6, abs=0.05)
 
 
-def test_it_can_be_saved_and_loaded_as_any_model(vlm: VLM, tmp_path: Any) -> None:
+def test_it_can_be_saved_and_loaded_as_any_model(vlm: VLM, tmp_path: Path) -> None:
     vlm.model.save_pretrained(tmp_path)
     vlm.processor.save_pretrained(tmp_path)
     loaded = VLM.from_pretrained(tmp_path)

@@ -1,18 +1,17 @@
 """VAR on the planted model with sinks says what the image shows; its controls do not."""
 
-from typing import Any
-
 import pytest
 
 from vlm_heads import VLM, SinkRedistribution
 from vlm_heads.errors import NothingIntervened
 from vlm_heads.families import examine
+from vlm_heads.interventions.base import Intervention
 from vlm_heads.models.planted import COLOURS, PRIOR_WORD
 from vlm_heads.models.planted_sinks import SINK_CHANNEL, build_planted_with_sinks, image_with_sinks
 from vlm_heads.profiles.sink_shares import sink_shares
 from vlm_heads.toolkit.sink_channels import find_sink_channels
 
-VAR: dict[str, Any] = {"threshold": "relative", "layers": (2, 3)}
+VAR: dict[str, object] = {"threshold": "relative", "layers": (2, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def vlm() -> VLM:
     return VLM(*build_planted_with_sinks(), "planted with sinks")
 
 
-def _word(vlm: VLM, word: str, *interventions: Any) -> str:
+def _word(vlm: VLM, word: str, *interventions: Intervention) -> str:
     text = vlm.answer(image_with_sinks(word), interventions=interventions, max_new_tokens=8).text
     return next(one for one in (*COLOURS, PRIOR_WORD) if one in text)
 

@@ -1,12 +1,11 @@
 """Options: read from words, checked where they are made, and never guessed."""
 
 import re
-from typing import Any
 
 import pytest
 
 from vlm_heads import HeadReinforcement, errors, known_interventions, parse_intervention
-from vlm_heads.toolkit.layer_sets import resolve_layers
+from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
 from vlm_heads.toolkit.options import options_of
 
 
@@ -57,7 +56,7 @@ def test_a_mistake_is_named_with_its_remedy(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"gain": "2"}, {"gain": None}, {"gain": True}, {"gain": float("nan")}, {"blind": "x"}, {"heads": 3}]
 )
-def test_a_wrong_value_is_refused_where_it_is_made(wrong: dict[str, Any]) -> None:
+def test_a_wrong_value_is_refused_where_it_is_made(wrong: dict[str, object]) -> None:
     with pytest.raises(errors.BadOption, match=next(iter(wrong))):
         HeadReinforcement(**wrong)
 
@@ -90,13 +89,13 @@ def test_every_option_of_every_intervention_can_be_written(name: str) -> None:
         ([0, -1], 4, {0, 3}),
     ],
 )
-def test_layers_by_name_and_index(layers: Any, depth: int, expected: set[int]) -> None:
+def test_layers_by_name_and_index(layers: Layers, depth: int, expected: set[int]) -> None:
     assert resolve_layers(layers, depth, paper=[1, 2]) == expected
 
 
 @pytest.mark.parametrize(
     ("layers", "said"), [("lasthalf", "last-half"), ([4], "0..3"), ([-5], "0..3"), ([], "no layer")]
 )
-def test_layers_outside_the_model_are_refused(layers: Any, said: str) -> None:
+def test_layers_outside_the_model_are_refused(layers: Layers, said: str) -> None:
     with pytest.raises(errors.BadOption, match=re.escape(said)):
         resolve_layers(layers, 4, paper=[1])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support.compare import equal
 from vlm_heads.toolkit import sensitivity as s
 
 
@@ -33,7 +34,7 @@ def test_the_filter_needs_both_to_stand_out() -> None:
     surging = torch.tensor([8.0, 0.0, 0.0, 0.0])  # mean 2, std 4: only the first is above 6
     steady = torch.tensor([0.0, 8.0, 0.0, 0.0])
     assert s.without_outliers(awareness, surging).tolist() == [0.0, 1.0, 1.0, 1.0]
-    assert torch.equal(s.without_outliers(awareness, steady), awareness)
+    assert equal(s.without_outliers(awareness, steady), awareness)
 
 
 def test_biased_and_unbiased_deviation_decide_differently() -> None:
@@ -43,7 +44,7 @@ def test_biased_and_unbiased_deviation_decide_differently() -> None:
     assert s.without_outliers(values, near)[0] == 0.0
     # mean 1, std 1.155 unbiased and 1 biased: 2 - 1 = 1 is above neither 1.155 nor, strictly, 1
     split = torch.tensor([2.0, 2.0, 0.0, 0.0])
-    assert torch.equal(s.without_outliers(split, split), split)
+    assert equal(s.without_outliers(split, split), split)
     # mean 0.8, biased std sqrt(0.96) = 0.980, unbiased 1.095: 2 is 1.2 above; 1.8 is 1.0 above, between the two
     between = torch.tensor([1.8, 2.2, 0.0, 0.0, 0.0])
     deviations = [between.std(correction=correction).item() for correction in (1, 0)]
@@ -65,10 +66,10 @@ def test_the_least_aware_are_as_many_and_differ_by_row() -> None:
 def test_random_heads_depend_on_seed_and_layer_and_not_on_the_row() -> None:
     like, count = torch.zeros(3, 16), torch.full((3,), 8)
     first = s.random_heads(like, count, seed=0, layer=1)
-    assert torch.equal(first, s.random_heads(like, count, seed=0, layer=1))
-    assert not torch.equal(first, s.random_heads(like, count, seed=1, layer=1))
-    assert not torch.equal(first, s.random_heads(like, count, seed=0, layer=2))
-    assert torch.equal(first[0], first[2])
+    assert equal(first, s.random_heads(like, count, seed=0, layer=1))
+    assert not equal(first, s.random_heads(like, count, seed=1, layer=1))
+    assert not equal(first, s.random_heads(like, count, seed=0, layer=2))
+    assert equal(first[0], first[2])
     assert first.sum(dim=1).tolist() == [8, 8, 8]
 
 

@@ -1,15 +1,14 @@
 """Sink channels: discovery on a model with planted ones, and the table."""
 
-from typing import Any
-
 import pytest
 import torch
 
-from vlm_heads.families import examine
+from tests.support.families import Build
+from vlm_heads.families import Anatomy, examine
 from vlm_heads.toolkit.sink_channels import KNOWN, find_sink_channels, resolve_sink_dims, sink_strength
 
 
-def _with_massive_channels(tiny: Any, family: str, values: dict[int, float]) -> Any:
+def _with_massive_channels(tiny: Build, family: str, values: dict[int, float]) -> Anatomy:
     """Return a model whose first token explodes: its embedding carries large values in some channels."""
     model = tiny(family)
     embedding = model.model.get_input_embeddings().weight
@@ -21,7 +20,7 @@ def _with_massive_channels(tiny: Any, family: str, values: dict[int, float]) -> 
 
 
 @pytest.mark.parametrize("family_name", ["llava", "qwen2_5_vl", "blip2"])
-def test_planted_channels_are_found(family_name: str, tiny: Any) -> None:
+def test_planted_channels_are_found(family_name: str, tiny: Build) -> None:
     anatomy = _with_massive_channels(tiny, family_name, {5: 1.0, 40: -0.6})
     found = find_sink_channels(anatomy)
     assert found.channels == (5, 40)
@@ -30,18 +29,18 @@ def test_planted_channels_are_found(family_name: str, tiny: Any) -> None:
     assert resolve_sink_dims("auto", anatomy) == (5, 40)
 
 
-def test_more_than_three_large_channels_are_no_sink_channels(tiny: Any) -> None:
+def test_more_than_three_large_channels_are_no_sink_channels(tiny: Build) -> None:
     anatomy = _with_massive_channels(tiny, "llava", {5: 1.0, 9: 1.0, 20: 1.0, 40: 1.0})
     assert find_sink_channels(anatomy).channels == ()
 
 
-def test_own_prompts_are_taken(tiny: Any) -> None:
+def test_own_prompts_are_taken(tiny: Build) -> None:
     anatomy = _with_massive_channels(tiny, "llava", {5: 1.0})
     assert find_sink_channels(anatomy, torch.tensor([[1, 7, 8]])).channels == (5,)
     assert find_sink_channels(anatomy, torch.tensor([[7, 1, 8]])).channels == ()
 
 
-def test_looking_leaves_no_hook(tiny: Any) -> None:
+def test_looking_leaves_no_hook(tiny: Build) -> None:
     anatomy = examine(tiny("llava").model)
     find_sink_channels(anatomy)
     assert not any(layer._forward_pre_hooks for layer in anatomy.layers)

@@ -1,6 +1,6 @@
 """The league's pages: tables and what they say, written between two marks of a page; no number is copied by hand.
 
-    python -m vlm_app.studies.league.pages runs/league runs/league-1 runs/league-2 --route docs/route_gain.md
+    vlm-heads study pages runs/league runs/league-1 runs/league-2 --route docs/route_gain.md
 
 Percent; intervals are 95 % bootstrap intervals over scenes.
 """
@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from vlm_evals.data.coco import TaskError
 from vlm_evals.records import read_json, write_text
-
-from vlm_app.mistakes import run_app
 
 Found = Mapping[str, Any]
 
@@ -188,23 +185,22 @@ def _interval(estimate: Found) -> str:
     return f"{100 * estimate['estimate']:+.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
-def write_pages(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of leagues, the shipped model's first.")],
-    results: Annotated[Path | None, typer.Option("--results", help="Page of the first league's tables.")] = None,
-    route: Annotated[Path | None, typer.Option("--route", help="Page of RouteGain's rows over all leagues.")] = None,
-) -> None:
-    """Fill in the blocks of pages from leagues that were played."""
+def write_pages(folders: Sequence[Path], *, results: Path | None = None, route: Path | None = None) -> None:
+    """Fill in the blocks of pages from leagues that were played.
+
+    Args:
+        folders: of leagues, the shipped model's first.
+        results: page of the first league's tables.
+        route: page of RouteGain's rows over all leagues.
+
+    Raises:
+        TaskError: if a folder holds no league, or a page no block.
+    """
     missing = [folder for folder in folders if not (folder / "league.json").is_file()]
     if missing:
-        raise TaskError(f"{missing[0]} holds no league.json: play it first with python -m vlm_app.studies.league.play")
+        raise TaskError(f"{missing[0]} holds no league.json: play it first with vlm-heads study league")
     leagues = [read_json(folder / "league.json") for folder in folders]
     if results is not None:
         write_block(results, "league", results_page(leagues[0]))
     if route is not None:
         write_block(route, "route", route_page(leagues))
-
-
-if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(write_pages)
-    run_app(app)

@@ -1,7 +1,7 @@
 """The league: every setting on the same scenes, each against the plain model's trade-off curve at its own recall.
 
-    python -m vlm_app.studies.league.play --out runs/league --write docs/results.md
-    python -m vlm_app.studies.league.play --out runs/league-1 --model checkpoints/mini-1 --only route
+    vlm-heads study league --out runs/league --write docs/results.md
+    vlm-heads study league --out runs/league-1 --model checkpoints/mini-1 --only route
 
 A sweep on validation scenes chooses one setting per method, the one with the lowest CHAIR_S at equal recall; the
 published setting, the chosen ones, their controls and the other methods are then measured on scenes that nothing was
@@ -17,9 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from vlm_evals.answer import Asking, Processes, fingerprint
 from vlm_evals.data.coco import CocoFolder, TaskError
 from vlm_evals.records import read_json, write_json, write_text
@@ -31,9 +30,7 @@ from vlm_evals.tasks import DESCRIBE, Metric, bind
 
 from vlm_app.console import remark
 from vlm_app.experiment import BIASES, Arm, ask_arms, bias_name
-from vlm_app.mistakes import run_app
 from vlm_app.models import load_vlm, parse_mitigations
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Model, Seed
 from vlm_app.studies.league.entries import PUBLISHED, Entry, choose, finalists, other_methods, sweep_of_settings
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, write_block
@@ -183,15 +180,22 @@ def about(model: str, weights: str, rounds: Sequence[Round], place: Processes, s
 
 
 def play(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the tables.")] = Path("runs/league"),
-    model: Model = DEFAULT_MODEL,
-    only: Annotated[str | None, typer.Option("--only", help="route: RouteGain's rows alone, for another seed.")] = None,
-    scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
-    write: Annotated[Path | None, typer.Option("--write", help="Page whose block `league` is filled in.")] = None,
-    seed: Seed = DEFAULT_SEED,
-    device: Device = None,
-) -> None:
-    """Play the league and write league.md and league.json; `torchrun` shares the work between processes."""
+    out: Path, *, model: str, only: str | None, scale: float, write: Path | None, seed: int, device: str | None
+) -> dict[str, Any] | None:
+    """Play the league, write league.md and league.json, and return what it holds; None in all processes but the first.
+
+    Args:
+        out: folder of the runs and the tables.
+        model: what `load_vlm` takes.
+        only: "route" for RouteGain's rows alone.
+        scale: share of the full number of scenes.
+        write: page whose block `league` is filled in.
+        seed: draws the scenes and the resamples.
+        device: of the model; a GPU by default if there is one.
+
+    Raises:
+        TaskError: for another word in `only`, or a page without the block.
+    """
     if only not in (None, "route"):
         raise TaskError(f"--only {only}: the one word it knows is route")
     place = Processes.current(device)
@@ -199,13 +203,14 @@ def play(
     league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, place, seed)
     rounds = [_scaled(where, scale) for where in ROUNDS]
     found = _played(league, rounds, route_only=only == "route")
-    if place.first:
-        found["about"] = about(model, fingerprint(vlm.model), rounds, place, seed)
-        write_json(out / "league.json", found)
-        write_text(out / "league.md", results_page(found))
-        if write is not None:
-            write_block(write, "league", results_page(found))
-        print(f"league: {write or out / 'league.md'}")
+    if not place.first:
+        return None
+    found["about"] = about(model, fingerprint(vlm.model), rounds, place, seed)
+    write_json(out / "league.json", found)
+    write_text(out / "league.md", results_page(found))
+    if write is not None:
+        write_block(write, "league", results_page(found))
+    return found
 
 
 def _scaled(where: Round, scale: float) -> Round:
@@ -226,9 +231,3 @@ def _played(league: League, rounds: Sequence[Round], *, route_only: bool) -> dic
         results.append(league.measure(route if where.route_only else final, where))
     rows = {entry.name: asdict(entry) for entry in (*sweep, *final)}
     return {"rows": rows, "unfit": unfit, "sweep": validated, "final": results}
-
-
-if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(play)
-    run_app(app)

@@ -1,0 +1,100 @@
+"""`vlm-heads study`: the project's own experiments on the embedded world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm_app.console import print_json
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
+
+app = typer.Typer(help="The project's own experiments on the embedded world.")
+
+
+@app.command("held-out")
+def held_out(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report; started again it goes on.")] = Path(
+        "demo-report"
+    ),
+    captions: Annotated[int, typer.Option("--captions", min=1, help="Scenes to caption.")] = 500,
+    questioned: Annotated[int, typer.Option("--questioned", min=1, help="Scenes to ask questions about.")] = 150,
+    words: With = None,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Compare a model with and without an intervention on held-out scenes; VHR where none is named."""
+    from vlm_app.studies.held_out import held_out as compare
+
+    compare(
+        out, captions=captions, questioned=questioned, words=words, model=model, seed=seed, device=device, json=json
+    )
+
+
+@app.command("findings")
+def findings(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for findings.json.")] = Path("runs/findings"),
+    images: Annotated[int, typer.Option("--images", min=1, help="Held-out scenes to caption.")] = 600,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Measure what is true of a model: its vision-aware heads, its sinks, what T-VHD tells, what it recalls."""
+    from vlm_app.studies.findings import find
+
+    found = find(out, model=model, images=images, seed=seed, device=device)
+    if json:
+        print_json(found)
+    else:
+        print(f"findings: {out / 'findings.json'}")
+
+
+@app.command("league")
+def league(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the tables.")] = Path("runs/league"),
+    only: Annotated[str | None, typer.Option("--only", help="route: RouteGain's rows alone, for another seed.")] = None,
+    scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
+    write: Annotated[Path | None, typer.Option("--write", help="Page whose block `league` is filled in.")] = None,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Play every method on the same scenes at equal recall; `torchrun` shares the work between processes."""
+    from vlm_app.studies.league.play import play
+
+    found = play(out, model=model, only=only, scale=scale, write=write, seed=seed, device=device)
+    if found is None:
+        return  # another process of the same start prints
+    if json:
+        print_json(found)
+    else:
+        print(f"league: {write or out / 'league.md'}")
+
+
+@app.command("pages")
+def pages(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="LEAGUE…", help="Folders of leagues, the shipped model's first.")
+    ],
+    results: Annotated[Path | None, typer.Option("--results", help="Page of the first league's tables.")] = None,
+    route: Annotated[Path | None, typer.Option("--route", help="Page of RouteGain's rows over all leagues.")] = None,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Fill in the blocks of pages from leagues that were played. No model runs: --seed and --device change nothing."""
+    from vlm_app.studies.league.pages import write_pages
+
+    written = {name: str(page) for name, page in (("results", results), ("route", route)) if page is not None}
+    if not written:
+        raise typer.BadParameter("no page to fill in: name one with --results or --route")
+    write_pages(folders, results=results, route=route)
+    if json:
+        print_json(written)
+    else:
+        print(f"pages: {', '.join(written.values())}")

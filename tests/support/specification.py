@@ -1,0 +1,60 @@
+"""What the float64 specification says of an attention call, and whether a backend agrees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from vlm_kernels import Aux, KeyClass, attend, reference
+
+from tests.support.attention_calls import WANT, Call
+
+TOLERANCE = 2e-6
+MASS_TOLERANCE = 5e-7
+NEAR_A_THRESHOLD = 1e-4
+
+
+def clear_rows(call: Call, expected: Aux) -> Tensor:
+    """Return bool `[B, Hq, Tq]`: rows far enough from a rule's thresholds that no precision flips them."""
+    rule = call.plan.redistribution
+    if rule is None:
+        return torch.ones(call.query.shape[:3], dtype=torch.bool)
+    assert expected.mass is not None
+    sink, image = expected.mass[..., KeyClass.IMAGE_SINK], expected.mass[..., KeyClass.IMAGE]
+    keys = ((call.key_class == KeyClass.IMAGE_SINK) | (call.key_class == KeyClass.IMAGE)).sum(-1)[:, None, None]
+    room = sink - rule.max_sink_share * (sink + image + rule.share_epsilon * keys)
+    edge = (sink + image - rule.min_image_mass).abs()
+    return (room.abs() > NEAR_A_THRESHOLD) & (edge > NEAR_A_THRESHOLD) | (sink + image == 0)
+
+
+def specified(call: Call) -> tuple[Tensor, Aux]:
+    """Return what the specification says in float64, on the CPU."""
+    arguments = call.to(torch.device("cpu")).to(torch.float64).arguments()
+    keys, rows = call.key.shape[2], call.query.shape[2]
+    if call.mask is None and 1 < rows < keys:
+        return attend(**arguments, backend="reference", want=WANT)
+    return reference.attend(**arguments, want=WANT)
+
+
+def complaint(call: Call, output: Tensor, aux: Aux, tolerance: float = TOLERANCE, mass: float = MASS_TOLERANCE) -> str:
+    """Return what disagrees with the specification, or an empty string; errors count relative to a size above 1.
+
+    A boost or a factor makes logits up to twice as large, or three times both, and with them the weights' rounding.
+    """
+    if call.plan.logit_factor is not None:
+        tolerance, mass = 2 * tolerance, 2 * mass
+    if call.plan.logit_boost is not None:
+        tolerance, mass = 2 * tolerance, 2 * mass
+    expected, expected_aux = specified(call)
+    clear = clear_rows(call.to(torch.device("cpu")), expected_aux)
+    pairs = {"output": (output, expected, tolerance)}
+    for name in WANT:
+        if getattr(aux, name) is not None:
+            allowed = tolerance if name == "blinded" else mass
+            pairs[name] = (getattr(aux, name), getattr(expected_aux, name), allowed)
+    found = []
+    for name, (actual, wanted, allowed) in pairs.items():
+        error = (actual.cpu().double() - wanted)[clear].abs() / wanted[clear].abs().clamp_min(1.0)
+        worst = error.nan_to_num(torch.inf).max().item() if error.numel() else 0.0
+        if worst > allowed:
+            found.append(f"{name} is off by {worst:.1e}, allowed {allowed:.1e}")
+    return "; ".join(found)
