@@ -25,6 +25,7 @@ Update = dict[Any, Any]  # component -> its new value; what is missing stays as 
 TITLE = "vlm-heads"
 _MODEL = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "hidden", "api_visibility": "private"}
 _QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+_LISTING = {"language": None, "interactive": False, "show_line_numbers": False, "wrap_lines": True}
 _SCROLL = "() => { document.querySelector('#vh-status').scrollIntoView({ block: 'nearest' }); }"
 _IDLE = "Choose a picture and press Run."
 
@@ -167,7 +168,7 @@ class _Page:
             return gr.Number(option.default, precision=0, **said)
         if option.words and option.kind == "word":
             return gr.Dropdown(list(option.words), value=option.default, **said)
-        return gr.Textbox(str(option.default), **said)
+        return gr.Textbox(option.write(option.default), **said)
 
     def _see(self) -> None:
         self._status = self._view("status", html.note(_IDLE))
@@ -181,22 +182,8 @@ class _Page:
                     self._heads = self._view("heads")
                     self._overlays = self._view("overlays")
             with gr.Tab("As code"):
-                self._python = gr.Code(
-                    label="Python",
-                    language=None,
-                    interactive=False,
-                    show_line_numbers=False,
-                    wrap_lines=True,
-                    elem_id="vh-python",
-                )
-                self._command = gr.Code(
-                    label="Command line",
-                    language=None,
-                    interactive=False,
-                    show_line_numbers=False,
-                    wrap_lines=True,
-                    elem_id="vh-command",
-                )
+                self._python = gr.Code(label="Python", elem_id="vh-python", **_LISTING)
+                self._command = gr.Code(label="Command line", elem_id="vh-command", **_LISTING)
                 self._link = gr.Textbox(
                     label="Link to this state", interactive=False, buttons=["copy"], elem_id="vh-link"
                 )

@@ -13,8 +13,7 @@ from vlm_app.view.looking import sink_channels_of
 from vlm_app.view.marks import Marker
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side, race
-from vlm_heads import VLM
-from vlm_heads.families import examine
+from vlm_heads import VLM, examine
 
 
 class SharedModel:
@@ -65,8 +64,7 @@ class SharedModel:
         mitigation, decoding = recipe.mitigation, recipe.decoding()
         streams = [partial(self.vlm.stream, image, recipe.prompt, **decoding)]
         if mitigation:
-            second = partial(self.twin.stream, image, recipe.prompt, mitigation.interventions)
-            streams.append(partial(second, contrast=mitigation.contrast, **decoding))
+            streams.append(partial(self.twin.stream, image, recipe.prompt, mitigation, **decoding))
         yield from race(streams, recipe.seed, stopped)
 
     def spoken_ids(self, side: Side) -> tuple[int, ...]:

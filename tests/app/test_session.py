@@ -15,7 +15,7 @@ from vlm_app.session import Session
 from vlm_app.view import html, words
 from vlm_app.view.cards import cards, presets
 from vlm_app.view.facts import Column
-from vlm_app.view.form import option_keys, values_of, words_of
+from vlm_app.view.form import Key, option_keys, values_of, words_of
 from vlm_app.view.marks import Marker, Named, changed_words
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side, race
@@ -299,6 +299,29 @@ def test_a_preset_goes_through_the_form_unchanged(name: str) -> None:
     words = presets()[name]
     chosen, values = values_of(words)
     assert sorted(words_of(chosen, values)) == sorted(words)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "var:threshold=relative,sink_dims=14+25",  # words and lists where numbers may stand
+        "var:threshold=12.5,mode=code",
+        "vhr:layers=1+18,outlier_filter=false,seed=3",
+        "adhh:heads=14.3+-1.0",
+        'icd:instruction="You see nothing, or little."',
+        "spin:kept=0.123456789",
+    ],
+)
+def test_any_word_goes_through_the_form_unchanged(word: str) -> None:
+    assert words_of(*values_of((word,))) == (word,)
+
+
+def test_what_is_typed_is_read_as_on_the_command_line() -> None:
+    chosen, values = values_of(("var",))
+    values |= {Key("var", "threshold"): " relative ", Key("var", "layers"): "2+3", Key("var", "sink_dims"): ""}
+    assert words_of(chosen, values) == ("var:threshold=relative,layers=2+3",)
+    with pytest.raises(BadOption, match="threshold=far"):
+        words_of(chosen, values | {Key("var", "threshold"): "far"})
 
 
 def test_an_emptied_field_is_the_default() -> None:

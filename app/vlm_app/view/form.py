@@ -7,9 +7,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from vlm_app.view.cards import cards
-from vlm_app.view.recipe import word_of, written
-from vlm_heads import known_contrasts, known_interventions
-from vlm_heads.toolkit.options import Option, parse_options
+from vlm_heads import parse_mitigation
+from vlm_heads.methods import Option
 
 
 class Key(NamedTuple):
@@ -32,12 +31,13 @@ def words_of(chosen: Collection[str], values: Mapping[Key, Any]) -> tuple[str, .
         values: one for each of `option_keys()`.
 
     Raises:
-        BadOption: if a value cannot be read.
+        BadOption: if a value of a chosen method cannot be read or is out of its range.
     """
-    given: dict[str, dict[str, Any]] = {}
+    given: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     for key, option in _options().items():
-        given.setdefault(key.method, {})[key.option] = _typed(option, values[key])
-    return tuple(word_of(card.name, card.kind, given[card.name]) for card in cards() if card.name in chosen)
+        if key.method in chosen:
+            given[key.method][key.option] = _typed(option, values[key])
+    return tuple(card.kind(**given[card.name]).word() for card in cards() if card.name in chosen)
 
 
 def values_of(words: Sequence[str]) -> tuple[list[str], dict[Key, Any]]:
@@ -46,13 +46,9 @@ def values_of(words: Sequence[str]) -> tuple[list[str], dict[Key, Any]]:
     Raises:
         BadOption: if a word cannot be read.
     """
-    kinds = known_interventions() | known_contrasts()
-    given: dict[str, Mapping[str, Any]] = {}
-    for word in words:
-        name, _, options = word.partition(":")
-        given[name.strip()] = parse_options(kinds[name.strip()], options, name)
+    given = {one.name: one for one in parse_mitigation(words).methods()}
     values = {
-        key: _shown(option, given.get(key.method, {}).get(key.option, option.default))
+        key: _shown(option, getattr(given.get(key.method), key.option, option.default))
         for key, option in _options().items()
     }
     return [card.name for card in cards() if card.name in given], values
@@ -64,17 +60,13 @@ def _options() -> Mapping[Key, Option]:
 
 
 def _typed(option: Option, value: Any) -> Any:
-    """Return a form's value as the option's type; an emptied field is the default."""
-    if value is None or value == "":
+    """Return a form's value as the option's; an emptied field is the default."""
+    text = value.strip() if isinstance(value, str) else value
+    if text is None or text == "":
         return option.default
-    if option.kind == "number" and not isinstance(option.default, str) and value not in option.words:
-        return float(value)
-    if option.kind == "integer":
-        return int(value)
-    if option.kind == "switch":
-        return bool(value)
-    return str(value).strip()
+    return option.read(text) if isinstance(text, str) else text
 
 
 def _shown(option: Option, value: Any) -> Any:
-    return value if option.kind in ("number", "integer", "switch") else written(value)
+    """Return an option's value as the form holds it: a number or a switch as it is, all else in writing."""
+    return value if isinstance(value, bool | int | float) else option.write(value)

@@ -15,9 +15,16 @@ from vlm_app.view.grid import Grid, find_grid
 from vlm_app.view.looking import Looks, watch
 from vlm_app.view.marks import Named
 from vlm_app.view.receipts import heads_acted_on
-from vlm_heads import VLM, HeadProfile, SinkRedistribution, TokenGrounding, score_heads, token_grounding
-from vlm_heads.errors import VlmHeadsError
-from vlm_heads.interventions.base import Intervention
+from vlm_heads import (
+    VLM,
+    HeadProfile,
+    Intervention,
+    SinkRedistribution,
+    TokenGrounding,
+    VlmHeadsError,
+    score_heads,
+    token_grounding,
+)
 
 SIDES = ("plain", "mitigated")
 
