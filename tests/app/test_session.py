@@ -318,6 +318,7 @@ def test_any_word_goes_through_the_form_unchanged(word: str) -> None:
 
 def test_what_is_typed_is_read_as_on_the_command_line() -> None:
     chosen, values = values_of(("var",))
+    assert values[Key("var", "threshold")] == "20"
     values |= {Key("var", "threshold"): " relative ", Key("var", "layers"): "2+3", Key("var", "sink_dims"): ""}
     assert words_of(chosen, values) == ("var:threshold=relative,layers=2+3",)
     with pytest.raises(BadOption, match="threshold=far"):

@@ -68,5 +68,5 @@ def _typed(option: Option, value: Any) -> Any:
 
 
 def _shown(option: Option, value: Any) -> Any:
-    """Return an option's value as the form holds it: a number or a switch as it is, all else in writing."""
-    return value if isinstance(value, bool | int | float) else option.write(value)
+    """Return an option's value as the form holds it: a number or a switch as it is, what is typed as it is written."""
+    return value if isinstance(value, bool | int | float) and not option.words else option.write(value)
