@@ -9,9 +9,9 @@ from typing import Any, Self, get_args
 
 import torch
 from torch import nn
+from vlm_kernels import Backend
 
 from vlm_heads.attached.installing import installed
-from vlm_heads.attached.layer_edit import Backend
 from vlm_heads.attached.refused_modes import refusing
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.attached.watcher import Watcher

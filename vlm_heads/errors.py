@@ -2,6 +2,7 @@
 
 VlmHeadsError                 catch this one to catch a user's mistake
 ├── UnsupportedModel          this model, or the way it was loaded, cannot be intervened on
+│   └── NoSinks               this model has no attention sinks that could be found
 ├── UnsupportedGeneration     this way of generating cannot be intervened on
 ├── AlreadyAttached           the model is inside another attach
 ├── NothingIntervened         an intervention was attached and never fired
@@ -25,6 +26,10 @@ class VlmHeadsError(Exception):
 
 class UnsupportedModel(VlmHeadsError):
     """This model, or the way it was loaded, cannot be intervened on."""
+
+
+class NoSinks(UnsupportedModel):
+    """This model has no attention sinks that could be found."""
 
 
 class UnsupportedGeneration(VlmHeadsError):

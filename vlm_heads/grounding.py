@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vlm_heads.attached.two_streams import both_streams
 from vlm_heads.errors import BadOption, BadPrompt
 from vlm_heads.families import examine
 from vlm_heads.models.images import ImageSource, load_image
-from vlm_heads.models.prompts import model_inputs
+from vlm_heads.models.prompts import model_inputs, with_answer
 from vlm_heads.toolkit import sensitivity
-
-# Inputs with one entry per prompt position, which a continuation has to extend.
-_PER_POSITION = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def token_grounding(
     inputs = model_inputs(model, processor, [load_image(image)], [prompt])
     ids = _token_ids(processor, text, anatomy.image_token_id)
     # the last token is predicted, but predicts nothing that was said
-    sighted, blind = both_streams(model, anatomy, _continued(inputs, ids[:-1]), positions=len(ids))
+    sighted, blind = both_streams(model, anatomy, with_answer(inputs, ids[:-1]), positions=len(ids))
     total = torch.zeros(len(ids), dtype=torch.float64)
     for layer, seen in sighted.outputs.items():
         if layer in blind.outputs:
@@ -87,19 +84,6 @@ def _token_ids(processor: Any, text: str | Sequence[int], image_token_id: int) -
     if image_token_id in ids:
         raise BadPrompt("the text carries the image token; give the answer alone")
     return [int(token_id) for token_id in ids]
-
-
-def _continued(inputs: dict[str, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """Return the prompt's inputs with `ids` appended as text."""
-    prompt: Tensor = inputs["input_ids"]
-    more = torch.tensor([list(ids)], dtype=prompt.dtype, device=prompt.device)
-    longer = dict(inputs)
-    longer["input_ids"] = torch.cat([prompt, more], dim=1)
-    for name in _PER_POSITION:
-        if isinstance(inputs.get(name), Tensor):
-            fill = 1 if name == "attention_mask" else 0
-            longer[name] = torch.cat([inputs[name], torch.full_like(more, fill, dtype=inputs[name].dtype)], dim=1)
-    return longer
 
 
 def _pieces(tokenizer: Any, ids: Sequence[int], scores: Sequence[float]) -> list[TokenGrounding]:

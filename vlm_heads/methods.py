@@ -33,7 +33,7 @@ from vlm_heads.toolkit.head_choice import HeadChoice, HeadChooser, head_awarenes
 from vlm_heads.toolkit.head_list import GainList, GainListForm, HeadList, HeadListForm, layers_of_heads
 from vlm_heads.toolkit.layer_sets import Layers, layers_option, resolve_layers
 from vlm_heads.toolkit.method import Method, Paper
-from vlm_heads.toolkit.options import Option, option, parse_options
+from vlm_heads.toolkit.options import Option, option, options_of, parse_options, require_number
 from vlm_heads.toolkit.row_attention import (
     image_keys,
     last_row,
@@ -75,10 +75,13 @@ __all__ = [
     "layers_of_heads",
     "layers_option",
     "option",
+    "options_of",
     "over_keys",
     "parse_intervention",
     "parse_method",
+    "parse_options",
     "require_image_keys",
+    "require_number",
     "resolve_layers",
     "row_logits",
     "row_weights",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 Advance = Callable[[int], None]
@@ -69,3 +70,21 @@ def print_table(title: str, header: Iterable[str], rows: Iterable[Iterable[str]]
     if not console.is_terminal:
         console = Console(width=160)  # a pipe has no width; wrap for nobody
     console.print(table)
+
+
+def publish(report: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
+    """Write a report where a folder is given, and print it."""
+    from vlm_evals.report import write_report
+    from vlm_evals.reports.tables import headline, tables
+
+    written = write_report(out, report) if out is not None else []
+    if as_json:
+        print_json(report)
+        return
+    print(headline(report))
+    for table in tables(report):
+        print_table(table.title, table.header, table.rows)
+    if report["failures"]:
+        print(f"{len(report['failures'])} samples were not answered")
+    if written:
+        print(f"report: {written[1]} ({', '.join(path.name for path in written if path != written[1])} beside it)")

@@ -13,7 +13,11 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 
 # Typer carries its own copy of click in newer versions: the class is found by what is public in all of them.
-_UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
+_CommandLineError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
+
+
+class UsageError(ValueError):
+    """Something asked of a command cannot be: the message says what was given, what is needed and what to do."""
 
 
 def run_app(command: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -25,7 +29,7 @@ def run_app(command: typer.Typer, arguments: Sequence[str] | None = None) -> NoR
     """
     try:
         code = command(arguments, standalone_mode=False)
-    except _UsageError as error:
+    except _CommandLineError as error:
         _complain(error.format_message())
     except user_mistakes() as error:
         _complain(str(error))
@@ -41,7 +45,7 @@ def user_mistakes() -> tuple[type[Exception], ...]:
     """Return the exceptions that are a user's mistake; the library's are known only where it was imported."""
     library = sys.modules.get("vlm_heads.errors")
     files = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-    return (EvaluationError, *files, *((library.VlmHeadsError,) if library else ()))
+    return (EvaluationError, UsageError, *files, *((library.VlmHeadsError,) if library else ()))
 
 
 def _complain(message: str) -> NoReturn:

@@ -12,15 +12,16 @@ from zlib import crc32
 import torch
 from PIL import Image
 
+from vlm_evals.errors import RunError
+from vlm_evals.protocol import Protocol
 from vlm_evals.records import Answer, Sample
-from vlm_evals.runs import Run, RunError, content_hash
-from vlm_evals.tasks import Protocol
-from vlm_heads import VLM, Contrast, HeadProfile, attach
+from vlm_evals.runs import Run, content_hash
+from vlm_heads import VLM, Mitigation, attach
 from vlm_heads.errors import BadImage, NothingIntervened
-from vlm_heads.interventions.base import Intervention
 from vlm_heads.models.images import load_image
 
 SAMPLED_VALUES = 16  # of a parameter, at least
+PLAIN = Mitigation()  # the model as it is
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Processes:
         """Whether this is the process that merges and reports."""
         return self.index == 0
 
+    def once(self, missing: Callable[[], bool], make: Callable[[], object]) -> None:
+        """Make something where it is missing: the first process looks and makes, and all go on when it is there."""
+        if self.first and missing():
+            make()
+        self.wait()
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.count > 1:
@@ -64,9 +71,7 @@ class Asking:
 
     Attributes:
         vlm: the model.
-        interventions: attached to every generation.
-        contrast: a second stream beside every generation, or None.
-        profile: head scores for `attach`, or None.
+        mitigation: what is done to the model in every generation.
         end_bias: added to the end-of-text logits at every step; positive makes answers shorter.
         batch_size: samples in one generation; the answers do not depend on it.
         max_failures: unreadable images a run may hold before it is given up.
@@ -74,9 +79,7 @@ class Asking:
     """
 
     vlm: VLM
-    interventions: Sequence[Intervention] = ()
-    contrast: Contrast | None = None
-    profile: HeadProfile | None = None
+    mitigation: Mitigation = PLAIN
     end_bias: float = 0.0
     batch_size: int = 16
     max_failures: int = 20
@@ -109,8 +112,8 @@ def answer_samples(
         NothingIntervened: if an intervention found nothing to act on in the whole share, unless that is allowed.
         VlmHeadsError: if the model or an intervention cannot do what is asked.
     """
-    place = processes or Processes()
-    share = samples[place.index :: place.count]
+    sharing = processes or Processes()
+    share = samples[sharing.index :: sharing.count]
     rest = [sample for sample in share if sample.sample_id not in run.answers]
     progress(len(share) - len(rest))
     sampling = bool(protocol.decoding.get("do_sample"))
@@ -187,10 +190,12 @@ def _attached(asking: Asking) -> Iterator[dict[str, Any]]:
     A batch may give an intervention nothing to do: whether it ever fires is for the whole run to say.
     """
     receipt: dict[str, Any] = {}
-    if not asking.interventions:
+    done = asking.mitigation
+    if not done.interventions:
         yield receipt
         return
-    with attach(asking.vlm.model, asking.interventions, profile=asking.profile, allow_idle=True) as attachment:
+    # the contrast goes beside: it may need the image and the prompt
+    with attach(asking.vlm.model, done.interventions, profile=done.profile, allow_idle=True) as attachment:
         yield receipt
         receipt.update(attachment.receipt.to_dict())
 
@@ -201,7 +206,7 @@ def _check_fired(asking: Asking, answers: Iterable[Answer]) -> None:
     for answer in answers:
         answered += answer.error is None
         fired |= {one["name"] for one in (answer.receipt or {}).get("interventions", ()) if one["layers"]}
-    idle = [one.name for one in asking.interventions if one.name not in fired]
+    idle = [one.name for one in asking.mitigation.interventions if one.name not in fired]
     if idle and answered:
         raise NothingIntervened(
             f"{', '.join(idle)} found nothing to act on in any of {answered} samples, so the run would be the plain "
@@ -210,7 +215,8 @@ def _check_fired(asking: Asking, answers: Iterable[Answer]) -> None:
 
 
 def _generation(asking: Asking, protocol: Protocol) -> dict[str, Any]:
-    arguments = dict(protocol.decoding) | {"max_new_tokens": protocol.max_new_tokens, "contrast": asking.contrast}
+    arguments = dict(protocol.decoding) | {"max_new_tokens": protocol.max_new_tokens}
+    arguments["contrast"] = asking.mitigation.contrast
     if asking.end_bias:
         ends = asking.vlm.model.generation_config.eos_token_id
         ids = ends if isinstance(ends, list) else [ends]

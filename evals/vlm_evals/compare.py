@@ -1,7 +1,8 @@
 """Two runs on the same items: differences with intervals, exact tests, and the difference at equal recall.
 
-A resample draws items with replacement, the same ones for every run, and takes every metric of the resampled corpus;
-intervals are percentiles over resamples. An item is an image: all questions about one image are drawn together.
+A resample draws items with replacement, the same ones for every run, and takes every figure of the resampled corpus;
+intervals are percentiles over resamples. An item is a unit of a metric, such as an image: all questions about one image
+are drawn together.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm_evals.errors import AnswerMismatch
-from vlm_evals.ratios import Counts, Metric, total
+from vlm_evals.ratios import Counts, Formula, total
 
 if TYPE_CHECKING:
     from vlm_evals.ratios import Array
@@ -69,31 +70,31 @@ class Resampled:
     def __init__(self, runs: Sequence[Sequence[Counts]], *, seed: int, resamples: int = RESAMPLES) -> None:
         if not runs or not runs[0] or len({len(run) for run in runs}) != 1:
             raise AnswerMismatch(f"runs on {', '.join(str(len(run)) for run in runs)} items cannot be compared")
-        names = list(runs[0][0])
-        table = np.array([[[item[name] for name in names] for item in run] for run in runs], dtype=np.float64)
+        names = list(dict.fromkeys(name for run in runs for name in run[0]))
+        table = np.array([[[item.get(name, 0) for name in names] for item in run] for run in runs], dtype=np.float64)
         count, items, columns = table.shape
         self.observed = [total(run) for run in runs]
         flat = np.moveaxis(table, 0, 1).reshape(items, count * columns)
         sums = resampled_sums(flat, seed=seed, resamples=resamples).reshape(resamples, count, columns)
         self._sums = [{name: sums[:, run, column] for column, name in enumerate(names)} for run in range(count)]
 
-    def value(self, metric: Metric, run: int) -> float | None:
-        """Return a metric of one run."""
-        return metric.of(self.observed[run])
+    def value(self, formula: Formula, run: int) -> float | None:
+        """Return a figure of one run."""
+        return formula.of(self.observed[run])
 
-    def samples(self, metric: Metric, run: int) -> Array:
-        """Return a metric of one run in every resample, NaN where it is undefined."""
-        return metric.of_many(self._sums[run])
+    def samples(self, formula: Formula, run: int) -> Array:
+        """Return a figure of one run in every resample, NaN where it is undefined."""
+        return formula.of_many(self._sums[run])
 
-    def estimate(self, metric: Metric, run: int) -> Estimate:
-        """Return a metric of one run with its interval."""
-        return interval(self.value(metric, run), self.samples(metric, run), metric.undefined)
+    def estimate(self, formula: Formula, run: int) -> Estimate:
+        """Return a figure of one run with its interval."""
+        return interval(self.value(formula, run), self.samples(formula, run), formula.undefined)
 
-    def difference(self, metric: Metric, run: int, base: int) -> Estimate:
-        """Return the metric of one run minus that of another, with its interval."""
-        here, there = self.value(metric, run), self.value(metric, base)
+    def difference(self, formula: Formula, run: int, base: int) -> Estimate:
+        """Return the figure of one run minus that of another, with its interval."""
+        here, there = self.value(formula, run), self.value(formula, base)
         value = None if here is None or there is None else here - there
-        return interval(value, self.samples(metric, run) - self.samples(metric, base), metric.undefined)
+        return interval(value, self.samples(formula, run) - self.samples(formula, base), formula.undefined)
 
 
 def resampled_sums(table: Array, *, seed: int, resamples: int) -> Array:
@@ -135,7 +136,7 @@ def mcnemar(plain: Sequence[bool], mitigated: Sequence[bool]) -> dict[str, Any]:
         `only_plain` and `only_mitigated` (items where one run alone has the outcome) and `p`, two-sided; 1 where no
         item differs.
     """
-    from scipy.stats import binomtest  # half a second to import, for one number
+    from scipy.stats import binomtest  # slow to import, and asked for once a report
 
     pairs = list(zip(plain, mitigated, strict=True))
     only_plain = sum(one and not other for one, other in pairs)
@@ -146,7 +147,7 @@ def mcnemar(plain: Sequence[bool], mitigated: Sequence[bool]) -> dict[str, Any]:
 
 
 def at_equal_recall(
-    resampled: Resampled, metrics: Mapping[str, Metric], recall: Metric, *, method: int, curve: Sequence[int]
+    resampled: Resampled, figures: Mapping[str, Formula], recall: Formula, *, method: int, curve: Sequence[int]
 ) -> dict[str, Estimate]:
     """Return how far a method lies from the plain model's trade-off curve at the method's own recall.
 
@@ -155,13 +156,13 @@ def at_equal_recall(
 
     Args:
         resampled: the counts of all runs.
-        metrics: what to compare, by name.
-        recall: the metric the curve is drawn over.
+        figures: what to compare, by name.
+        recall: the figure the curve is drawn over.
         method: index of the method's run.
         curve: indices of the plain runs, in any order.
 
     Returns:
-        metric -> method minus curve; undefined where the method's recall is outside the curve, as it is or in more
+        figure -> method minus curve; undefined where the method's recall is outside the curve, as it is or in more
         than one of twenty resamples.
     """
     at = resampled.value(recall, method)
@@ -169,26 +170,26 @@ def at_equal_recall(
     known = [end for end in ends if end is not None]
     if at is None or len(known) != len(curve) or len(curve) < 2 or not min(known) <= at <= max(known):
         reason = "the method's recall lies outside the plain model's curve; add end-of-text biases"
-        return {name: Estimate(None, undefined=reason) for name in metrics}
+        return {name: Estimate(None, undefined=reason) for name in figures}
     recalls = np.stack([resampled.samples(recall, run) for run in curve], axis=1)
     own = resampled.samples(recall, method)
     found = {}
-    for name, metric in metrics.items():
-        values = np.array([[resampled.value(metric, run) for run in curve]], dtype=np.float64)
+    for name, formula in figures.items():
+        values = np.array([[resampled.value(formula, run) for run in curve]], dtype=np.float64)
         here = interpolate(np.array([known]), values, np.array([at]))[0]
-        there = interpolate(recalls, np.stack([resampled.samples(metric, run) for run in curve], axis=1), own)
-        found[name] = _off_curve(resampled, metric, method, float(here), there)
+        there = interpolate(recalls, np.stack([resampled.samples(formula, run) for run in curve], axis=1), own)
+        found[name] = _off_curve(resampled, formula, method, float(here), there)
     return found
 
 
-def _off_curve(resampled: Resampled, metric: Metric, method: int, here: float, there: Array) -> Estimate:
+def _off_curve(resampled: Resampled, formula: Formula, method: int, here: float, there: Array) -> Estimate:
     """Return the difference from interpolated values, unless too many resamples leave the curve."""
-    value = resampled.value(metric, method)
+    value = resampled.value(formula, method)
     if np.isnan(there).mean() > 1 - LEVEL:
         return Estimate(None, undefined="the method's recall leaves the plain model's curve in too many resamples")
     if value is None or np.isnan(here):
-        return Estimate(None, undefined=metric.undefined)
-    return interval(value - here, resampled.samples(metric, method) - there, metric.undefined)
+        return Estimate(None, undefined=formula.undefined)
+    return interval(value - here, resampled.samples(formula, method) - there, formula.undefined)
 
 
 def interpolate(x: Array, y: Array, at: Array) -> Array:
@@ -210,24 +211,28 @@ def interpolate(x: Array, y: Array, at: Array) -> Array:
     return np.where(inside, y0 + share * (y1 - y0), np.nan)
 
 
-def paired(plain: Sequence[Any], other: Sequence[Any], key: Callable[[Any], str]) -> tuple[list[Any], list[Any]]:
+def paired(
+    plain: Sequence[Any], other: Sequence[Any], key: Callable[[Any], str], called: Callable[[Any], str] | None = None
+) -> tuple[list[Any], list[Any]]:
     """Return two runs' scores with the second in the order of the first.
 
     Args:
         plain, other: scores.
         key: what a score is about; equal keys are paired in order of appearance.
+        called: the same in words, for a message; by default the key.
 
     Raises:
         AnswerMismatch: naming an item that only one of the runs has.
     """
+    said = called or key
     waiting: dict[str, list[Any]] = {}
     for score in reversed(other):
         waiting.setdefault(key(score), []).append(score)
     ordered = []
     for score in plain:
         if not (left := waiting.get(key(score))):
-            raise AnswerMismatch(f"{key(score)} was answered in the first run alone; compare runs on the same items")
+            raise AnswerMismatch(f"{said(score)} was answered in the first run alone; compare runs on the same items")
         ordered.append(left.pop())
-    if stray := next((name for name, left in waiting.items() if left), None):
-        raise AnswerMismatch(f"{stray} was answered in the second run alone; compare runs on the same items")
+    if stray := next((left for left in waiting.values() if left), None):
+        raise AnswerMismatch(f"{said(stray[-1])} was answered in the second run alone; compare runs on the same items")
     return list(plain), ordered

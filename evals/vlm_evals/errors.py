@@ -4,6 +4,9 @@
     ├── FileFormatError               a file that cannot be read as what it should be; names file and line
     ├── UnknownImage                  an image that is not in the ground truth
     ├── AnswerMismatch                answers that do not pair with their questions or with another run
+    ├── TaskError                     a protocol or a data folder that cannot be used as asked
+    ├── RunError                      a run directory that cannot be used as asked, or takes no more answers
+    ├── UnknownMetric                 no such metric, or one whose plug-in cannot be loaded
     └── MissingLanguageData           NLTK data that a text pipeline cannot do without
 
 Scoring imports no torch, so this tree stands beside `vlm_heads.errors`, not below it.
@@ -37,6 +40,18 @@ class UnknownImage(EvaluationError):  # noqa: N818
 
 class AnswerMismatch(EvaluationError):  # noqa: N818
     """Answers are missing, doubled or belong to other questions or samples."""
+
+
+class TaskError(EvaluationError):
+    """A protocol or data folder that cannot be used as asked."""
+
+
+class RunError(EvaluationError):
+    """A run directory that cannot be used as asked, or that can take no more answers."""
+
+
+class UnknownMetric(EvaluationError):  # noqa: N818
+    """No metric has this name, or the package that brings it cannot be loaded."""
 
 
 class MissingLanguageData(EvaluationError):  # noqa: N818

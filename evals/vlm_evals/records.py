@@ -1,7 +1,7 @@
 """Sample, Answer and Score, and the JSON files they live in.
 
 A sample is what is asked, an answer is what came back, a score is what one answer is worth together with its evidence.
-Corpus metrics are neither and live beside their formulas in `chair` and `pope`.
+Figures of a corpus are neither: a `Metric` says how they come from scores.
 """
 
 import contextlib
@@ -87,16 +87,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one answer is worth.
+    """What one answer is worth: the same for every metric.
 
     Attributes:
-        sample_id: the sample's id.
-        counts: the integers that corpus metrics are sums and ratios of.
+        key: pairs answers between runs; the sample's id where a protocol asked.
+        unit: what the bootstrap draws, such as the image: all scores of a unit are drawn together.
+        counts: the integers that figures are sums and ratios of.
+        split: the part of the task it belongs to; empty where there are none.
         evidence: what the counts were read from, as plain data.
     """
 
-    sample_id: str
+    key: str
+    unit: str
     counts: Mapping[str, int]
+    split: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 

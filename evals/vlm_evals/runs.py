@@ -17,11 +17,10 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from vlm_evals.errors import EvaluationError, FileFormatError
+from vlm_evals.errors import FileFormatError, RunError
 from vlm_evals.records import Answer, read_json, write_json, write_rows
 
 REPORTED_PACKAGES = (
@@ -36,10 +35,6 @@ REPORTED_PACKAGES = (
     "pillow",
 )
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class RunError(EvaluationError):
-    """A run directory that cannot be used as asked, or that can take no more answers."""
 
 
 def canonical_json(value: object) -> str:
@@ -165,6 +160,16 @@ def answers_in(folder: Path) -> dict[str, Answer]:
     return answers
 
 
+def require_complete(folder: Path, names: Sequence[str], answers: Mapping[str, Answer]) -> None:
+    """Refuse a run directory that has not been answered to the end.
+
+    Raises:
+        RunError: saying how many of the samples have no answer.
+    """
+    if missing := sum(name not in answers for name in names):
+        raise RunError(f"{folder}: {missing} of {len(names)} samples have no answer yet: start the same eval again")
+
+
 def read_identity(folder: Path) -> dict[str, Any]:
     """Return what a run directory's protocol.json holds.
 
@@ -262,6 +267,8 @@ def _note_environment(folder: Path, shard: int, shards: int) -> None:
 
 def environment() -> dict[str, Any]:
     """Return the time, the machine and the versions that a result depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
     versions: dict[str, str | None] = {}
     for name in REPORTED_PACKAGES:
         try:

@@ -1,6 +1,6 @@
 """Fast attention with edits, for any model: tensors in, tensors out. The written public list, and nothing else."""
 
-from vlm_kernels.dispatch import attend, prepare_decode
+from vlm_kernels.dispatch import Backend, attend, prepare_decode
 from vlm_kernels.plan import CLASS_COUNT, MAX_CLASSES, AttentionPlan, Aux, KeyClass, Redistribution
 from vlm_kernels.torch_decode import PreparedDecode, StepMask
 
@@ -9,6 +9,7 @@ __all__ = [
     "MAX_CLASSES",
     "AttentionPlan",
     "Aux",
+    "Backend",
     "KeyClass",
     "PreparedDecode",
     "Redistribution",

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from vlm_app import options
 from vlm_app.cli import COMMANDS, command_line
-from vlm_evals import tasks
+from vlm_evals import protocol
 from vlm_evals.runs import answers_in
 
 from tests.support.command import Command
@@ -64,7 +64,7 @@ def test_every_subcommand_has_the_shared_options(command: Command, words: list[s
 
 
 def test_everything_asks_the_same_where_nothing_is_said() -> None:
-    assert options.DEFAULT_PROMPT == vlm.DEFAULT_PROMPT == scoring.DEFAULT_PROMPT == tasks.DESCRIBE
+    assert options.DEFAULT_PROMPT == vlm.DEFAULT_PROMPT == scoring.DEFAULT_PROMPT == protocol.DESCRIBE
 
 
 def test_without_arguments_help_is_printed(command: Command) -> None:

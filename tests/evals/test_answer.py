@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
 from vlm_evals.data.coco import CocoFolder
+from vlm_evals.errors import RunError
+from vlm_evals.protocol import Protocol
 from vlm_evals.records import Answer, Sample
-from vlm_evals.runs import Run, RunError, answers_in, merge_answers, open_run
+from vlm_evals.runs import Run, answers_in, merge_answers, open_run
 from vlm_evals.scenes.model import build_mini
-from vlm_evals.tasks import Protocol, bind, samples
+from vlm_evals.tasks import bind, samples
 
-from vlm_heads import VLM, HeadReinforcement
+from vlm_heads import VLM, HeadReinforcement, Mitigation
 from vlm_heads.call import AttentionCall
 from vlm_heads.errors import NothingIntervened
 
@@ -88,13 +90,14 @@ def test_batches_of_any_size_give_the_same_answers(
     tmp_path: Path, vlm: VLM, captions: Task, interventions: tuple[HeadReinforcement, ...]
 ) -> None:
     one, all_at_once = (
-        ask(tmp_path / str(size), vlm, captions, batch_size=size, interventions=interventions) for size in (1, 12)
+        ask(tmp_path / str(size), vlm, captions, batch_size=size, mitigation=Mitigation(interventions))
+        for size in (1, 12)
     )
     assert said(one.answers) == said(all_at_once.answers)
 
 
 def test_a_receipt_stands_beside_a_mitigated_answer(tmp_path: Path, vlm: VLM, captions: Task) -> None:
-    run = ask(tmp_path, vlm, captions, interventions=(HeadReinforcement(gain=1.5),))
+    run = ask(tmp_path, vlm, captions, mitigation=Mitigation((HeadReinforcement(gain=1.5),)))
     receipt = answers_in(tmp_path)["1"].receipt
     assert receipt is not None
     assert receipt["interventions"][0]["options"]["gain"] == 1.5
@@ -110,7 +113,7 @@ class NothingToDo(HeadReinforcement):
 
 def test_an_intervention_that_never_fires_is_said_at_the_end(tmp_path: Path, vlm: VLM, captions: Task) -> None:
     with pytest.raises(NothingIntervened, match="nothing to act on in any of 12 samples"):
-        ask(tmp_path, vlm, captions, interventions=(NothingToDo(),))
+        ask(tmp_path, vlm, captions, mitigation=Mitigation((NothingToDo(),)))
     assert len(answers_in(tmp_path)) == 12
 
 

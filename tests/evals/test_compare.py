@@ -9,15 +9,33 @@ from hypothesis import strategies as st
 from vlm_evals.compare import Estimate, Resampled, interpolate, interval, mcnemar, paired, resampled_sums
 from vlm_evals.data.formats import Question
 from vlm_evals.errors import AnswerMismatch
-from vlm_evals.metrics.chair import RATIOS, CaptionScore
-from vlm_evals.metrics.pope import QuestionScore
+from vlm_evals.metrics.chair import CHAIR, RATIOS, CaptionScore
+from vlm_evals.metrics.pope import POPE, QuestionScore
 from vlm_evals.ratios import HarmonicMean, Mean, Ratio
-from vlm_evals.reports.pairs import compare_chair, compare_pope, pope_intervals
+from vlm_evals.records import Score
+from vlm_evals.reports.pairs import compare, intervals
 from vlm_evals.reports.verdict import verdict
 from vlm_evals.text.objects import CaptionObjects, Mention
 
 TRUE = ("dog", "cat", "car", "bus", "bed")
 FALSE = ("kite", "oven", "sink", "vase", "book")
+
+
+def compare_chair(plain, mitigated, *, curve=None, controls=None, **more) -> dict:
+    """Return captions compared as a paired report has them."""
+    runs = {"mitigated": mitigated, **(controls or {})}
+    others = {name: as_scores(run) for name, run in runs.items()}
+    points = {bias: as_scores(run) for bias, run in (curve or {}).items()}
+    return compare(CHAIR, as_scores(plain), others, curve=points, **more).pair()
+
+
+def compare_pope(plain, mitigated, **more) -> dict:
+    """Return answers compared as a paired report has them."""
+    return compare(POPE, as_scores(plain), {"mitigated": as_scores(mitigated)}, **more).pair()
+
+
+def as_scores(found) -> list[Score]:
+    return [one.as_score() for one in found]
 
 
 def caption(image: int, nodes: list[str], truth: tuple[str, ...] = TRUE) -> CaptionScore:
@@ -270,7 +288,7 @@ def test_all_questions_about_an_image_are_drawn_together() -> None:
     spread = [("yes" if n % 2 else "no") if n % 4 < 2 else ("no" if n % 2 else "yes") for n in range(120)]
     widths = []
     for readings in (clustered, spread):
-        low, high = pope_intervals(answered(readings), seed=0, resamples=500)["accuracy"]
+        low, high = intervals(POPE, as_scores(answered(readings)), seed=0, resamples=500)["accuracy"]
         widths.append(high - low)
     assert widths[0] > 2 * widths[1]
 

@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 from vlm_app.speed.judge import bench_judge
 from vlm_evals.errors import AnswerMismatch, UnknownImage
-from vlm_evals.judge import judge_chair, judge_pope
+from vlm_evals.judge import judge
 from vlm_evals.records import file_hash
 
 CAPTIONS = '{"image_id": 42, "caption": "A dog and a car."}\n{"image_id": 73, "caption": "A cat."}\n'
 TRUTH = {"42": ["dog"], "73": ["cat", "dog"]}
+
+
+def judge_chair(captions, truth, **options):
+    return judge("chair", captions, truth=truth, **options)
+
+
+def judge_pope(answers, questions, **options):
+    return judge("pope", answers, questions=questions, **options)
 
 
 @pytest.fixture
@@ -99,15 +107,16 @@ ALONE = """
 import sys
 from pathlib import Path
 folder = Path(sys.argv[1])
-from vlm_evals.judge import judge_chair, judge_pope
+from vlm_evals.judge import judge
 from vlm_evals.errors import MissingLanguageData
-from vlm_evals.report import chair_report, write_report
-found = judge_chair(folder / "captions.jsonl", folder / "truth.json")
-judge_pope(folder / "answers_random.jsonl", folder / "coco_pope_random.jsonl")
-write_report(folder / "report", chair_report([], settings={}))
+from vlm_evals.registry import find_metric
+from vlm_evals.report import single_report, write_report
+found = judge("chair", folder / "captions.jsonl", truth=folder / "truth.json")
+judge("pope", folder / "answers_random.jsonl", questions=folder / "coco_pope_random.jsonl")
+write_report(folder / "report", single_report(find_metric("chair"), [], settings={}))
 print(found["notes"])
 try:
-    judge_chair(folder / "captions.jsonl", folder / "truth.json", pipeline="chair-opera")
+    judge("chair", folder / "captions.jsonl", truth=folder / "truth.json", pipeline="chair-opera")
 except MissingLanguageData as error:
     print(error)
 print(sorted({"torch", "transformers", "gradio", "matplotlib.pyplot"} & set(sys.modules)))

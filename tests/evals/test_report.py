@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 from vlm_evals.data.formats import Question
-from vlm_evals.metrics.chair import CaptionScore
-from vlm_evals.metrics.pope import QuestionScore
-from vlm_evals.report import chair_report, paired_report, pope_report, write_report
-from vlm_evals.reports.tables import headline, markdown, show, show_estimate, tables
+from vlm_evals.metrics.chair import CHAIR, CaptionScore
+from vlm_evals.metrics.pope import POPE, QuestionScore
+from vlm_evals.records import Score
+from vlm_evals.report import paired_report, single_report, write_report
+from vlm_evals.reports.pairs import compare
+from vlm_evals.reports.tables import headline, markdown, tables
 from vlm_evals.text.objects import CaptionObjects, Mention
 
 SETTINGS = {
@@ -28,13 +30,13 @@ SETTINGS = {
 }
 
 
-def captions(*said: list[str]) -> list[CaptionScore]:
+def captions(*said: list[str]) -> list[Score]:
     return [
         CaptionScore(
             image,
             CaptionObjects(tuple(Mention(node, node) for node in nodes), tuple(nodes), ("a sentence",)),
             frozenset({"dog", "cat"}),
-        )
+        ).as_score()
         for image, nodes in enumerate(said)
     ]
 
@@ -43,26 +45,25 @@ PLAIN = captions(["dog", "oven"], ["cat", "oven"], ["dog", "cat", "kite"], ["dog
 MITIGATED = captions(["dog"], ["cat"], ["dog", "cat"], ["dog", "kite"])
 
 
-def answers(readings: list[str]) -> list[QuestionScore]:
+def answers(readings: list[str]) -> list[Score]:
     return [
-        QuestionScore(Question(str(n), f"{n}.jpg", "?", "yes", split), reading, reading)
+        QuestionScore(Question(str(n), f"{n}.jpg", "?", "yes", split), reading, reading).as_score()
         for split in ("random", "popular")
         for n, reading in enumerate(readings)
     ]
 
 
 def both(**more: object) -> dict:
-    return paired_report(
-        settings=SETTINGS,
-        plain_captions=PLAIN,
-        mitigated_captions=MITIGATED,
-        plain_answers=answers(["yes", "no", "unparsed"]),
-        mitigated_answers=answers(["yes", "yes", "no"]),
+    said = compare(
+        CHAIR,
+        PLAIN,
+        {"mitigated": MITIGATED, "bottom heads": PLAIN},
         curve={1.0: captions(["dog"], ["cat", "oven"], ["dog"], ["dog"])},
-        controls={"bottom heads": PLAIN},
         resamples=100,
-        **more,
     )
+    after = {"mitigated": answers(["yes", "yes", "no"])}
+    asked = compare(POPE, answers(["yes", "no", "unparsed"]), after, resamples=100)
+    return paired_report([said, asked], settings=SETTINGS, **more)
 
 
 def test_a_paired_report_has_both_sides_and_the_difference() -> None:
@@ -78,7 +79,8 @@ def test_a_paired_report_has_both_sides_and_the_difference() -> None:
 
 
 def test_questions_alone_stand_at_the_top() -> None:
-    report = paired_report(settings={}, plain_answers=answers(["no"]), mitigated_answers=answers(["yes"]), resamples=50)
+    asked = compare(POPE, answers(["no"]), {"mitigated": answers(["yes"])}, resamples=50)
+    report = paired_report([asked], settings={})
     assert report["plain"]["accuracy"] == 0
     assert report["difference"]["accuracy"]["estimate"] == 1
     assert headline(report).startswith("POPE: ")
@@ -127,18 +129,20 @@ def test_files_and_plots(tmp_path: Path) -> None:
 
 
 def test_reports_of_one_run(tmp_path: Path) -> None:
-    report = chair_report(PLAIN, settings=SETTINGS, failures={"9": "unreadable"})
+    report = single_report(CHAIR, PLAIN, settings=SETTINGS, failures={"9": "unreadable"})
     low, high = report["intervals"]["chair_s"]
     assert low <= report["chair_s"] <= high
     assert headline(report) == "CHAIR of 4 captions"
     assert [path.name for path in write_report(tmp_path / "a", report)] == ["report.json", "report.md", "invented.png"]
-    report = pope_report(answers(["yes", "no"]), settings=SETTINGS)
+    report = single_report(POPE, answers(["yes", "no"]), settings=SETTINGS)
     assert headline(report) == "POPE of 4 answers"
     assert "| accuracy | 50.0 | 50.0 | 50.0 | [" in markdown(report)
     write_report(tmp_path / "b", report)
 
 
-@pytest.mark.parametrize("make", [lambda: chair_report([], settings={}), lambda: pope_report([], settings={})])
+@pytest.mark.parametrize(
+    "make", [lambda: single_report(CHAIR, [], settings={}), lambda: single_report(POPE, [], settings={})]
+)
 def test_an_empty_run_is_reported_as_undefined(tmp_path: Path, make) -> None:
     write_report(tmp_path, make())
     text = (tmp_path / "report.md").read_text("utf-8")
@@ -146,8 +150,8 @@ def test_an_empty_run_is_reported_as_undefined(tmp_path: Path, make) -> None:
 
 
 def test_numbers_are_rounded_for_reading_alone() -> None:
-    assert show("chair_s", 0.12345) == "12.3"
-    assert show("mean_tokens", 96.892) == "96.89"
-    assert show("recall", None) == "undefined"
-    assert show_estimate("chair_s", {"estimate": -0.05, "low": -0.1, "high": 0.001}) == "-5.0 [-10.0, 0.1]"
-    assert show_estimate("recall", {"estimate": None, "low": None, "high": None}) == "undefined"
+    assert CHAIR.show("chair_s", 0.12345) == "12.3"
+    assert CHAIR.show("mean_tokens", 96.892) == "96.89"
+    assert CHAIR.show("recall", None) == "undefined"
+    assert CHAIR.show_estimate("chair_s", {"estimate": -0.05, "low": -0.1, "high": 0.001}) == "-5.0 [-10.0, 0.1]"
+    assert CHAIR.show_estimate("recall", {"estimate": None, "low": None, "high": None}) == "undefined"

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlm_evals.errors import FileFormatError
+from vlm_evals.errors import FileFormatError, RunError
 from vlm_evals.records import Answer
-from vlm_evals.runs import RunError, answers_in, canonical_json, content_hash, merge_answers, open_run, read_identity
+from vlm_evals.runs import answers_in, canonical_json, content_hash, merge_answers, open_run, read_identity
 
 IDENTITY = {"protocol": {"name": "p", "seed": 7}, "setting": {"model": "mini", "interventions": []}}
 
@@ -114,7 +114,8 @@ def test_answers_without_a_protocol_are_not_adopted(tmp_path: Path) -> None:
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom vlm_evals.runs import RunError, open_run\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from vlm_evals.errors import RunError\nfrom vlm_evals.runs import open_run\n"
         "try:\n    with open_run(Path(sys.argv[1]), {'protocol': 1}): pass\n"
         "except RunError as error:\n    sys.exit(str(error))"
     )

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from vlm_evals.data.coco import CocoFolder, TaskError
-from vlm_evals.errors import EvaluationError, FileFormatError
+from vlm_evals.data.coco import CocoFolder
+from vlm_evals.errors import EvaluationError, FileFormatError, TaskError
+from vlm_evals.metrics.pope import questions
+from vlm_evals.protocol import read_protocol
 from vlm_evals.records import write_json
-from vlm_evals.tasks import TEMPLATES, bind, questions, read_protocol, samples
+from vlm_evals.tasks import TEMPLATES, bind, samples
 
 NAMES = ["dog", "cat", "cup", "chair", "car", "apple", "bed", "boat"]
 

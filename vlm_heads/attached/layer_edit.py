@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from vlm_kernels import AttentionPlan, PreparedDecode, StepMask, attend, prepare_decode
+from vlm_kernels import AttentionPlan, Backend, PreparedDecode, StepMask, attend, prepare_decode
 
 from vlm_heads.errors import BadOption
 
 if TYPE_CHECKING:
     from vlm_heads.call import AttentionCall
     from vlm_heads.receipt import LayerTally
-
-Backend = Literal["auto", "reference", "torch", "triton"]
 
 _ALL_SEEN = StepMask(None, usable=True)
 

@@ -18,8 +18,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from vlm_kernels import Backend
 
-from vlm_heads.attached.layer_edit import Backend, GenerationEdits
+from vlm_heads.attached.layer_edit import GenerationEdits
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.attention import PlainAttention
 from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, untouched

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,23 @@ def model_inputs(
     if image_token_id is not None and not bool((inputs["input_ids"] == image_token_id).any(dim=1).all()):
         raise UnsupportedModel("the processor left no image token in the prompt; its chat template takes no image")
     return inputs
+
+
+def with_answer(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """Return the inputs of one prompt with an answer's token ids appended, as text, to all that is as long as it.
+
+    Args:
+        inputs: of a model's forward, one row.
+        ids: the answer's.
+    """
+    more = torch.tensor([list(ids)], dtype=torch.long, device=inputs["input_ids"].device)
+    fillings = {"input_ids": more, "attention_mask": torch.ones_like(more)}
+    fillings |= dict.fromkeys(("token_type_ids", "mm_token_type_ids"), torch.zeros_like(more))
+    longer = dict(inputs)
+    for name, filling in fillings.items():
+        if isinstance(inputs.get(name), torch.Tensor):
+            longer[name] = torch.cat([inputs[name], filling.to(inputs[name].dtype)], dim=1)
+    return longer
 
 
 def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

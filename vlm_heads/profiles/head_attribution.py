@@ -20,6 +20,7 @@ from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy, examine
+from vlm_heads.models.prompts import with_answer
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class _AnswerRoutes(Watcher):
 def _of_answer(model: nn.Module, anatomy: Anatomy, answer: MarkedAnswer) -> Tensor:
     """Return one answer's part, `[L, Hq]`."""
     prompt: Tensor = answer.inputs["input_ids"]
+    assert prompt.shape[0] == 1, "one prompt at a time"
     tokens = answer.token_ids.to(prompt.device)
     watcher = _AnswerRoutes(begin=prompt.shape[1])
     outputs: dict[int, Tensor] = {}
@@ -106,7 +108,9 @@ def _of_answer(model: nn.Module, anatomy: Anatomy, answer: MarkedAnswer) -> Tens
             handle = projection.register_forward_pre_hook(_keep(outputs, layer))
             watching.callback(handle.remove)
         watching.enter_context(attach(model, watch=[watcher]))
-        logits = model(**_with_answer(answer.inputs, tokens), use_cache=False).logits[0, prompt.shape[1] - 1 : -1]
+        logits = model(**with_answer(answer.inputs, tokens.tolist()), use_cache=False).logits[
+            0, prompt.shape[1] - 1 : -1
+        ]
         said = logits.float().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
         target = _mean(said, answer.invented) - _mean(said, answer.grounded)
         gradients = torch.autograd.grad(target, list(outputs.values()), allow_unused=True)
@@ -125,21 +129,6 @@ def _keep(outputs: dict[int, Tensor], layer: int) -> Any:
         return (heads, *args[1:])
 
     return keep
-
-
-def _with_answer(inputs: Mapping[str, Any], tokens: Tensor) -> dict[str, Any]:
-    """Return the inputs with the answer appended to everything that is as long as the prompt."""
-    prompt: Tensor = inputs["input_ids"]
-    grown = dict(inputs)
-    for name, added in (("input_ids", tokens), ("attention_mask", torch.ones_like(tokens))):
-        if name in inputs:
-            grown[name] = torch.cat([inputs[name], added[None].to(inputs[name].dtype)], dim=1)
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        if name in inputs:
-            zeros = inputs[name].new_zeros(1, len(tokens))
-            grown[name] = torch.cat([inputs[name], zeros], dim=1)
-    assert prompt.shape[0] == 1, "one prompt at a time"
-    return grown
 
 
 def _mean(said: Tensor, places: Sequence[int]) -> Tensor:

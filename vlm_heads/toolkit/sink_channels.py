@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vlm_heads.blind import untouched
-from vlm_heads.errors import BadOption, UnsupportedModel
+from vlm_heads.errors import BadOption, NoSinks
 from vlm_heads.families import Anatomy
 from vlm_heads.models.placement import input_device
 from vlm_heads.toolkit.options import Kind
@@ -123,13 +123,13 @@ def resolve_sink_dims(dims: SinkDims, anatomy: Anatomy) -> tuple[int, ...]:
     """Return the channels that `dims` names: "auto" asks the model, a sequence says them.
 
     Raises:
-        UnsupportedModel: if "auto" finds none.
+        NoSinks: if "auto" finds none.
         BadOption: if a channel is not in the model.
     """
     if dims == "auto":
         found = find_sink_channels(anatomy).channels
         if not found:
-            raise UnsupportedModel(
+            raise NoSinks(
                 f"{anatomy.model_type}: no channel of the hidden state stands {STANDING_OUT:g} times above the rest at "
                 "the first token, so this model has no attention sinks to take weight from; give sink_dims if you know "
                 "better"

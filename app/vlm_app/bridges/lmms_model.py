@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,8 @@ class VlmHeads(lmms):  # type: ignore[misc]
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise BadOption(f"batch_size={batch_size!r}: a number, at least 1, is needed")
         self.batch_size = int(batch_size)
-        found = parse_mitigations(intervention_words(interventions))
-        self.interventions, self.contrast = found.interventions, found.contrast
-        self.profile = load_profile(None if profile is None else Path(profile))
+        read = load_profile(None if profile is None else Path(profile))
+        self.mitigation = replace(parse_mitigations(intervention_words(interventions)), profile=read)
         given = {"dtype": dtype, "revision": revision}
         chosen = {name: value for name, value in given.items() if value is not None}
         # a bare word is ours or a folder; only `owner/name` is worth asking the hub for
@@ -133,9 +133,7 @@ class VlmHeads(lmms):  # type: ignore[misc]
         found = self.vlm.answer_batch(
             images,
             [str(arguments[0]) for arguments in asked],
-            self.interventions,
-            profile=self.profile,
-            contrast=self.contrast,
+            self.mitigation,
             **decoding(stated),
         )
         return [cut(answer.text, stops(stated)) for answer in found]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vlm_app.console import print_json, print_table, progress, remark
+from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
 
 app = typer.Typer(help="How fast things are on this machine.", invoke_without_command=True)
@@ -109,7 +110,6 @@ def cost(
 
 
 def _kernels(device: str | None, dtype: str, seconds: float, part: str = "") -> list[dict[str, Any]]:
-    from vlm_evals.errors import EvaluationError
     from vlm_kernels.bench import SHAPES, measure
 
     from vlm_app.models import chosen_device
@@ -117,7 +117,7 @@ def _kernels(device: str | None, dtype: str, seconds: float, part: str = "") -> 
     kind = _dtype(dtype)
     shapes = [shape for shape in SHAPES if part in shape.name]
     if not shapes:
-        raise EvaluationError(f"no shape is called {part!r}: there are {', '.join(shape.name for shape in SHAPES)}")
+        raise UsageError(f"no shape is called {part!r}: there are {', '.join(shape.name for shape in SHAPES)}")
     where = chosen_device(device)
     rows = []
     with progress("timing kernels", len(shapes)) as advance:
@@ -177,13 +177,12 @@ def _dtype(name: str) -> Any:
     """Return torch's dtype of a name.
 
     Raises:
-        EvaluationError: naming the known ones.
+        UsageError: naming the known ones.
     """
     import torch
-    from vlm_evals.errors import EvaluationError
 
     if name not in DTYPES:
-        raise EvaluationError(f"unknown dtype {name!r}: choose one of {', '.join(DTYPES)}")
+        raise UsageError(f"unknown dtype {name!r}: choose one of {', '.join(DTYPES)}")
     return getattr(torch, name)
 
 

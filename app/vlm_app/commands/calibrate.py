@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm_app.console import print_json, print_table
+from vlm_app.console import print_json, print_table, progress
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
@@ -46,24 +46,27 @@ def calibrate(
     """
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.data.coco import CocoFolder
+    from vlm_evals.experiment import find_data
 
-    from vlm_app.experiment import find_data
     from vlm_app.models import load_vlm
     from vlm_app.studies.calibration import Sizes, calibrate
+    from vlm_app.studies.chosen import CAPTIONS
 
     asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
-    place = Processes.current(device)
+    processes = Processes.current(device)
     where = runs or out.with_name(f"{out.name}.runs")
     limit = 2 * max(captions, questioned)
     pictures = (
-        find_data(f"world-{WORLD}", "chair", None, where, limit=limit, seed=seed, place=place)
+        find_data(
+            f"world-{WORLD}", CAPTIONS, None, where, limit=limit, seed=seed, processes=processes, progress=progress
+        )
         if data is None
         else CocoFolder.find(data)
     )
     sizes = Sizes(samples, trials, captions, questioned, max_tokens)
     template = f"world-{WORLD}" if data is None else "coco"
-    found = calibrate(asking, pictures, template, where, sizes, seed=seed, place=place)
-    if not place.first:
+    found = calibrate(asking, pictures, template, where, sizes, seed=seed, processes=processes)
+    if not processes.first:
         return
     written = found.benefit or even_if_useless
     if written:

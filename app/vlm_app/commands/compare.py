@@ -19,6 +19,8 @@ def compare(
     device: Device = None,
 ) -> None:
     """Compare two runs on the same items; differences are DIR_B minus DIR_A. No model runs."""
-    from vlm_app.reports import compare_runs, publish
+    from vlm_evals.scored import compare_runs
+
+    from vlm_app.console import publish
 
     publish(compare_runs(plain, mitigated, seed=seed), out, json)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from vlm_evals.errors import EvaluationError
 
 from vlm_app.console import print_json, remark
+from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed
 
 FIRST_PORT, PORTS = 7860, 100
@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Open the web page on 127.0.0.1: what a model looks at, and what mitigation changes."""
     if find_spec("gradio") is None:
-        raise EvaluationError("the page needs gradio, which is not installed: pip install 'vlm-heads[page]'")
+        raise UsageError("the page needs gradio, which is not installed: pip install 'vlm-heads[page]'")
     free = free_port(port)
     if port and free != port:
         remark(f"port {port} is taken; {free} is used")
@@ -72,7 +72,7 @@ def free_port(first: int) -> int:
     """Return the first port on 127.0.0.1 that nobody listens on.
 
     Raises:
-        EvaluationError: if there is none near.
+        UsageError: if there is none near.
     """
     for port in range(first, min(first + PORTS, 65536)) if first else [0]:
         with socket.socket() as probe:
@@ -82,7 +82,7 @@ def free_port(first: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise EvaluationError(f"no port from {first} to {first + PORTS - 1} is free: give another with --port")
+    raise UsageError(f"no port from {first} to {first + PORTS - 1} is free: give another with --port")
 
 
 @contextmanager

@@ -1,78 +1,82 @@
-"""`vlm-heads judge`: score somebody's saved captions or answers; no model and no torch."""
+"""`vlm-heads judge NAME`: score somebody's saved answers; no model and no torch."""
 
-from __future__ import annotations
-
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from vlm_app.commands.by_metric import (
+    Command,
+    MetricGroup,
+    argument_parameter,
+    option_parameters,
+    parameters_of,
+    shaped,
+)
 from vlm_app.console import print_json, print_table, remark
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 
-app = typer.Typer(help="Score somebody's saved captions or answers; needs no model and no torch.")
+if TYPE_CHECKING:
+    from vlm_evals.metric import Metric
 
-Truth = Annotated[
-    list[Path],
-    typer.Option("--truth", help="A saved index of objects, a folder with COCO's annotations, or such files."),
-]
+NOTHING_RUNS = "Nothing is drawn and no model runs: --seed and --device change nothing."
 
 
-@app.command("chair")
-def chair(
-    file: Annotated[Path, typer.Argument(help="Captions: JSON lines or a list with image_id and caption.")],
-    truth: Truth,
-    pipeline: Annotated[str, typer.Option("--pipeline", help="chair-2018 or chair-opera.")] = "chair-2018",
-    vocabulary: Annotated[str, typer.Option("--vocabulary", help="published or corrected.")] = "published",
-    per_caption: Annotated[Path | None, typer.Option("--per-caption", help="JSON lines to write.")] = None,
-    json: Json = False,
-    seed: Seed = DEFAULT_SEED,
-    device: Device = None,
+def judge(
+    metric: "Metric", *, json: Json = False, seed: Seed = DEFAULT_SEED, device: Device = None, **given: Any
 ) -> None:
-    """Score captions with CHAIR. Nothing is drawn and no model runs: --seed and --device change nothing."""
-    from vlm_evals.judge import judge_chair
+    """Score saved answers with a metric.
 
-    found = judge_chair(
-        file,
-        truth,
-        pipeline=pipeline,  # type: ignore[arg-type]  # checked, with the known ones named, where it is read
-        vocabulary=vocabulary,  # type: ignore[arg-type]
-        per_caption=per_caption,
-    )
-    _print(found, json, f"CHAIR of {file.name}, pipeline {found['pipeline']}, vocabulary {found['vocabulary']}")
+    Args:
+        metric: what they are scored with.
+        json, seed, device: see `--help`.
+        **given: the file and the metric's own options, by name.
+    """
+    from vlm_evals.judge import judge
 
-
-@app.command("pope")
-def pope(
-    answers: Annotated[list[Path], typer.Argument(help="Answers, one file for all questions or one for each split.")],
-    questions: Annotated[list[Path], typer.Option("--questions", "-q", help="POPE's questions, a file a split.")],
-    parser: Annotated[str, typer.Option("--parser", help="strict-neither, pope, opera or vcd.")] = "strict-neither",
-    per_question: Annotated[Path | None, typer.Option("--per-question", help="JSON lines to write.")] = None,
-    json: Json = False,
-    seed: Seed = DEFAULT_SEED,
-    device: Device = None,
-) -> None:
-    """Score answers with POPE. Nothing is drawn and no model runs: --seed and --device change nothing."""
-    from vlm_evals.judge import judge_pope
-
-    found = judge_pope(answers, questions, parser=parser, per_question=per_question)  # type: ignore[arg-type]
-    _print(found, json, f"POPE of {', '.join(file.name for file in answers)}, parser {found['parser']}")
-
-
-def _print(found: dict[str, Any], json: bool, title: str) -> None:
+    file = given.pop(metric.judging.file.name)
+    found = judge(metric.name, file, **given)
     if json:
         print_json(found)
         return
-    from vlm_evals.reports.tables import LABELS, show
+    _print(metric, found, _title(metric, [file] if isinstance(file, Path) else file, found))
+
+
+def _title(metric: "Metric", files: list[Path], found: dict[str, Any]) -> str:
+    """Return what was scored, and how answers were read where there is a choice."""
+    chosen = [option.name for option in metric.judging.options if option.choices and option.name in found]
+    return ", ".join(
+        [f"{metric.title} of {', '.join(file.name for file in files)}"] + [f"{one} {found[one]}" for one in chosen]
+    )
+
+
+def _print(metric: "Metric", found: dict[str, Any], title: str) -> None:
+    from vlm_evals.reports.tables import cells
 
     splits = found.get("splits", {})
-    rows = [
-        (label, *(show(name, part[name]) for part in splits.values()), show(name, found[name]))
-        for name, label in LABELS.items()
-        if name in found
-    ]
-    print_table(title, ("metric", *splits, "mean" if splits else "value"), rows)
+    names = dict.fromkeys([*metric.labels, *metric.figures(list(splits))])
+    rows = [(metric.label(name), *cells(metric, name, found)) for name in names if name in found]
+    print_table(title, ("metric", *splits, metric.over_splits or "value"), rows)
     for name, reason in found.get("undefined", {}).items():
-        remark(f"{LABELS.get(name, name)} is undefined: {reason}")
+        remark(f"{metric.label(name)} is undefined: {reason}")
     for note in found.get("notes", ()):
         remark(note)
+
+
+class JudgeGroup(MetricGroup):
+    """`vlm-heads judge`."""
+
+    def offered(self, metric: "Metric") -> bool:
+        """Every metric scores saved answers."""
+        return True
+
+    def command_for(self, metric: "Metric") -> Command:
+        """Return the command of a metric: its file, its own options, and those that every command has."""
+        judging = metric.judging
+        own = [argument_parameter(judging.file), *option_parameters(judging.options)]
+        listed = [*own, *parameters_of(judge).values()]
+        return shaped(partial(judge, metric), listed, f"{judging.help} {NOTHING_RUNS}")
+
+
+app = typer.Typer(cls=JudgeGroup, help="Score somebody's saved captions or answers; needs no model and no torch.")

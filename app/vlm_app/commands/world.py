@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vlm_app.console import print_json, progress, remark
+from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 
 app = typer.Typer(help="The embedded world: scenes in COCO's format, and the training of the model `mini`.")
@@ -26,12 +27,11 @@ def export(
     json: Json = False,
 ) -> None:
     """Write scenes as PNG, instances.json and captions.json; the same seed gives the same bytes. No model runs."""
-    from vlm_evals.errors import EvaluationError
     from vlm_evals.scenes.export import export_world
     from vlm_evals.scenes.world import SPLITS
 
     if split not in SPLITS:
-        raise EvaluationError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+        raise UsageError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     with progress("drawing scenes", images) as advance:
 
         def counted(scenes: Iterator[Any]) -> Iterator[Any]:

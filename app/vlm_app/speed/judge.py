@@ -13,7 +13,7 @@ from typing import Any
 from vlm_evals.data.formats import Caption
 from vlm_evals.data.truth import Truth
 from vlm_evals.errors import EvaluationError
-from vlm_evals.metrics import chair
+from vlm_evals.metrics.chair import CHAIR, score_captions
 from vlm_evals.text.language import PUNKT, find_data, punkt_data, sentence_tokenizer
 from vlm_evals.text.objects import ObjectFinder, vocabulary
 
@@ -126,7 +126,7 @@ def _check(finder: ObjectFinder, captions: Sequence[Caption]) -> float:
 
 def _seconds(captions: Sequence[Caption], truth: Truth, finder: ObjectFinder) -> float:
     start = time.process_time()
-    chair.corpus_metrics(chair.score_captions(captions, truth, finder))
+    CHAIR.corpus([one.as_score() for one in score_captions(captions, truth, finder)])
     return time.process_time() - start
 
 

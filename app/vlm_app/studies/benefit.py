@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlm_evals.reports.tables import LABELS
-from vlm_evals.tasks import Metric
+from vlm_evals.registry import find_metric
 
-MEASURED: Mapping[Metric, tuple[str, ...]] = {
-    "chair": ("chair_s", "chair_i", "chair_i_distinct", "recall", "mean_tokens"),
-    "pope": ("accuracy", "f1", "false_yes_rate", "yes_ratio"),
-}
+from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
+
 FEWEST = 20  # pictures of either kind; an interval resampled from fewer is too narrow to show anything
-MUST_HOLD: Mapping[Metric, str] = {"chair": "recall", "pope": "accuracy"}
 
 
 def judged(chair: Mapping[str, Any], pope: Mapping[str, Any], kept: bool) -> tuple[bool, str]:
@@ -33,7 +29,11 @@ def judged(chair: Mapping[str, Any], pope: Mapping[str, Any], kept: bool) -> tup
         return False, f"{pictures} pictures are too few to show anything: at least {FEWEST} are needed"
     if not kept:
         return False, "no setting held both recall and POPE's accuracy on the searched part"
-    lost = [LABELS[name] for metric, name in MUST_HOLD.items() if below({"chair": chair, "pope": pope}[metric], name)]
+    lost = [
+        metric.labels[metric.must_hold]
+        for metric, compared in ((find_metric(CAPTIONS), chair), (find_metric(QUESTIONS), pope))
+        if below(compared, metric.must_hold)
+    ]
     if lost:
         return False, f"{' and '.join(lost)} significantly below plain on the reporting part"
     if chair["verdict"] == "fewer hallucinations at equal recall":
@@ -44,16 +44,18 @@ def judged(chair: Mapping[str, Any], pope: Mapping[str, Any], kept: bool) -> tup
     return False, "neither fewer inventions at equal recall nor a higher accuracy of POPE was shown"
 
 
-def measured_table(found: Mapping[Metric, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row a metric: plain, reinforced, and the difference with its interval."""
+def measured_table(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row a figure: plain, reinforced, and the difference with its interval."""
     rows = []
-    for metric, names in MEASURED.items():
-        one = found[metric]
-        for name in names:
-            label = LABELS[name] if metric == "chair" else f"POPE {LABELS[name]}"
+    for named in (CAPTIONS, QUESTIONS):
+        one, metric = found[named], find_metric(named)
+        title = "" if named == CAPTIONS else f"{metric.title} "
+        for name in metric.summary:
+            label = f"{title}{metric.labels[name]}"
             rows.append(_line(label, one["plain"][name], one["mitigated"][name], one["difference"][name]))
-        if metric == "chair" and "curve" in one:
-            rows.append(_line("CHAIR_S at equal recall", None, None, one["curve"]["difference"]["chair_s"]))
+        if "curve" in one:
+            off = one["curve"]["difference"][metric.headline]
+            rows.append(_line(f"{metric.labels[metric.headline]} at equal recall", None, None, off))
     return rows
 
 
@@ -68,22 +70,22 @@ def _line(label: str, plain: float | None, reinforced: float | None, off: Mappin
     }
 
 
-def searched_row(setting: str, found: Mapping[Metric, Mapping[str, Any]]) -> dict[str, Any]:
+def searched_row(setting: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return a setting's differences from plain, and whether it may be chosen.
 
     The objective is the difference of CHAIR_S less that of POPE's accuracy: lower is better.
 
     Args:
-        setting: its name among the controls of the comparisons.
-        found: a comparison of captions and one of answers, each with the setting as a control.
+        setting: its name among the rows of the comparisons.
+        found: a table of captions and one of answers, each with the setting as a row.
     """
     own = {metric: one["controls"][setting] for metric, one in found.items()}
     off = {
-        "chair_s": own["chair"]["difference"]["chair_s"]["estimate"],
-        "recall": own["chair"]["difference"]["recall"]["estimate"],
-        "pope_accuracy": own["pope"]["difference"]["accuracy"]["estimate"],
+        "chair_s": own[CAPTIONS]["difference"]["chair_s"]["estimate"],
+        "recall": own[CAPTIONS]["difference"]["recall"]["estimate"],
+        "pope_accuracy": own[QUESTIONS]["difference"]["accuracy"]["estimate"],
     }
-    kept = not any(below(own[metric], name) for metric, name in MUST_HOLD.items())
+    kept = not any(below(row, find_metric(metric).must_hold) for metric, row in own.items())
     objective = (off["chair_s"] or 0.0) - (off["pope_accuracy"] or 0.0)
     return {"setting": setting, **off, "kept": kept, "objective": objective}
 

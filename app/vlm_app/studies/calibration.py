@@ -18,16 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from vlm_evals.answer import Asking, Processes, fingerprint
-from vlm_evals.data.coco import CocoFolder, TaskError
-from vlm_evals.reports.pairs import compare_chair, compare_pope
+from vlm_evals.data.coco import CocoFolder
+from vlm_evals.data.pope_questions import PER_IMAGE
+from vlm_evals.errors import TaskError
+from vlm_evals.experiment import BIASES, Arm, ask_arms, bias_name, curve_arms
+from vlm_evals.protocol import Protocol
+from vlm_evals.registry import find_metric
+from vlm_evals.reports.pairs import PLAIN, Comparison, compare
 from vlm_evals.runs import environment
 from vlm_evals.scored import score_run
-from vlm_evals.tasks import MIN_OBJECTS, Metric, Protocol, bind
+from vlm_evals.tasks import asked_of, bind
 
 from vlm_app.console import progress, steps
-from vlm_app.experiment import BIASES, Arm, ask_arms, bias_name
 from vlm_app.studies.benefit import judged, measured_table, searched_row
-from vlm_heads import HeadProfile, StaticGains, score_heads
+from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
+from vlm_heads import HeadProfile, Mitigation, StaticGains, score_heads
 from vlm_heads.families import examine
 from vlm_heads.profiles.gain_proposals import GainShape, propose_gains
 from vlm_heads.toolkit.layer_sets import resolve_layers
@@ -96,34 +101,36 @@ def settings_to_try(trials: int, seed: int) -> list[Setting]:
 
 
 def calibrate(
-    asking: Asking, data: CocoFolder, template: str, runs: Path, sizes: Sizes, *, seed: int, place: Processes
+    asking: Asking, data: CocoFolder, template: str, runs: Path, sizes: Sizes, *, seed: int, processes: Processes
 ) -> Calibration:
     """Return the best setting of a small grid, chosen on one part of the data and measured on another.
 
     Args:
-        asking: the model; its interventions and profile are not used.
+        asking: the model; its mitigation is not used.
         data: pictures and annotations.
         template: name of a built-in protocol that fits the data.
         runs: where everything asked is kept.
         sizes: how much is asked.
         seed: draws the parts, the settings and the questions.
-        place: the processes that share the work.
+        processes: those that share the work.
 
     Raises:
         TaskError: if there are not enough pictures.
     """
     search, report = _parts(data, sizes, seed)
-    scores = _scores(asking, search, runs / "scores", sizes.samples, place)
+    scores = _scores(asking, search, runs / "scores", sizes.samples, processes)
     tried = settings_to_try(sizes.trials, seed)
     proposed = {setting.name: _proposed(asking, scores, setting) for setting in tried}
     bound = {name: _bound(template, part, sizes, seed) for name, part in (("search", search), ("report", report))}
-    found = _measure(asking, proposed, search, bound["search"], runs / "search", place)
-    rows = [searched_row(setting.name, found) for setting in tried]
+    tried_all = _measure(asking, proposed, search, bound["search"], runs / "search", processes)
+    tables = {metric: one.table() for metric, one in tried_all.items()}
+    rows = [searched_row(setting.name, tables) for setting in tried]
     # where nothing may be chosen the best is measured all the same: the profile says so
     best = min([row for row in rows if row["kept"]] or rows, key=lambda row: float(row["objective"]))
     chosen = {best["setting"]: proposed[best["setting"]]}
-    final = _measure(asking, chosen, report, bound["report"], runs / "report", place, curve=True)
-    benefit, reason = judged(final["chair"], final["pope"], bool(best["kept"]))
+    measured = _measure(asking, chosen, report, bound["report"], runs / "report", processes, curve=True)
+    final = {metric: one.pair() for metric, one in measured.items()}
+    benefit, reason = judged(final[CAPTIONS], final[QUESTIONS], bool(best["kept"]))
     card = {
         "kind": "reinforced profile",
         "model": asking.vlm.name,
@@ -135,7 +142,7 @@ def calibrate(
         "seed": seed,
         "search": rows,
         "measured": measured_table(final),
-        "verdict": {"chair": final["chair"]["verdict"], "pope": final["pope"]["verdict"]},
+        "verdict": {metric: one["verdict"] for metric, one in final.items()},
         "benefit": benefit,
         "reason": reason,
         "packages": environment()["packages"],
@@ -150,33 +157,37 @@ def _parts(data: CocoFolder, sizes: Sizes, seed: int) -> tuple[CocoFolder, CocoF
     half = len(images) // 2
     parts = data.only(images[:half]), data.only(images[half:])
     captioned = min(len(part.images) for part in parts)
-    questioned = min(sum(len(objects) >= MIN_OBJECTS for objects in part.objects.values()) for part in parts)
+    questioned = min(len(asked_of(QUESTIONS).eligible(part)) for part in parts)
     if captioned < sizes.captions or questioned < sizes.questioned:
         raise TaskError(
             f"each half of the {len(images)} pictures in {data.root} has {captioned} to caption and {questioned} with "
-            f"{MIN_OBJECTS} objects to ask about: lower --captions {sizes.captions} or --questioned {sizes.questioned}"
+            f"{PER_IMAGE} objects to ask about: lower --captions {sizes.captions} or --questioned {sizes.questioned}"
         )
     return parts
 
 
-def _bound(template: str, part: CocoFolder, sizes: Sizes, seed: int) -> dict[Metric, Protocol]:
-    limits: dict[Metric, int] = {"chair": sizes.captions, "pope": sizes.questioned}
-    changes = {} if sizes.max_tokens is None else {"max_new_tokens": sizes.max_tokens}
+def _bound(template: str, part: CocoFolder, sizes: Sizes, seed: int) -> dict[str, Protocol]:
+    tokens = {} if sizes.max_tokens is None else {"max_new_tokens": sizes.max_tokens}
     return {
-        metric: bind(template, metric, part, limit=limit, seed=seed, **(changes if metric == "chair" else {}))
-        for metric, limit in limits.items()
+        CAPTIONS: bind(template, CAPTIONS, part, limit=sizes.captions, seed=seed, **tokens),
+        QUESTIONS: bind(template, QUESTIONS, part, limit=sizes.questioned, seed=seed),
     }
 
 
-def _scores(asking: Asking, part: CocoFolder, folder: Path, samples: int, place: Processes) -> HeadProfile:
+def _scores(asking: Asking, part: CocoFolder, folder: Path, samples: int, processes: Processes) -> HeadProfile:
     """Return VHD over pictures of the searched part, taken once and kept."""
     pictures = [str(part.images[image]) for image in sorted(part.images)[:samples]]
     notes = {"weights": fingerprint(asking.vlm.model), "data": part.hashes(), "pictures": len(pictures)}
-    if place.first and not (folder.is_dir() and HeadProfile.from_pretrained(folder).notes == notes):
+
+    def missing() -> bool:
+        return not (folder.is_dir() and HeadProfile.from_pretrained(folder).notes == notes)
+
+    def take() -> None:
         with progress("scoring heads", len(pictures)) as advance:
             scored = score_heads(asking.vlm.model, asking.vlm.processor, pictures, progress=steps(advance))
         replace(scored, notes=notes).save_pretrained(folder)
-    place.wait()
+
+    processes.once(missing, take)
     return HeadProfile.from_pretrained(folder)
 
 
@@ -190,30 +201,25 @@ def _measure(
     asking: Asking,
     proposed: Mapping[str, HeadProfile],
     part: CocoFolder,
-    bound: Mapping[Metric, Protocol],
+    bound: Mapping[str, Protocol],
     out: Path,
-    place: Processes,
+    processes: Processes,
     *,
     curve: bool = False,
-) -> dict[Metric, dict[str, Any]]:
-    """Return comparisons of every proposal with the plain model; the first is the one that is "mitigated"."""
-    found: dict[Metric, dict[str, Any]] = {}
-    for metric, protocol in bound.items():
-        biases = BIASES if curve and metric == "chair" else ()
-        plain = [Arm(name="plain"), *(Arm(name=bias_name(bias), end_bias=bias) for bias in biases)]
-        ask_arms(replace(asking, profile=None), protocol, part, plain, out / metric, place)
-        for name, profile in proposed.items():
-            arm = Arm(name=name, interventions=(StaticGains(),))
-            ask_arms(replace(asking, profile=profile), protocol, part, [arm], out / metric, place)
-        runs = {name: score_run(out / metric / name) for name in ("plain", *proposed)}
-        first = next(iter(proposed))
-        if metric == "chair":
-            points = {bias: score_run(out / metric / bias_name(bias)).captions for bias in biases}
-            captions = {name: run.captions for name, run in runs.items()}
-            found[metric] = compare_chair(
-                captions["plain"], captions[first], curve=points, controls=captions, seed=protocol.seed
-            )
-        else:
-            answers = {name: run.answers for name, run in runs.items()}
-            found[metric] = compare_pope(answers["plain"], answers[first], controls=answers, seed=protocol.seed)
+) -> dict[str, Comparison]:
+    """Return, for each metric, every proposal compared with the plain model, with its curve where that is asked for."""
+    found: dict[str, Comparison] = {}
+    for name, protocol in bound.items():
+        metric, folder = find_metric(name), out / name
+        biases = BIASES if curve and metric.curve is not None else ()
+        plain = [Arm(PLAIN), *(curve_arms() if biases else ())]
+        arms = [Arm(setting, Mitigation((StaticGains(),), profile=profile)) for setting, profile in proposed.items()]
+        ask_arms(asking, protocol, part, [*plain, *arms], folder, processes=processes, progress=progress)
+        found[name] = compare(
+            metric,
+            score_run(folder / PLAIN).scores,
+            {setting: score_run(folder / setting).scores for setting in proposed},
+            curve={bias: score_run(folder / bias_name(bias)).scores for bias in biases},
+            seed=protocol.seed,
+        )
     return found

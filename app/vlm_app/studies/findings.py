@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import rankdata
 from vlm_evals.errors import EvaluationError
+from vlm_evals.protocol import DESCRIBE
 from vlm_evals.records import write_json
 from vlm_evals.scenes.catalog import CATEGORIES
 from vlm_evals.scenes.world import Scene, scenes
-from vlm_evals.tasks import DESCRIBE
 from vlm_evals.text.objects import ObjectFinder
 
 from vlm_app.models import load_vlm

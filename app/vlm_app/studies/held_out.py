@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlm_evals.tasks import Metric
-
 from vlm_app.console import remark
+from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 
 PROTOCOL = "world-held-out"
-METRICS: tuple[Metric, ...] = ("chair", "pope")
+METRICS = (CAPTIONS, QUESTIONS)
 
 
 def held_out(
@@ -41,23 +40,25 @@ def held_out(
         json: print the report as JSON.
     """
     from vlm_evals.answer import Asking, Processes
+    from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data
     from vlm_evals.scored import pair_report, score_run
+    from vlm_evals.tasks import asked_of
 
-    from vlm_app.experiment import arms_of, ask_arms, choose_protocol, find_data
+    from vlm_app.console import progress, publish
     from vlm_app.models import load_vlm, parse_mitigations
-    from vlm_app.reports import publish
 
-    place = Processes.current(device)
+    processes = Processes.current(device)
     arms = arms_of(parse_mitigations(words or ["vhr"]), paired=True)
     limits = dict(zip(METRICS, (captions, questioned), strict=True))
-    data = find_data(PROTOCOL, "chair", None, out, limit=max(limits.values()), seed=seed, place=place)
+    most = max(limits.values())
+    data = find_data(PROTOCOL, CAPTIONS, None, out, limit=most, seed=seed, processes=processes, progress=progress)
     asking = Asking(load_vlm(model, device, seed))
     for metric, limit in limits.items():
         protocol = choose_protocol(PROTOCOL, metric, data, limit=limit, seed=seed)
-        if place.first:
+        if processes.first:
             remark(f"{metric}: {limit} held-out scenes, plain and with {', '.join(words or ['vhr'])}")
-        batch = 32 if metric == "chair" else 64
-        ask_arms(replace(asking, batch_size=batch), protocol, data, arms, out / metric, place)
-    if place.first:
+        here = replace(asking, batch_size=2 * asked_of(metric).batch_size)
+        ask_arms(here, protocol, data, arms, out / metric, processes=processes, progress=progress)
+    if processes.first:
         plain, mitigated = ([score_run(out / metric / arm.name) for metric in METRICS] for arm in arms)
         publish(pair_report(plain, mitigated, seed=seed), out, json)

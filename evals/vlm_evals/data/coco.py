@@ -8,15 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.errors import EvaluationError, FileFormatError
+from vlm_evals.errors import FileFormatError, TaskError
 from vlm_evals.records import file_hash, read_json
 
 WORLD = {"split", "images", "seed"}  # what says which export of the embedded world a folder is
 IMAGE_FOLDERS = ("", "images", "val2014", "train2014")
 
 
-class TaskError(EvaluationError):
-    """A protocol or data folder that cannot be used as asked."""
+def annotation_files(root: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the `instances*.json` and the `captions*.json` of a folder and of its `annotations`."""
+    places = (root, root / "annotations")
+    instances = tuple(sorted(path for place in places for path in place.glob("instances*.json")))
+    return instances, tuple(sorted(path for place in places for path in place.glob("captions*.json")))
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,7 @@ class CocoFolder:
         """
         if not root.is_dir():
             raise TaskError(f"no folder {root}: give --data a folder in COCO's format")
-        places = (root, root / "annotations")
-        instances = tuple(sorted(path for place in places for path in place.glob("instances*.json")))
-        captions = tuple(sorted(path for place in places for path in place.glob("captions*.json")))
+        instances, captions = annotation_files(root)
         if not instances or not captions:
             missing = "captions*.json" if instances else "instances*.json"
             raise TaskError(

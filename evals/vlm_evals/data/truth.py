@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from vlm_evals.data.coco import annotation_files
 from vlm_evals.errors import EvaluationError, FileFormatError, UnknownImage
 from vlm_evals.records import file_hash, image_key, read_json, read_text, write_json
 from vlm_evals.text.objects import ObjectFinder, vocabulary
@@ -155,11 +156,10 @@ def _is_coco(value: object) -> bool:
 
 
 def _annotation_files(folder: Path) -> list[Path]:
-    for place in (folder, folder / "annotations"):
-        found = [*sorted(place.glob("instances*.json")), *sorted(place.glob("captions*.json"))]
-        if found:
-            return found
-    raise EvaluationError(f"{folder} holds no instances*.json and captions*.json, nor does its folder annotations")
+    instances, captions = annotation_files(folder)
+    if not (instances or captions):
+        raise EvaluationError(f"{folder} holds no instances*.json and captions*.json, nor does its folder annotations")
+    return [*instances, *captions]
 
 
 def _from_index(path: Path, value: object) -> Truth:

@@ -4,27 +4,33 @@
     CHAIR_I = hallucinated mentions / mentions, repeats counted
     recall  = distinct objects correctly mentioned / objects of the ground truth, summed over captions
 
-The score of a caption keeps its evidence; the metrics of a corpus are ratios of summed counts, never means of means.
+The score of a caption keeps its evidence; the figures of a corpus are ratios of summed counts, never means of means.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from vlm_evals.data.formats import Caption
-from vlm_evals.data.truth import Truth
-from vlm_evals.ratios import HarmonicMean, Metric, Ratio, evaluate, total
-from vlm_evals.records import Score
-from vlm_evals.text.objects import CaptionObjects, Mention, ObjectFinder
+from vlm_evals.data.coco import CocoFolder
+from vlm_evals.data.formats import Caption, read_captions, write_captions
+from vlm_evals.data.truth import Truth, load_truth, save_truth
+from vlm_evals.metric import Asked, Curve, Judging, Metric, Option, Scored
+from vlm_evals.protocol import DESCRIBE, Protocol
+from vlm_evals.ratios import Formula, HarmonicMean, Ratio
+from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
+from vlm_evals.runs import require_complete
+from vlm_evals.text.objects import PIPELINES, VOCABULARIES, CaptionObjects, Mention, ObjectFinder
 
+TRUTH = "truth.json"
 _NO_CAPTION = "there is no caption"
 _NO_MENTION = "no caption mentions an object"
 _NO_TRUTH = "the images of these captions have no object in the ground truth"
 
 _RECALL = Ratio("found", "truth", _NO_TRUTH)
 _PRECISION = Ratio("found", "distinct", _NO_MENTION)
-RATIOS: dict[str, Metric] = {
+RATIOS: dict[str, Formula] = {
     "chair_s": Ratio("hallucinated_captions", "captions", _NO_CAPTION),
     "chair_i": Ratio("hallucinated_mentions", "mentions", _NO_MENTION),
     "chair_i_distinct": Ratio("distinct_hallucinated", "distinct", _NO_MENTION),
@@ -38,11 +44,25 @@ RATIOS: dict[str, Metric] = {
     "repeated_sentences": Ratio("sentences_again", "sentences", "there is no sentence"),
     "repeated_4grams": Ratio("fourgrams_again", "fourgrams", "no caption has four tokens"),
 }
+LABELS = {
+    "chair_s": "CHAIR_S",
+    "chair_i": "CHAIR_I",
+    "chair_i_distinct": "CHAIR_I, distinct objects",
+    "recall": "recall",
+    "precision": "precision",
+    "f1": "F1",
+    "mean_tokens": "length, tokens",
+    "objects_per_caption": "objects per caption",
+    "distinct_per_caption": "distinct objects per caption",
+    "repeated_mentions": "repeated mentions",
+    "repeated_sentences": "repeated sentences",
+    "repeated_4grams": "repeated 4-grams",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionScore:
-    """The score of one caption.
+    """What was found in one caption.
 
     Attributes:
         image_id: as the caption's file states it.
@@ -60,7 +80,7 @@ class CaptionScore:
         return tuple(mention for mention in self.said.mentions if mention.node not in self.truth)
 
     def counts(self) -> dict[str, int]:
-        """Return the counts that every metric of `RATIOS` is made of."""
+        """Return the counts that every figure of `RATIOS` is made of."""
         said = self.said
         distinct = {mention.node for mention in said.mentions}
         invented = sum(mention.node not in self.truth for mention in said.mentions)
@@ -92,10 +112,11 @@ class CaptionScore:
             "hallucinated": [mention.node for mention in self.hallucinated],
         }
 
-    def as_score(self, sample_id: str) -> Score:
-        """Return the counts with their evidence."""
+    def as_score(self) -> Score:
+        """Return the counts with their evidence; `words` are those of the hallucinated mentions."""
+        image = image_key(self.image_id)
         words = [mention.word for mention in self.hallucinated]
-        return Score(sample_id, self.counts(), self.as_row() | {"words": words})
+        return Score(image, image, self.counts(), evidence=self.as_row() | {"words": words})
 
 
 def score_caption(caption: Caption, truth: Truth, finder: ObjectFinder) -> CaptionScore:
@@ -112,30 +133,17 @@ def score_captions(captions: Iterable[Caption], truth: Truth, finder: ObjectFind
     return [score_caption(caption, truth, finder) for caption in captions]
 
 
-def corpus_metrics(scores: Sequence[CaptionScore]) -> dict[str, Any]:
-    """Return every metric of `RATIOS` as a fraction, with `counts` and `undefined` (metric -> reason).
-
-    An undefined metric is None: nothing is divided by zero and nothing is counted as a perfect score.
-    """
-    totals = total([score.counts() for score in scores]) or _NOTHING
-    values, undefined = evaluate(RATIOS, totals)
-    return {**values, "counts": dict(totals), "undefined": undefined}
-
-
-_NOTHING = dict.fromkeys(CaptionScore("", CaptionObjects((), (), ()), frozenset()).counts(), 0)
-
-
-def most_invented(scores: Iterable[CaptionScore]) -> list[dict[str, Any]]:
+def most_invented(scores: Iterable[Score]) -> list[dict[str, Any]]:
     """Return the invented objects, the most frequent first: object, mentions, captions, and its most frequent word."""
     mentions: Counter[str] = Counter()
     captions: Counter[str] = Counter()
     words: dict[str, Counter[str]] = {}
     for score in scores:
-        invented = score.hallucinated
-        captions.update({mention.node for mention in invented})
-        for mention in invented:
-            mentions[mention.node] += 1
-            words.setdefault(mention.node, Counter())[mention.word] += 1
+        invented = score.evidence["hallucinated"]
+        captions.update(set(invented))
+        mentions.update(invented)
+        for node, word in zip(invented, score.evidence["words"], strict=True):
+            words.setdefault(node, Counter())[word] += 1
     order = sorted(mentions, key=lambda node: (-mentions[node], node))
     return [
         {
@@ -146,3 +154,145 @@ def most_invented(scores: Iterable[CaptionScore]) -> list[dict[str, Any]]:
         }
         for node in order
     ]
+
+
+def read_saved(
+    file: Path | str,
+    truth: Path | str | Sequence[Path | str],
+    *,
+    pipeline: Any = "chair-2018",
+    vocabulary: Any = "published",
+    per_caption: Path | str | None = None,
+    cache: Path | None = None,
+) -> Scored:
+    """Return the scores of a file of captions.
+
+    Args:
+        file: captions in any layout of `formats.read_captions`.
+        truth: a saved index, a folder of COCO annotations, or COCO files; see `truth.load_truth`.
+        pipeline: the text pipeline of the captions. Human captions in COCO files are read with chair-2018 whichever is
+            chosen, as in the published tables; an index says for itself.
+        vocabulary: "published" or "corrected".
+        per_caption: JSON lines to write, in the order of the file: image_id, mentions, hallucinated.
+        cache: folder of the index built from COCO files; by default the user's cache folder.
+
+    Returns:
+        The scores, and as facts `images`, `most_invented`, `pipeline`, `vocabulary`, `files` and `hashes` (names and
+        SHA-256 of captions and truth; of the sources where the truth was built from COCO files), `truth_images` and
+        `notes`.
+
+    Raises:
+        FileFormatError: naming file and line.
+        UnknownImage: for an image that is not in the ground truth.
+    """
+    finder = ObjectFinder(pipeline, vocabulary)
+    reader = finder if pipeline == "chair-2018" else ObjectFinder("chair-2018", vocabulary)
+    objects = load_truth(truth, reader, cache)
+    captions = read_captions(file)
+    found = score_captions(captions, objects, finder)
+    if per_caption is not None:
+        write_rows(Path(per_caption), (one.as_row() for one in found))
+    scores = [one.as_score() for one in found]
+    facts = {
+        "images": len({score.unit for score in scores}),
+        "most_invented": most_invented(scores),
+        "pipeline": pipeline,
+        "vocabulary": vocabulary,
+        "files": {"captions": Path(file).name, "truth": objects.source},
+        "hashes": {"captions": file_hash(Path(file)), "truth": objects.digest},
+        "truth_images": len(objects.objects),
+        "notes": list(finder.notes),
+    }
+    return Scored(scores, facts)
+
+
+def _finder(pipeline: Any, vocabulary: Any) -> ObjectFinder:
+    return ObjectFinder(pipeline or "chair-2018", vocabulary or "published")
+
+
+def _check(entries: Mapping[str, Any]) -> None:
+    """Refuse a pipeline or a vocabulary that is unknown or lacks its language data."""
+    _finder(entries.get("pipeline"), entries.get("vocabulary"))
+
+
+def _samples(protocol: Protocol, data: CocoFolder) -> list[Sample]:
+    return [Sample(str(image), str(data.images[image]), protocol.prompt, str(image)) for image in protocol.image_ids]
+
+
+def _keep_truth(folder: Path, protocol: Protocol, data: CocoFolder) -> None:
+    # human captions are read with chair-2018 whichever pipeline reads the model's, as in the published tables
+    reader = _finder("chair-2018", protocol.vocabulary)
+    truth = load_truth([*data.instances, *data.captions], reader)
+    own = {str(image): truth.of(image) for image in protocol.image_ids}
+    save_truth(folder / TRUTH, replace(truth, objects=own))
+
+
+def _said(protocol: Protocol, answers: Mapping[str, Answer]) -> list[Caption]:
+    """Return the captions of a run in the protocol's order, without those that failed."""
+    named = ((image, answers[str(image)]) for image in protocol.image_ids)
+    return [Caption(image, answer.text) for image, answer in named if not answer.error]
+
+
+def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> Scored:
+    finder = _finder(protocol.pipeline, protocol.vocabulary)
+    truth = load_truth(folder / TRUTH)
+    require_complete(folder, [str(image) for image in protocol.image_ids], answers)
+    found = score_captions(_said(protocol, answers), truth, finder)
+    facts = {"pipeline": finder.pipeline, "vocabulary": finder.vocabulary_name, "truth": truth.digest}
+    return Scored([one.as_score() for one in found], facts | {"notes": list(finder.notes)})
+
+
+def _write_exchange(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> None:
+    write_captions(folder / "captions.jsonl", _said(protocol, answers))
+
+
+_PIPELINE = Option("pipeline", "chair-2018 or chair-opera.", choices=PIPELINES)
+_VOCABULARY = Option("vocabulary", "published or corrected.", choices=VOCABULARIES)
+
+CHAIR = Metric(
+    name="chair",
+    title="CHAIR",
+    items="captions",
+    ratios=RATIOS,
+    labels=LABELS,
+    numbers=frozenset({"mean_tokens", "objects_per_caption", "distinct_per_caption"}),
+    headline="chair_s",
+    recall="recall",
+    tested=("chair_s", "captions that invent something"),
+    curve=Curve("recall", ("chair_s", "chair_i", "chair_i_distinct"), beside=("mean_tokens",)),
+    controls=("chair_s", "recall"),
+    summary=("chair_s", "chair_i", "chair_i_distinct", "recall", "mean_tokens"),
+    called=lambda score: f"image {score.key}",
+    findings=lambda scores: {"most_invented": most_invented(scores)},
+    nothing=dict.fromkeys(CaptionScore("", CaptionObjects((), (), ()), frozenset()).counts(), 0),
+    judging=Judging(
+        help="Score captions with CHAIR.",
+        file=Option("file", "Captions: JSON lines or a list with image_id and caption.", Path),
+        read=read_saved,
+        options=(
+            Option(
+                "truth",
+                "A saved index of objects, a folder with COCO's annotations, or such files.",
+                Path,
+                required=True,
+                several=True,
+            ),
+            replace(_PIPELINE, default="chair-2018"),
+            replace(_VOCABULARY, default="published"),
+            Option("per_caption", "JSON lines to write.", Path, written=True),
+        ),
+    ),
+    asked=Asked(
+        help="Caption images and count the objects that are not there.",
+        max_new_tokens=512,
+        world_max_new_tokens=96,
+        defaults={"prompt": DESCRIBE, "pipeline": "chair-2018", "vocabulary": "published"},
+        options=(Option("prompt", "In place of the protocol's."), _PIPELINE, _VOCABULARY),
+        check=_check,
+        eligible=lambda data: sorted(data.images),
+        samples=_samples,
+        keep=_keep_truth,
+        score=_score_run,
+        exchange=_write_exchange,
+    ),
+)

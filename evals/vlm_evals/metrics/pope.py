@@ -1,31 +1,27 @@
-"""POPE: yes-or-no questions about objects (Li et al. 2023).
+"""POPE: yes-or-no questions about objects (Li et al. 2023), asked in splits; figures are means over splits."""
 
-Three published programs read answers differently; all three are here, and `strict-neither`, which says "unparsed"
-where an answer is neither yes nor no instead of counting it as yes.
-"""
-
-import random
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from vlm_evals.data.formats import GivenAnswer, Question
-from vlm_evals.errors import AnswerMismatch, EvaluationError
-from vlm_evals.ratios import HarmonicMean, Metric, Ratio, evaluate, total
-from vlm_evals.records import Label, Score
+from vlm_evals.data.coco import CocoFolder
+from vlm_evals.data.formats import GivenAnswer, Question, read_answers, read_questions, write_answers
+from vlm_evals.data.pope_questions import PER_IMAGE, STRATEGIES, build_questions
+from vlm_evals.errors import AnswerMismatch, TaskError
+from vlm_evals.metric import Asked, Judging, Metric, Option, Scored
+from vlm_evals.protocol import Protocol
+from vlm_evals.ratios import Formula, HarmonicMean, Ratio
+from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
+from vlm_evals.runs import content_hash, require_complete
+from vlm_evals.text.yes_no import PARSERS, Parser, Reading, parse_answer
 
-Parser = Literal["strict-neither", "pope", "opera", "vcd"]
-Strategy = Literal["random", "popular", "adversarial"]
-Reading = Literal["yes", "no", "unparsed"]
-PARSERS: tuple[Parser, ...] = get_args(Parser)
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-
+QUESTIONS = "questions.jsonl"
 _NO_QUESTION = "there is no question"
 _PRECISION = Ratio("true_yes", "said_yes", "no answer is yes")
 _RECALL = Ratio("true_yes", "label_yes", "no question has the label yes")
-RATIOS: dict[str, Metric] = {
+RATIOS: dict[str, Formula] = {
     "accuracy": Ratio("right", "questions", _NO_QUESTION),
     "precision": _PRECISION,
     "recall": _RECALL,
@@ -34,55 +30,15 @@ RATIOS: dict[str, Metric] = {
     "yes_ratio": Ratio("said_yes", "questions", _NO_QUESTION),
     "unparsed": Ratio("neither", "questions", _NO_QUESTION),
 }
-
-
-def parse_answer(answer: str, *, parser: Parser = "strict-neither", label: Label | None = None) -> Reading:
-    """Return "yes", "no" or "unparsed" for an answer.
-
-    Args:
-        answer: what the model said.
-        parser: "pope" (the original), "opera" (OPERA, PAI), "vcd", or ours, "strict-neither". Only ours can return
-            "unparsed".
-        label: the right answer. Only "vcd" needs it: it looks for the label's own word anywhere in the answer.
-
-    Raises:
-        EvaluationError: for an unknown parser, or "vcd" without a label.
-    """
-    if parser == "strict-neither":
-        return _strict(answer)
-    if parser == "pope":
-        words = answer.split(".")[0].replace(",", "").split(" ")
-        return "no" if {"No", "no", "not"}.intersection(words) else "yes"
-    if parser == "opera":
-        words = answer.replace(".", "").replace(",", "").split(" ")
-        denied = {"No", "NO", "no", "not"}.intersection(words) or any(word.endswith("n't") for word in words)
-        return "no" if denied else "yes"
-    if parser == "vcd":
-        if label is None:
-            raise EvaluationError("the parser vcd depends on the label; pass label='yes' or label='no'")
-        said = label in answer.lower()
-        return label if said else ("no" if label == "yes" else "yes")
-    raise EvaluationError(f"unknown parser {parser!r}; choose one of {', '.join(PARSERS)}")
-
-
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_LEAD = re.compile(r"(?:the\s+)?(?:correct\s+|final\s+)?answer(?:\s+is|\s*:)?", re.IGNORECASE)
-_LINKS = {"and", "or", "but"}
-
-
-def _strict(answer: str) -> Reading:
-    """Return yes or no where it is the first word, or follows "the answer is", and is not taken back at once."""
-    text = answer.strip()
-    lead = _LEAD.match(text)
-    words = [word.lower() for word in _WORD.findall(text[lead.end() :] if lead else text)]
-    while words and words[0].isdecimal():  # a list number: "1. No"
-        words.pop(0)
-    if not words or words[0] not in ("yes", "no"):
-        return "unparsed"
-    following = next((word for word in words[1:3] if word not in _LINKS), None)
-    if following in ("yes", "no") and following != words[0]:
-        return "unparsed"
-    return "yes" if words[0] == "yes" else "no"
+LABELS = {
+    "recall": "recall",
+    "precision": "precision",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "false_yes_rate": "false yes",
+    "yes_ratio": "yes ratio",
+    "unparsed": "unparsed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +50,7 @@ class QuestionScore:
     reading: Reading
 
     def counts(self) -> dict[str, int]:
-        """Return the counts that every metric of `RATIOS` is made of; an unparsed answer is never right."""
+        """Return the counts that every figure of `RATIOS` is made of; an unparsed answer is never right."""
         said, label = self.reading == "yes", self.question.label == "yes"
         return {
             "questions": 1,
@@ -122,7 +78,14 @@ class QuestionScore:
 
     def as_score(self) -> Score:
         """Return the counts with their evidence."""
-        return Score(f"{self.question.split}/{self.question.question_id}", self.counts(), self.as_row())
+        asked = self.question
+        evidence = self.as_row() | {"question": asked.text}
+        return Score(sample_id(asked), image_key(asked.image), self.counts(), asked.split, evidence)
+
+
+def sample_id(question: Question) -> str:
+    """Return the name under which a question is asked and its score is paired."""
+    return f"{question.split}/{question.question_id}"
 
 
 def score_answers(
@@ -188,115 +151,197 @@ def _take(given: dict[tuple[str | None, str], GivenAnswer], question: Question) 
     raise AnswerMismatch(f"question {question.question_id} ({question.split}) has no answer")
 
 
-def corpus_metrics(scores: Sequence[QuestionScore]) -> dict[str, Any]:
-    """Return the metrics of every split and their mean over splits.
-
-    Returns:
-        `splits` (split -> metrics with `counts` and `undefined`) and, at the top, the mean of each metric over splits;
-        None where a split has none.
-    """
-    splits: dict[str, dict[str, Any]] = {}
-    for split in dict.fromkeys(score.question.split for score in scores):
-        totals = total([score.counts() for score in scores if score.question.split == split])
-        values, undefined = evaluate(RATIOS, totals)
-        splits[split] = {**values, "counts": totals, "undefined": undefined}
-    means: dict[str, Any] = {name: _mean([split[name] for split in splits.values()]) for name in RATIOS}
-    return {**means, "splits": splits}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined and len(defined) == len(values) else None
-
-
-def build_questions(
-    annotations: Sequence[Mapping[str, Any]],
+def read_saved(
+    answers: Path | str | Sequence[Path | str],
+    questions: Path | str | Sequence[Path | str],
     *,
-    strategy: Strategy,
-    per_image: int = 3,
-    sample: int | None = 500,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Return POPE questions: per image and i, the i-th object (yes), then an object that is not there (no).
-
-    The absent object is uniform over all objects seen ("random"), the most frequent one ("popular"), or the one that
-    stands most often beside the positive ("adversarial", then uniform); ties go to the object that was seen first, and
-    none is used twice for an image. The published builder sets no seed; this one takes it.
+    parser: Any = "strict-neither",
+    per_question: Path | str | None = None,
+) -> Scored:
+    """Return the scores of a file of answers, or of one file a split.
 
     Args:
-        annotations: {"image": name, "objects": names in annotation order} of every image; all of them count towards
-            the frequencies.
-        strategy: how absent objects are chosen.
-        per_image: questions of each label an image gets; images with fewer objects are not asked about.
-        sample: how many images are drawn; None keeps all, in order.
-        seed: of the drawing.
+        answers: POPE or LLaVA answers or an lmms-eval log; one file for each file of questions, or one for all.
+        questions: POPE question files, each a split; any edition, read as it is.
+        parser: see `yes_no.parse_answer`.
+        per_question: JSON lines to write: question_id, split, label, reading, answer.
 
     Returns:
-        Dictionaries with question_id (from 1), image, object, text and label.
+        The scores, and as facts `questions`, `parser`, `files` (`answers`: names; `questions`: name with counts of
+        questions, labels and images) and `hashes` (name -> SHA-256).
 
     Raises:
-        EvaluationError: for an unknown strategy, too few images, or an image that leaves no absent object.
+        FileFormatError: naming file and line.
+        AnswerMismatch: naming the question whose answer is missing or doubled.
     """
-    if strategy not in STRATEGIES:
-        raise EvaluationError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
-    generator = random.Random(seed)
-    listed = [(str(one["image"]), list(dict.fromkeys(one["objects"]))) for one in annotations]
-    images = [(image, objects) for image, objects in listed if len(objects) >= per_image]
-    if sample is not None:
-        if len(images) < sample:
-            raise EvaluationError(
-                f"{len(images)} images have {per_image} objects or more, fewer than the sample of {sample}; "
-                "pass a smaller sample, or None for all of them"
-            )
-        images = generator.sample(images, sample)
-    absent = _absent_chooser(strategy, [objects for _, objects in listed], generator)
-    questions: list[dict[str, Any]] = []
-    for image, objects in images:
-        taken = set(objects)
-        for present in objects[:per_image]:
-            missing = absent(present, taken)
-            taken.add(missing)
-            for name, label in ((present, "yes"), (missing, "no")):
-                row = {"question_id": len(questions) + 1, "image": image, "object": name}
-                questions.append(row | {"text": question_text(name), "label": label})
-    return questions
+    asked = _several(questions)
+    given = _several(answers)
+    found, counted = _scored(given, asked, parser)
+    if per_question is not None:
+        write_rows(Path(per_question), (one.as_row() for one in found))
+    facts = {
+        "questions": len(found),
+        "parser": parser,
+        "files": {"answers": [path.name for path in given], "questions": counted},
+        "hashes": {path.name: file_hash(path) for path in (*given, *asked)},
+    }
+    return Scored([one.as_score() for one in found], facts)
 
 
-def question_text(name: str) -> str:
-    """Return POPE's question about an object; `an` stands before a, e, i, o and u."""
-    return f"Is there {'an' if name[:1] in tuple('aeiou') else 'a'} {name} in the image?"
+def _several(source: Path | str | Sequence[Path | str]) -> list[Path]:
+    return [Path(source)] if isinstance(source, Path | str) else [Path(one) for one in source]
 
 
-def _absent_chooser(
-    strategy: Strategy, images: Sequence[Sequence[str]], generator: random.Random
-) -> Callable[[str, set[str]], str]:
-    """Return what chooses an absent object for a positive, given the objects already taken for that image."""
-    frequency = Counter(name for objects in images for name in objects)
-    seen = list(frequency)
-    by_frequency = _descending(frequency, seen)
-    beside = _neighbours(images, seen) if strategy == "adversarial" else {}
-
-    def choose(present: str, taken: set[str]) -> str:
-        ranked = {"random": [], "popular": by_frequency, "adversarial": beside.get(present, [])}[strategy]
-        for name in ranked:
-            if name not in taken:
-                return name
-        free = [name for name in seen if name not in taken]
-        if not free:
-            raise EvaluationError("an image leaves no absent object to ask about: it holds every object seen")
-        return generator.choice(free)
-
-    return choose
+def _scored(
+    given: Sequence[Path], asked: Sequence[Path], parser: Parser
+) -> tuple[list[QuestionScore], list[dict[str, Any]]]:
+    """Return the scores of all files and what each file of questions holds."""
+    questions = {path: read_questions(path) for path in asked}
+    counted = [_edition(path, found) for path, found in questions.items()]
+    if len(given) == len(asked):
+        pairs = zip(given, questions.values(), strict=True)
+        return [score for path, found in pairs for score in _score(path, found, parser)], counted
+    if len(given) == 1:
+        return _score(given[0], [question for found in questions.values() for question in found], parser), counted
+    raise AnswerMismatch(
+        f"{len(given)} files of answers for {len(asked)} files of questions; give one for each, or one for all"
+    )
 
 
-def _descending(counts: Mapping[str, int], order: Iterable[str]) -> list[str]:
-    return sorted((name for name in order if counts.get(name)), key=lambda name: -counts[name])
+def _score(path: Path, questions: Sequence[Question], parser: Parser) -> list[QuestionScore]:
+    answers: list[GivenAnswer] = read_answers(path)
+    try:
+        return score_answers(questions, answers, parser)
+    except AnswerMismatch as error:
+        raise AnswerMismatch(f"{path}: {error}") from error
 
 
-def _neighbours(images: Sequence[Sequence[str]], seen: Sequence[str]) -> dict[str, list[str]]:
-    """Return, for every object, the others by how many images they share with it, descending."""
-    shared: dict[str, Counter[str]] = {name: Counter() for name in seen}
-    for objects in images:
-        for name in objects:
-            shared[name].update(other for other in objects if other != name)
-    return {name: _descending(counts, seen) for name, counts in shared.items()}
+def _edition(path: Path, questions: Sequence[Question]) -> dict[str, Any]:
+    labels = Counter(question.label for question in questions)
+    return {
+        "name": path.name,
+        "questions": len(questions),
+        "yes": labels["yes"],
+        "no": labels["no"],
+        "images": len({image_key(question.image) for question in questions}),
+    }
+
+
+def questions(protocol: Protocol, data: CocoFolder) -> list[Question]:
+    """Return the questions of every strategy, built from all annotations of the folder with the protocol's seed.
+
+    Every strategy asks about the same images; how frequent an object is, is counted over the whole folder.
+    """
+    annotations = [{"image": str(image), "objects": data.objects[image]} for image in sorted(data.images)]
+    count = len(protocol.image_ids)
+    sample = None if count == len(eligible(data)) else count
+    strategies: tuple[Any, ...] = protocol.strategies
+    return [
+        Question(str(row["question_id"]), row["image"], row["text"], row["label"], strategy)
+        for strategy in strategies
+        for row in build_questions(annotations, strategy=strategy, sample=sample, seed=protocol.seed)
+    ]
+
+
+def eligible(data: CocoFolder) -> list[int]:
+    """Return the images with enough objects to ask about."""
+    return sorted(image for image, objects in data.objects.items() if len(objects) >= PER_IMAGE)
+
+
+def _bound(protocol: Protocol, data: CocoFolder) -> Protocol:
+    asked = questions(protocol, data)
+    drawn = tuple(dict.fromkeys(int(question.image) for question in asked))
+    return replace(protocol, image_ids=drawn, questions=_hash(asked))
+
+
+def _hash(asked: Sequence[Question]) -> str:
+    return content_hash([asdict(question) for question in asked])
+
+
+def _samples(protocol: Protocol, data: CocoFolder) -> list[Sample]:
+    asked = questions(protocol, data)
+    if _hash(asked) != protocol.questions:
+        raise TaskError(f"the protocol {protocol.name!r} asks other questions than its seed and data give here")
+    return [
+        Sample(
+            sample_id=sample_id(question),
+            image=str(data.images[int(question.image)]),
+            prompt=protocol.prompt.format(question=question.text),
+            image_id=question.image,
+            label=question.label,
+            split=question.split,
+        )
+        for question in asked
+    ]
+
+
+def _keep_questions(folder: Path, protocol: Protocol, data: CocoFolder) -> None:
+    rows = [asdict(question) for question in questions(protocol, data)]
+    write_rows(folder / QUESTIONS, ({"category": row.pop("split"), **row} for row in rows))
+
+
+def _answered(folder: Path, answers: Mapping[str, Answer]) -> list[tuple[Question, GivenAnswer]]:
+    """Return the questions of a run with their answers, in order, without those that failed."""
+    named = {sample_id(question): question for question in read_questions(folder / QUESTIONS)}
+    require_complete(folder, list(named), answers)
+    return [
+        (question, GivenAnswer(question.question_id, answers[name].text, question.text, question.split))
+        for name, question in named.items()
+        if not answers[name].error
+    ]
+
+
+def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> Scored:
+    pairs = _answered(folder, answers)
+    parser: Any = protocol.parser or "strict-neither"
+    found = score_answers([question for question, _ in pairs], [given for _, given in pairs], parser)
+    return Scored([one.as_score() for one in found], {"parser": parser})
+
+
+def _write_exchange(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> None:
+    pairs = _answered(folder, answers)
+    for split in protocol.strategies:
+        write_answers(folder / f"pope_{split}.jsonl", [given for question, given in pairs if question.split == split])
+
+
+_PARSER = Option("parser", "strict-neither, pope, opera or vcd.", choices=PARSERS)
+
+POPE = Metric(
+    name="pope",
+    title="POPE",
+    items="answers",
+    ratios=RATIOS,
+    labels=LABELS,
+    headline="false_yes_rate",
+    recall="recall",
+    accuracy="accuracy",
+    tested=("accuracy", "questions answered rightly"),
+    over_splits="mean",
+    counted="questions",
+    called=lambda score: f"question {score.evidence['question_id']} ({score.split})",
+    in_splits=("accuracy", "f1", "yes_ratio", "unparsed"),
+    summary=("accuracy", "f1", "false_yes_rate", "yes_ratio"),
+    judging=Judging(
+        help="Score answers with POPE.",
+        file=Option("answers", "Answers, one file for all questions or one for each split.", Path, several=True),
+        read=read_saved,
+        options=(
+            Option("questions", "POPE's questions, a file a split.", Path, required=True, several=True, short="-q"),
+            replace(_PARSER, default="strict-neither"),
+            Option("per_question", "JSON lines to write.", Path, written=True),
+        ),
+    ),
+    asked=Asked(
+        help="Ask whether objects are in images, half of them not there.",
+        max_new_tokens=16,
+        defaults={"prompt": "{question}", "parser": "strict-neither", "strategies": STRATEGIES},
+        options=(_PARSER,),
+        batch_size=32,
+        eligible=eligible,
+        bound=_bound,
+        samples=_samples,
+        keep=_keep_questions,
+        score=_score_run,
+        exchange=_write_exchange,
+    ),
+)

@@ -1,221 +1,214 @@
-"""A plain and a mitigated run on the same items, compared: plain data for reports, the command line and the page."""
+"""Runs on the same items, compared with one of them: plain data for reports, the command line, studies and the page."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vlm_evals.compare import LEVEL, RESAMPLES, Estimate, Resampled, at_equal_recall, mcnemar, paired
-from vlm_evals.metrics import chair, pope
-from vlm_evals.metrics.chair import CaptionScore
-from vlm_evals.metrics.pope import QuestionScore
-from vlm_evals.ratios import Counts, HarmonicMean, Mean, Metric, Ratio
-from vlm_evals.records import image_key
-from vlm_evals.reports.verdict import verdict
+from vlm_evals.metric import Metric
+from vlm_evals.ratios import Formula, counts_of
+from vlm_evals.records import Score
+from vlm_evals.reports.verdict import Verdict, score_verdict, verdict
 
-CURVE_METRICS = ("chair_s", "chair_i", "chair_i_distinct")
-PLAIN, MITIGATED = 0, 1
+PLAIN, MITIGATED = "plain", "mitigated"
 
 
-def compare_chair(
-    plain: Sequence[CaptionScore],
-    mitigated: Sequence[CaptionScore],
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one metric on the same items, resampled together. Made by `compare`.
+
+    Attributes:
+        metric: whose figures are compared.
+        runs: name -> scores in the order of the first, which is `PLAIN`.
+        curve: end-of-text bias -> place in `resampled`; empty without a curve.
+        resampled: the counts of the runs, in their order, and of the curve's.
+        figures: figure -> how it comes from those counts.
+        settings: `n` (units), `seed`, `resamples`, `level`.
+    """
+
+    metric: Metric
+    runs: Mapping[str, Sequence[Score]]
+    curve: Mapping[float, int]
+    resampled: Resampled
+    figures: Mapping[str, Formula]
+    settings: Mapping[str, Any]
+
+    @property
+    def others(self) -> list[str]:
+        """The names of the runs that are compared with the plain one, in order."""
+        return [name for name in self.runs if name != PLAIN]
+
+    def side(self, name: str) -> dict[str, Any]:
+        """Return every figure of one run, with `intervals`."""
+        found = {one: self.resampled.estimate(formula, self._place(name)) for one, formula in self.figures.items()}
+        intervals = {one: [estimate.low, estimate.high] for one, estimate in found.items()}
+        return self.metric.corpus(self.runs[name]) | {"intervals": intervals}
+
+    def difference(self, name: str, base: str = PLAIN) -> dict[str, Estimate]:
+        """Return figure -> one run minus another."""
+        return self._differences(self.figures, name, base)
+
+    def in_splits(self, name: str, base: str = PLAIN) -> dict[str, dict[str, Estimate]]:
+        """Return split -> figure -> one run minus another; empty for a metric without splits."""
+        metric = self.metric
+        splits = metric.splits(self.runs[PLAIN])
+        return {split: self._differences(metric.figures_within(split), name, base) for split in splits}
+
+    def at_equal_recall(self, name: str) -> dict[str, Estimate]:
+        """Return figure -> one run minus the plain model's curve at the run's own recall; empty without a curve."""
+        curve = self.metric.curve
+        if curve is None or not self.curve:
+            return {}
+        figures = {one: self.figures[one] for one in curve.figures}
+        places = list(self.curve.values())
+        return at_equal_recall(
+            self.resampled, figures, self.figures[curve.over], method=self._place(name), curve=places
+        )
+
+    def verdict(self, name: str) -> Verdict:
+        """Return what the comparison of one run with the plain one showed."""
+        metric, found = self.metric, self.difference(name)
+        if metric.higher_is_better:
+            return score_verdict(found[metric.headline])
+        return verdict(
+            found[metric.headline],
+            found[metric.recall] if metric.recall else Estimate(None),
+            curve=self.at_equal_recall(name).get(metric.headline),
+            accuracy=found[metric.accuracy] if metric.accuracy else None,
+        )
+
+    def tests(self, name: str) -> dict[str, Any]:
+        """Return figure -> McNemar's exact test of one run against the plain one; empty where the metric has none."""
+        if self.metric.tested is None:
+            return {}
+        figure, _ = self.metric.tested
+        return {figure: mcnemar(self._outcomes(PLAIN, figure), self._outcomes(name, figure))}
+
+    def row(self, name: str, *, against: str | None = None) -> dict[str, Any]:
+        """Return one run's figures and its difference from the plain run.
+
+        Args:
+            name: of the run.
+            against: a run whose difference from this one is told too, as `method_minus_control`.
+        """
+        corpus = self.metric.corpus(self.runs[name])
+        found = {key: value for key, value in corpus.items() if key not in ("counts", "undefined")}
+        found["difference"] = _rows(self.difference(name))
+        if against is not None:
+            found["method_minus_control"] = _rows(self.difference(against, name))
+        if self.curve:
+            found["curve_difference"] = _rows(self.at_equal_recall(name))
+        return found
+
+    def points(self) -> list[dict[str, Any]]:
+        """Return the points of the plain model's curve: `bias` and every figure, in order of bias."""
+        return [
+            {"bias": bias, **{name: self.resampled.value(formula, run) for name, formula in self.figures.items()}}
+            for bias, run in sorted(self.curve.items())
+        ]
+
+    def findings(self) -> dict[str, dict[str, Any]]:
+        """Return what else the metric finds: finding -> side -> plain data, of the plain and the first other run."""
+        sides = {PLAIN: PLAIN, MITIGATED: self.others[0]}
+        found = {side: self.metric.findings(self.runs[name]) for side, name in sides.items()}
+        return {key: {side: one[key] for side, one in found.items()} for key in found[PLAIN]}
+
+    def pair(self) -> dict[str, Any]:
+        """Return the comparison as a report has it: the first of the others as `mitigated`, the rest as controls.
+
+        Returns:
+            `verdict`, `n`, `seed`, `resamples`, `level`; `plain` and `mitigated` (every figure, with what it was made
+            of and `intervals`); `difference` (figure -> estimate, low, high; mitigated minus plain); with splits
+            `splits`; `mcnemar`; with a curve `curve` (points, and the difference at equal recall); `controls`.
+        """
+        method, *controls = self.others
+        found: dict[str, Any] = {
+            "verdict": self.verdict(method),
+            **self.settings,
+            "plain": self.side(PLAIN),
+            "mitigated": self.side(method),
+            "difference": _rows(self.difference(method)),
+        }
+        if self.metric.over_splits:
+            found["splits"] = {split: _rows(one) for split, one in self.in_splits(method).items()}
+        if self.metric.tested is not None:
+            found["mcnemar"] = self.tests(method)
+        if self.curve:
+            found["curve"] = {"points": self.points(), "difference": _rows(self.at_equal_recall(method))}
+        if controls:
+            found["controls"] = {name: self.row(name, against=method) for name in controls}
+        return found
+
+    def table(self) -> dict[str, Any]:
+        """Return every other run beside the plain one: `plain`, with a curve its points, and a row each."""
+        found: dict[str, Any] = {**self.settings, "plain": self.side(PLAIN)}
+        if self.curve:
+            found["curve"] = {"points": self.points()}
+        return found | {"controls": {name: self.row(name) for name in self.others}}
+
+    def _place(self, name: str) -> int:
+        return list(self.runs).index(name)
+
+    def _differences(self, figures: Mapping[str, Formula], name: str, base: str) -> dict[str, Estimate]:
+        here, there = self._place(name), self._place(base)
+        return {one: self.resampled.difference(formula, here, there) for one, formula in figures.items()}
+
+    def _outcomes(self, name: str, figure: str) -> list[bool]:
+        """Return whether the figure's count is there: in every answer, or in every unit where units are counted."""
+        count = counts_of(self.metric.ratios[figure])[0]
+        scores = self.runs[name]
+        if all(count in score.counts for score in scores):
+            return [bool(score.counts[count]) for score in scores]
+        names = [f"{split}/{count}" for split in self.metric.splits(scores)] or [count]
+        return [bool(row[one]) for row in self.metric.by_unit(scores) for one in names]
+
+
+def compare(
+    metric: Metric,
+    base: Sequence[Score],
+    others: Mapping[str, Sequence[Score]],
     *,
-    curve: Mapping[float, Sequence[CaptionScore]] | None = None,
-    controls: Mapping[str, Sequence[CaptionScore]] | None = None,
+    curve: Mapping[float, Sequence[Score]] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> dict[str, Any]:
-    """Return a paired comparison of captions.
+) -> Comparison:
+    """Return runs compared with one of them: two runs, a run with its controls, or a table of many.
 
     Args:
-        plain: the scores of the model as it is.
-        mitigated: the scores of the same images with the interventions.
-        curve: end-of-text bias -> scores of the plain model with that bias; the plain run itself counts as bias 0.
-        controls: name -> scores of a control, such as the same gain on the least vision-aware heads.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
-
-    Returns:
-        `verdict`, `n`, `seed`, `resamples`, `level`; `plain` and `mitigated` (every metric, with `counts`, `undefined`
-        and `intervals`); `difference` (metric -> estimate, low, high; mitigated minus plain); `mcnemar`; with a curve
-        `curve` (points, and the difference at equal recall); with controls `controls`.
+        metric: whose scores they are.
+        base: the scores of the model as it is.
+        others: name -> scores of the same items, in any order.
+        curve: end-of-text bias -> scores of the plain model with that bias; the base itself counts as bias 0.
+        seed, resamples: of the bootstrap.
 
     Raises:
-        AnswerMismatch: naming an image that is not in both runs.
+        AnswerMismatch: naming an item that is not in both runs.
     """
-    others = {"mitigated": mitigated, **(controls or {})}
-    points = {bias: scores for bias, scores in (curve or {}).items() if bias != 0}
-    aligned = {name: paired(plain, scores, _image)[1] for name, scores in others.items()}
-    biased = {bias: paired(plain, scores, _image)[1] for bias, scores in points.items()}
-    runs: list[Sequence[CaptionScore]] = [plain, *aligned.values(), *biased.values()]
-    resampled = Resampled([[score.counts() for score in run] for run in runs], seed=seed, resamples=resamples)
-    on_curve = [PLAIN, *range(1 + len(aligned), len(runs))] if points else []
-    metrics = chair.RATIOS
-    difference = _differences(resampled, metrics, MITIGATED, PLAIN)
-    equal = _equal_recall(resampled, MITIGATED, on_curve)
-    found: dict[str, Any] = {
-        "verdict": verdict(difference["chair_s"], difference["recall"], curve=equal.get("chair_s")),
-        **_settings(len(plain), seed, resamples),
-        "plain": chair.corpus_metrics(plain) | {"intervals": _intervals(resampled, metrics, PLAIN)},
-        "mitigated": chair.corpus_metrics(runs[MITIGATED]) | {"intervals": _intervals(resampled, metrics, MITIGATED)},
-        "difference": _rows(difference),
-        "mcnemar": {"chair_s": mcnemar(_invented(plain), _invented(runs[MITIGATED]))},
-    }
-    if points:
-        found["curve"] = {"points": _points(resampled, [0.0, *points], on_curve), "difference": _rows(equal)}
-    if controls:
-        found["controls"] = {
-            name: _control(resampled, run, on_curve) for run, name in enumerate(aligned, start=1) if run != MITIGATED
-        }
+    biased = {bias: scores for bias, scores in (curve or {}).items() if bias != 0 and metric.curve is not None}
+    runs = {PLAIN: base} | {name: _aligned(metric, base, scores) for name, scores in others.items()}
+    points = [_aligned(metric, base, scores) for scores in biased.values()]
+    units = [metric.by_unit(run) for run in (*runs.values(), *points)]
+    resampled = Resampled(units, seed=seed, resamples=resamples)
+    on_curve = {0.0: 0} | {bias: place for place, bias in enumerate(biased, start=len(runs))} if biased else {}
+    settings: dict[str, Any] = {"n": len(units[0]), "seed": seed, "resamples": resamples, "level": LEVEL}
+    if metric.counted:
+        settings[metric.counted] = len(base)
+    return Comparison(metric, runs, on_curve, resampled, metric.figures(metric.splits(base)), settings)
+
+
+def intervals(metric: Metric, scores: Sequence[Score], *, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Return figure -> [low, high] of one run; nothing without scores."""
+    if not scores:
+        return {}
+    found: dict[str, Any] = compare(metric, scores, {}, seed=seed, resamples=resamples).side(PLAIN)["intervals"]
     return found
 
 
-def compare_pope(
-    plain: Sequence[QuestionScore],
-    mitigated: Sequence[QuestionScore],
-    *,
-    controls: Mapping[str, Sequence[QuestionScore]] | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> dict[str, Any]:
-    """Return a paired comparison of answers; intervals draw images, each with all its questions.
-
-    Metrics at the top are means over splits; `splits` holds the difference within each.
-
-    Args:
-        plain, mitigated, controls, seed, resamples: as in `compare_chair`.
-
-    Raises:
-        AnswerMismatch: naming a question that is not in both runs.
-    """
-    others = {"mitigated": mitigated, **(controls or {})}
-    aligned = {name: paired(plain, scores, _question)[1] for name, scores in others.items()}
-    runs: list[Sequence[QuestionScore]] = [plain, *aligned.values()]
-    splits = list(dict.fromkeys(score.question.split for score in plain))
-    resampled = Resampled([_by_image(run, splits) for run in runs], seed=seed, resamples=resamples)
-    within = {split: {name: _within(metric, split) for name, metric in pope.RATIOS.items()} for split in splits}
-    metrics = _over_splits(splits)
-    difference = _differences(resampled, metrics, MITIGATED, PLAIN)
-    right = [[score.reading == score.question.label for score in run] for run in runs]
-    found: dict[str, Any] = {
-        "verdict": verdict(difference["false_yes_rate"], difference["recall"], accuracy=difference["accuracy"]),
-        **_settings(_images(plain), seed, resamples),
-        "questions": len(plain),
-        "plain": pope.corpus_metrics(plain) | {"intervals": _intervals(resampled, metrics, PLAIN)},
-        "mitigated": pope.corpus_metrics(runs[MITIGATED]) | {"intervals": _intervals(resampled, metrics, MITIGATED)},
-        "difference": _rows(difference),
-        "splits": {split: _rows(_differences(resampled, within[split], MITIGATED, PLAIN)) for split in splits},
-        "mcnemar": {"accuracy": mcnemar(right[PLAIN], right[MITIGATED])},
-    }
-    if controls:
-        found["controls"] = {
-            name: {
-                **pope.corpus_metrics(runs[run]),
-                "difference": _rows(_differences(resampled, metrics, run, PLAIN)),
-                "method_minus_control": _rows(_differences(resampled, metrics, MITIGATED, run)),
-            }
-            for run, name in enumerate(aligned, start=1)
-            if run != MITIGATED
-        }
-    return found
-
-
-def chair_intervals(scores: Sequence[CaptionScore], *, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Return metric -> [low, high] of one run of captions; nothing without captions."""
-    if not scores:
-        return {}
-    resampled = Resampled([[score.counts() for score in scores]], seed=seed, resamples=resamples)
-    return _intervals(resampled, chair.RATIOS, PLAIN)
-
-
-def pope_intervals(scores: Sequence[QuestionScore], *, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Return metric -> [low, high] of the mean over splits of one run of answers; nothing without answers."""
-    if not scores:
-        return {}
-    splits = list(dict.fromkeys(score.question.split for score in scores))
-    resampled = Resampled([_by_image(scores, splits)], seed=seed, resamples=resamples)
-    return _intervals(resampled, _over_splits(splits), PLAIN)
-
-
-def _over_splits(splits: Sequence[str]) -> dict[str, Metric]:
-    """Return POPE's metrics as means over splits."""
-    return {
-        name: Mean(tuple(_within(metric, split) for split in splits), metric.undefined)
-        for name, metric in pope.RATIOS.items()
-    }
-
-
-def _image(score: CaptionScore) -> str:
-    return f"image {image_key(score.image_id)}"
-
-
-def _question(score: QuestionScore) -> str:
-    return f"question {score.question.question_id} ({score.question.split})"
-
-
-def _images(scores: Sequence[QuestionScore]) -> int:
-    return len({image_key(score.question.image) for score in scores})
-
-
-def _invented(scores: Sequence[CaptionScore]) -> list[bool]:
-    return [bool(score.hallucinated) for score in scores]
-
-
-def _settings(items: int, seed: int, resamples: int) -> dict[str, Any]:
-    return {"n": items, "seed": seed, "resamples": resamples, "level": LEVEL}
-
-
-def _differences(resampled: Resampled, metrics: Mapping[str, Metric], run: int, base: int) -> dict[str, Estimate]:
-    return {name: resampled.difference(metric, run, base) for name, metric in metrics.items()}
-
-
-def _intervals(resampled: Resampled, metrics: Mapping[str, Metric], run: int) -> dict[str, list[float | None]]:
-    found = {name: resampled.estimate(metric, run) for name, metric in metrics.items()}
-    return {name: [estimate.low, estimate.high] for name, estimate in found.items()}
+def _aligned(metric: Metric, base: Sequence[Score], scores: Sequence[Score]) -> list[Score]:
+    return paired(base, scores, lambda score: score.key, metric.called)[1]
 
 
 def _rows(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     return {name: estimate.as_row() for name, estimate in estimates.items()}
-
-
-def _equal_recall(resampled: Resampled, run: int, on_curve: Sequence[int]) -> dict[str, Estimate]:
-    if not on_curve:
-        return {}
-    metrics = {name: chair.RATIOS[name] for name in CURVE_METRICS}
-    return at_equal_recall(resampled, metrics, chair.RATIOS["recall"], method=run, curve=on_curve)
-
-
-def _points(resampled: Resampled, biases: Sequence[float], on_curve: Sequence[int]) -> list[dict[str, Any]]:
-    points = [
-        {"bias": bias, **{name: resampled.value(metric, run) for name, metric in chair.RATIOS.items()}}
-        for bias, run in zip(biases, on_curve, strict=True)
-    ]
-    return sorted(points, key=lambda point: point["bias"] or 0.0)
-
-
-def _control(resampled: Resampled, run: int, on_curve: Sequence[int]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: resampled.value(metric, run) for name, metric in chair.RATIOS.items()}
-    found["difference"] = _rows(_differences(resampled, chair.RATIOS, run, PLAIN))
-    found["method_minus_control"] = _rows(_differences(resampled, chair.RATIOS, MITIGATED, run))
-    if on_curve:
-        found["curve_difference"] = _rows(_equal_recall(resampled, run, on_curve))
-    return found
-
-
-def _by_image(scores: Sequence[QuestionScore], splits: Sequence[str]) -> list[Counts]:
-    """Return the counts of every image, per split, in the order in which images first appear."""
-    names = list(scores[0].counts()) if scores else []
-    images: dict[str, dict[str, int]] = {}
-    for score in scores:
-        empty = dict.fromkeys((f"{split}/{name}" for split in splits for name in names), 0)
-        row = images.setdefault(image_key(score.question.image), empty)
-        for name, count in score.counts().items():
-            row[f"{score.question.split}/{name}"] += count
-    return list(images.values())
-
-
-def _within(metric: Metric, split: str) -> Any:
-    """Return a metric over the counts of one split."""
-    if isinstance(metric, HarmonicMean):
-        return HarmonicMean(_within(metric.first, split), _within(metric.second, split), metric.undefined)
-    assert isinstance(metric, Ratio), "POPE's metrics are ratios and their harmonic means"
-    return Ratio(f"{split}/{metric.numerator}", f"{split}/{metric.denominator}", metric.undefined)

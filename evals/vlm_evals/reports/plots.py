@@ -1,14 +1,15 @@
 """A report's plots, drawn without pyplot and its global state."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vlm_evals.reports.tables import LABELS, NUMBERS
+from vlm_evals.metric import Metric
+from vlm_evals.reports.tables import metrics_of
 
 PLAIN, MITIGATED, CONTROL = "#7f7f7f", "#1f77b4", "#d18f00"
 
@@ -63,9 +64,12 @@ def _draw_invented(axes: Axes, report: Mapping[str, Any]) -> None:
 
 def _draw_differences(axes: Axes, report: Mapping[str, Any]) -> None:
     difference = report["difference"]
-    rows = [(LABELS[name], difference[name]) for name in LABELS if name in difference and name not in NUMBERS]
-    below = difference.get("pope", {})
-    rows += [(f"POPE {LABELS[name]}", below[name]) for name in LABELS if name in below]
+    first, *more = metrics_of(report)
+    rows = list(_fractions(first, difference))
+    for metric in more:
+        rows += [
+            (f"{metric.title} {label}", estimate) for label, estimate in _fractions(metric, difference[metric.name])
+        ]
     rows = [(label, estimate) for label, estimate in rows if estimate["estimate"] is not None]
     for place, (_, estimate) in enumerate(rows):
         low, value, high = (100 * estimate[key] for key in ("low", "estimate", "high"))
@@ -77,17 +81,26 @@ def _draw_differences(axes: Axes, report: Mapping[str, Any]) -> None:
     axes.set_xlabel("mitigated minus plain, points of percent, 95 % intervals")
 
 
+def _fractions(metric: Metric, difference: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name in dict.fromkeys([*metric.labels, *metric.ratios]):
+        if name in difference and name not in metric.numbers:
+            yield metric.label(name), difference[name]
+
+
 def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
-    points = [point for point in report["curve"]["points"] if point["recall"] is not None]
-    axes.plot(*_places(points), "o-", color=PLAIN, label="plain, end-of-text biases")
-    axes.plot(*_places([report["mitigated"]]), "D", color=MITIGATED, label="mitigated")
+    metric = metrics_of(report)[0]
+    assert metric.curve is not None, "a report has a curve where its metric has one"
+    over, shown = metric.curve.over, metric.curve.figures[0]
+    points = [point for point in report["curve"]["points"] if point[over] is not None]
+    axes.plot(*_places(points, over, shown), "o-", color=PLAIN, label="plain, end-of-text biases")
+    axes.plot(*_places([report["mitigated"]], over, shown), "D", color=MITIGATED, label="mitigated")
     for name, control in report.get("controls", {}).items():
-        axes.plot(*_places([control]), "^", color=CONTROL, label=f"control: {name}")
-    axes.set_xlabel("recall, %")
-    axes.set_ylabel("CHAIR_S, %")
+        axes.plot(*_places([control], over, shown), "^", color=CONTROL, label=f"control: {name}")
+    axes.set_xlabel(f"{metric.label(over)}, %")
+    axes.set_ylabel(f"{metric.label(shown)}, %")
     axes.legend(frameon=False)
 
 
-def _places(points: list[Any]) -> tuple[list[float], list[float]]:
-    defined = [point for point in points if point["recall"] is not None and point["chair_s"] is not None]
-    return [100 * point["recall"] for point in defined], [100 * point["chair_s"] for point in defined]
+def _places(points: list[Any], over: str, shown: str) -> tuple[list[float], list[float]]:
+    defined = [point for point in points if point[over] is not None and point[shown] is not None]
+    return [100 * point[over] for point in defined], [100 * point[shown] for point in defined]

@@ -4,29 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-LABELS = {
-    "chair_s": "CHAIR_S",
-    "chair_i": "CHAIR_I",
-    "chair_i_distinct": "CHAIR_I, distinct objects",
-    "recall": "recall",
-    "precision": "precision",
-    "f1": "F1",
-    "mean_tokens": "length, tokens",
-    "objects_per_caption": "objects per caption",
-    "distinct_per_caption": "distinct objects per caption",
-    "repeated_mentions": "repeated mentions",
-    "repeated_sentences": "repeated sentences",
-    "repeated_4grams": "repeated 4-grams",
-    "accuracy": "accuracy",
-    "false_yes_rate": "false yes",
-    "yes_ratio": "yes ratio",
-    "unparsed": "unparsed",
-}
-CHAIR_METRICS = tuple(LABELS)[:12]
-POPE_METRICS = ("accuracy", "precision", "recall", "f1", "false_yes_rate", "yes_ratio", "unparsed")
-_TESTED = {"chair_s": "captions that invent something", "accuracy": "questions answered rightly"}
-NUMBERS = {"mean_tokens", "objects_per_caption", "distinct_per_caption"}  # the others are fractions, shown in percent
-
+from vlm_evals.metric import Metric
+from vlm_evals.registry import find_metric
 
 MOST = 10  # objects listed as invented most often
 
@@ -39,44 +18,74 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
+def metrics_of(report: Mapping[str, Any]) -> list[Metric]:
+    """Return the metrics of a report, the one whose figures stand at its top first."""
+    named = report["metric"] if report["kind"] == "paired" else report["kind"]
+    return [find_metric(name) for name in named.split("+")]
+
+
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a report, the main one first."""
+    first, *more = metrics_of(report)
     if report["kind"] != "paired":
-        return _single_tables(report)
-    captions, answers = report["metric"] != "pope", report["metric"] != "chair"
-    found: list[Table] = []
-    if captions:
-        found.append(_paired_table("CHAIR", CHAIR_METRICS, *(report[side] for side in _SIDES)))
-    if answers:
-        below = [report[side]["pope"] if captions else report[side] for side in _SIDES]
-        found.append(_paired_table("POPE, mean over splits", POPE_METRICS, *below))
-        found += _split_tables(below[0], below[1], (report["pope"] if captions else report)["splits"])
-    return found + _curve_tables(report) + _control_tables(report) + _invented_tables(report)
+        return _single_tables(first, report)
+    found = _main_tables(first, [report[side] for side in _SIDES], report.get("splits", {}))
+    for metric in more:
+        below = [report[side][metric.name] for side in _SIDES]
+        found += _main_tables(metric, below, report[metric.name].get("splits", {}))
+    return found + _curve_tables(first, report) + _control_tables(first, report) + _invented_tables(report)
 
 
 _SIDES = ("plain", "mitigated", "difference")
 
 
-def _single_tables(report: Mapping[str, Any]) -> list[Table]:
-    if report["kind"] == "chair":
-        rows = [(LABELS[name], show(name, report[name]), *_interval(name, report)) for name in CHAIR_METRICS]
-        invented = {"this run": report["most_invented"]}
-        return [Table("CHAIR", ("metric", "value", "95 %"), rows), *_invented_tables({"most_invented": invented})]
-    splits = report["splits"]
-    columns = [*splits.values(), report]
-    rated = [
-        (LABELS[name], *(show(name, part[name]) for part in columns), *_interval(name, report)) for name in POPE_METRICS
+def _single_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
+    splits = report.get("splits", {})
+    rows = [
+        (metric.label(name), *cells(metric, name, report), *_interval(metric, name, report))
+        for name in metric.figures(list(splits))
     ]
-    return [Table("POPE", ("metric", *splits, "mean", "95 %"), rated)]
+    header = ("metric", *splits, metric.over_splits, "95 %") if metric.over_splits else ("metric", "value", "95 %")
+    found = [Table(metric.title, header, rows)]
+    invented = {"this run": report["most_invented"]} if "most_invented" in report else {}
+    return found + _invented_tables({"most_invented": invented})
 
 
-def _interval(name: str, report: Mapping[str, Any]) -> tuple[str]:
-    """Return the interval of one metric of a single run; nothing where it has none."""
+def cells(metric: Metric, name: str, found: Mapping[str, Any]) -> list[str]:
+    """Return a figure as text: within every split, empty where it is of the whole alone, and of the whole."""
+    splits = found.get("splits", {}).values()
+    return [*(metric.show(name, part[name]) if name in part else "" for part in splits), metric.show(name, found[name])]
+
+
+def _interval(metric: Metric, name: str, report: Mapping[str, Any]) -> tuple[str]:
+    """Return the interval of one figure of a single run; nothing where it has none."""
     low, high = report["intervals"].get(name, (None, None))
-    return ("",) if low is None else (f"[{show(name, low)}, {show(name, high)}]",)
+    return ("",) if low is None else (f"[{metric.show(name, low)}, {metric.show(name, high)}]",)
+
+
+def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Mapping[str, Any]) -> list[Table]:
+    """Return the table of the whole and of every split."""
+    over = f", {metric.over_splits} over splits" if metric.over_splits in ("mean", "sum") else ""
+    found = [_paired_table(metric, f"{metric.title}{over}", metric.figures(list(splits)), *sides)]
+    if len(splits) < 2:
+        return found
+    plain, mitigated, _ = sides
+    return found + [
+        _paired_table(
+            metric,
+            f"{metric.title}, {split}",
+            metric.in_splits,
+            plain["splits"][split],
+            mitigated["splits"][split],
+            difference,
+        )
+        for split, difference in splits.items()
+        if metric.in_splits
+    ]
 
 
 def _paired_table(
+    metric: Metric,
     title: str,
     names: Iterable[str],
     plain: Mapping[str, Any],
@@ -84,57 +93,53 @@ def _paired_table(
     difference: Mapping[str, Any],
 ) -> Table:
     rows = [
-        (LABELS[name], show(name, plain[name]), show(name, mitigated[name]), show_estimate(name, difference[name]))
+        (
+            metric.label(name),
+            metric.show(name, plain[name]),
+            metric.show(name, mitigated[name]),
+            metric.show_estimate(name, difference[name]),
+        )
         for name in names
     ]
     return Table(title, ("metric", "plain", "mitigated", "difference [95 %]"), rows)
 
 
-def _split_tables(
-    plain: Mapping[str, Any], mitigated: Mapping[str, Any], differences: Mapping[str, Any]
-) -> list[Table]:
-    if len(differences) < 2:
+def _curve_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
+    curve = metric.curve
+    if curve is None or "curve" not in report:
         return []
-    return [
-        _paired_table(
-            f"POPE, {split}",
-            ("accuracy", "f1", "yes_ratio", "unparsed"),
-            plain["splits"][split],
-            mitigated["splits"][split],
-            difference,
-        )
-        for split, difference in differences.items()
-    ]
-
-
-def _curve_tables(report: Mapping[str, Any]) -> list[Table]:
-    if "curve" not in report:
-        return []
-    names = ("recall", "chair_s", "chair_i", "chair_i_distinct", "mean_tokens")
+    names = (curve.over, *curve.figures, *curve.beside)
     points = [
-        (f"{point['bias']:+g}" if point["bias"] else "0", *(show(name, point[name]) for name in names))
+        (f"{point['bias']:+g}" if point["bias"] else "0", *(metric.show(name, point[name]) for name in names))
         for point in report["curve"]["points"]
     ]
-    equal = [(LABELS[name], show_estimate(name, estimate)) for name, estimate in report["curve"]["difference"].items()]
+    equal = [
+        (metric.label(name), metric.show_estimate(name, estimate))
+        for name, estimate in report["curve"]["difference"].items()
+    ]
     return [
         Table("At equal recall: mitigated minus the plain model's curve", ("metric", "difference [95 %]"), equal),
-        Table("The plain model's curve", ("end-of-text bias", *(LABELS[name] for name in names)), points),
+        Table("The plain model's curve", ("end-of-text bias", *(metric.label(name) for name in names)), points),
     ]
 
 
-def _control_tables(report: Mapping[str, Any]) -> list[Table]:
-    controls = report.get("controls", {}) if report["metric"] != "pope" else {}
-    rows = []
-    for name, control in controls.items():
-        row = [name, show("chair_s", control["chair_s"]), show("recall", control["recall"])]
-        row.append(show_estimate("chair_s", control["difference"]["chair_s"]))
-        if "curve" in report:
-            row.append(show_estimate("chair_s", control["curve_difference"]["chair_s"]))
-        row.append(show_estimate("chair_s", control["method_minus_control"]["chair_s"]))
-        rows.append(tuple(row))
+def _control_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
+    if not (metric.controls and report.get("controls")):
+        return []
+    head = metric.controls[0]
+    differences = ["difference", *(["curve_difference"] if "curve" in report else []), "method_minus_control"]
+    rows = [
+        (
+            name,
+            *(metric.show(one, control[one]) for one in metric.controls),
+            *(metric.show_estimate(head, control[one][head]) for one in differences),
+        )
+        for name, control in report["controls"].items()
+    ]
     equal = ("at equal recall",) if "curve" in report else ()
-    header = ("control", "CHAIR_S", "recall", "minus plain", *equal, "method minus control")
-    return [Table("Controls, CHAIR_S", header, rows)] if rows else []
+    shown = (metric.label(name) for name in metric.controls)
+    header = ("control", *shown, "minus plain", *equal, "method minus control")
+    return [Table(f"Controls, {metric.label(head)}", header, rows)]
 
 
 def _invented_tables(report: Mapping[str, Any]) -> list[Table]:
@@ -147,30 +152,13 @@ def _invented_tables(report: Mapping[str, Any]) -> list[Table]:
     return found
 
 
-def show(name: str, value: float | None) -> str:
-    """Return a metric as text: percent with one digit, counts per caption with two."""
-    if value is None:
-        return "undefined"
-    return f"{value:.2f}" if name in NUMBERS else f"{100 * value:.1f}"
-
-
-def show_estimate(name: str, estimate: Mapping[str, Any]) -> str:
-    """Return a difference with its sign and interval."""
-    if estimate["estimate"] is None:
-        return "undefined"
-    scale, digits = (1, 2) if name in NUMBERS else (100, 1)
-    value, low, high = (scale * estimate[key] for key in ("estimate", "low", "high"))
-    return f"{value:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
 def headline(report: Mapping[str, Any]) -> str:
     """Return the first line of a report: what was shown, before any number."""
+    first, *more = metrics_of(report)
     if report["kind"] != "paired":
-        return f"{report['kind'].upper()} of {report['n']} {'captions' if report['kind'] == 'chair' else 'answers'}"
-    if report["metric"] == "pope":
-        return f"POPE: {report['verdict']}"
-    line = f"CHAIR: {report['verdict']}"
-    return f"{line}; POPE: {report['pope']['verdict']}" if "pope" in report else line
+        return f"{first.title} of {report['n']} {first.items}"
+    rest = (f"; {metric.title}: {report[metric.name]['verdict']}" for metric in more)
+    return f"{first.title}: {report['verdict']}" + "".join(rest)
 
 
 def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
@@ -210,9 +198,10 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
             f"differences are mitigated minus plain, {report['level']:.0%} bootstrap intervals "
             f"({report['resamples']} resamples of images, seed {report['seed']}); rates in percent"
         )
-        for name, test in report["mcnemar"].items():
+        tested = dict(metric.tested for metric in metrics_of(report) if metric.tested)
+        for name, test in report.get("mcnemar", {}).items():
             facts.append(
-                f"McNemar's exact test, {_TESTED[name]}: {test['only_plain']} in the plain run alone, "
+                f"McNemar's exact test, {tested[name]}: {test['only_plain']} in the plain run alone, "
                 f"{test['only_mitigated']} in the mitigated run alone, p = {test['p']:.3g}"
             )
     return facts
@@ -229,14 +218,16 @@ def _brief(value: object) -> str:
 
 
 def _undefined(report: Mapping[str, Any]) -> dict[str, str]:
+    first, *more = metrics_of(report)
     sides = [report[side] for side in ("plain", "mitigated")] if report["kind"] == "paired" else [report]
     reasons: dict[str, str] = {}
     for side in sides:
-        for part in (side, *side.get("splits", {}).values(), side.get("pope", {})):
-            reasons |= {LABELS[name]: reason for name, reason in part.get("undefined", {}).items()}
+        parts = [(first, one) for one in (side, *side.get("splits", {}).values())]
+        for metric, part in [*parts, *((metric, side[metric.name]) for metric in more)]:
+            reasons |= {metric.label(name): reason for name, reason in part.get("undefined", {}).items()}
     for name, estimate in report.get("curve", {}).get("difference", {}).items():
         if "undefined" in estimate:
-            reasons[f"{LABELS[name]} at equal recall"] = estimate["undefined"]
+            reasons[f"{first.label(name)} at equal recall"] = estimate["undefined"]
     return reasons
 
 

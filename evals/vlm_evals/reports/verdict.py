@@ -1,4 +1,4 @@
-"""The first line of a comparison: what was shown, in one of four phrases.
+"""The first line of a comparison: what was shown, in one of four phrases; in one of three for a score to raise.
 
 A difference is shown where its whole interval lies on one side of zero. With h the share of hallucinating captions
 (CHAIR_S) or of false yes answers (POPE), and differences taken as mitigated minus plain:
@@ -12,6 +12,8 @@ A difference is shown where its whole interval lies on one side of zero. With h 
 Where the plain model's trade-off curve was measured it has the first word: below the curve at the method's own recall
 is 2, above it is 1. A method that lies on it is only shorter or longer: 3 where h and recall are both lower, 1 where
 h is higher and recall is not, or recall is lower and h is not, and 4 otherwise.
+
+A metric whose headline is a score to raise has three phrases: better, worse, no difference shown.
 """
 
 from typing import Literal
@@ -23,6 +25,7 @@ Verdict = Literal[
     "fewer hallucinations, recall lost",
     "no difference shown",
     "worse",
+    "better",
 ]
 
 
@@ -52,3 +55,8 @@ def verdict(
     if hallucination.below_zero:
         return "no difference shown" if measured else "fewer hallucinations at equal recall"
     return "worse" if recall.below_zero else "no difference shown"
+
+
+def score_verdict(score: Estimate) -> Verdict:
+    """Return what a comparison showed of a score to raise."""
+    return "better" if score.above_zero else "worse" if score.below_zero else "no difference shown"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from vlm_evals.tasks import DESCRIBE
+from vlm_evals.protocol import DESCRIBE
 
 from .catalog import CATEGORIES, SCENES
 from .world import Scene, draw_category, patch_classes, plausible

@@ -220,7 +220,7 @@ def test_interventions_in_an_argument_string(plugin: type[_Model], text: str, wo
     assert importlib.import_module(plugin.__module__).intervention_words(text) == words
     if words:
         arguments = f"pretrained=mini,interventions={text}"
-        assert len(_loaded(plugin, arguments).interventions) == len([one for one in words if one != "vcd"])
+        assert len(_loaded(plugin, arguments).mitigation.interventions) == len([one for one in words if one != "vcd"])
 
 
 @pytest.mark.parametrize(

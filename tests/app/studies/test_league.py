@@ -13,10 +13,11 @@ from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, route_page, write_block, write_pages
 from vlm_app.studies.league.play import League, Round, about
 from vlm_evals.answer import Asking, Processes
-from vlm_evals.data.coco import CocoFolder, TaskError
+from vlm_evals.data.coco import CocoFolder
+from vlm_evals.errors import TaskError
+from vlm_evals.protocol import DESCRIBE
 from vlm_evals.records import Answer, write_json
 from vlm_evals.runs import answers_in
-from vlm_evals.tasks import DESCRIBE
 
 from vlm_heads import VLM
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,7 @@ from vlm_evals.data.formats import Caption, read_captions
 from vlm_evals.data.truth import Truth, build_truth, load_truth, save_truth
 from vlm_evals.errors import EvaluationError, FileFormatError, UnknownImage
 from vlm_evals.metrics import chair
-from vlm_evals.metrics.chair import CaptionScore, corpus_metrics, most_invented, score_captions
+from vlm_evals.metrics.chair import CHAIR, CaptionScore, score_captions
 from vlm_evals.text.language import PunktData
 from vlm_evals.text.objects import CaptionObjects, Mention, ObjectFinder
 
@@ -35,6 +36,14 @@ NAMES = ("Instruction1_instructblip", "Instruction2_mmgpt", "llava-1.5__greedy",
 
 def scored(*captions: tuple[int, str]) -> list[CaptionScore]:
     return score_captions([Caption(image, text) for image, text in captions], TRUTH, FINDER)
+
+
+def corpus_metrics(scores: list[CaptionScore]) -> dict[str, Any]:
+    return CHAIR.corpus([score.as_score() for score in scores])
+
+
+def most_invented(scores: list[CaptionScore]) -> list[dict[str, Any]]:
+    return chair.most_invented([score.as_score() for score in scores])
 
 
 def test_a_worked_example() -> None:
@@ -112,7 +121,7 @@ def test_most_invented_names_objects_and_words() -> None:
 
 
 def test_a_score_carries_its_evidence() -> None:
-    score = scored((2, "A car and a man"))[0].as_score("2")
+    score = scored((2, "A car and a man"))[0].as_score()
     assert score.counts["hallucinated_mentions"] == 1
     assert score.evidence["words"] == ["man"]
 

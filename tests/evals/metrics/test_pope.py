@@ -3,13 +3,16 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vlm_evals.data.formats import GivenAnswer, Question, read_answers, read_questions
+from vlm_evals.data.pope_questions import STRATEGIES, build_questions
 from vlm_evals.errors import AnswerMismatch, EvaluationError
-from vlm_evals.metrics.pope import PARSERS, STRATEGIES, build_questions, corpus_metrics, parse_answer, score_answers
+from vlm_evals.metrics.pope import POPE, QuestionScore, score_answers
+from vlm_evals.text.yes_no import PARSERS, parse_answer
 
 REFERENCE = {"pope": "rucaibox", "opera": "opera_pai"}
 
@@ -87,6 +90,10 @@ def questions(*labels: str, split: str = "random") -> list[Question]:
 
 def answers(*texts: str) -> list[GivenAnswer]:
     return [GivenAnswer(str(n), text, line=n + 1) for n, text in enumerate(texts)]
+
+
+def corpus_metrics(scores: list[QuestionScore]) -> dict[str, Any]:
+    return POPE.corpus([score.as_score() for score in scores])
 
 
 def test_a_worked_example() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vlm_app.studies.chosen import CAPTIONS
+
 ROUTE = "RouteGain"
 GAINS = (0.5, 1.5, 2.0, 3.0)
 LAYER_SETS = ("paper", "last-half", "all")
@@ -99,7 +101,7 @@ def choose(sweep: Sequence[Entry], measured: Mapping[str, Any]) -> list[Entry]:
     """Return one entry per method: the lowest CHAIR_S at equal recall; none for one that left the curve."""
     best: dict[str, tuple[float, Entry]] = {}
     for entry in sweep:
-        off = measured["chair"]["controls"][entry.name]["curve_difference"]["chair_s"]["estimate"]
+        off = measured[CAPTIONS]["controls"][entry.name]["curve_difference"]["chair_s"]["estimate"]
         if off is not None and (entry.method not in best or off < best[entry.method][0]):
             best[entry.method] = (off, entry)
     chosen = [entry for _, entry in best.values() if entry.method != "VHR, gain 1"]

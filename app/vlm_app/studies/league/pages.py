@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.data.coco import TaskError
+from vlm_evals.errors import TaskError
 from vlm_evals.records import read_json, write_text
+
+from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 
 Found = Mapping[str, Any]
 
@@ -49,7 +51,7 @@ def results_page(found: Found) -> str:
 def summary(found: Found, measured: Found) -> str:
     """Return in sentences which rows left the plain model's curve by more than their interval; controls aside."""
     sides: dict[str, list[str]] = {"below": [], "above": [], "within": [], "off": []}
-    for name, row in measured["chair"]["controls"].items():
+    for name, row in measured[CAPTIONS]["controls"].items():
         off = row["curve_difference"]["chair_s"]
         label = found["rows"][name]["label"] or found["rows"][name]["method"]
         if label.startswith("control"):
@@ -72,7 +74,7 @@ def summary(found: Found, measured: Found) -> str:
 
 def table(found: Found, measured: Found) -> str:
     """Return a Markdown table of one split: plain first, then every row, then who could not play and why."""
-    chair, pope = measured["chair"], measured.get("pope")
+    chair, pope = measured[CAPTIONS], measured.get(QUESTIONS)
     header = ["setting", "CHAIR_S", "CHAIR_I", "CHAIR_I distinct", "recall", "words", "CHAIR_S at equal recall"]
     header += ["CHAIR_I distinct, equal recall", "repeated", *(["POPE accuracy", "yes"] if pope else []), "time"]
     asked = [_percent(pope["plain"]["accuracy"]), _percent(pope["plain"]["yes_ratio"])] if pope else []
@@ -86,13 +88,13 @@ def table(found: Found, measured: Found) -> str:
 
 
 def _row(found: Found, measured: Found, name: str) -> list[str]:
-    row, entry = measured["chair"]["controls"][name], found["rows"][name]
+    row, entry = measured[CAPTIONS]["controls"][name], found["rows"][name]
     idle = "; it never acted" if name in measured["idle"] else ""
     cells = [f"{entry['label'] or entry['method']}: `{' '.join(entry['words'])}`{idle}", *_numbers(row)]
     cells += [_interval(row["curve_difference"][metric]) for metric in ("chair_s", "chair_i_distinct")]
     cells.append(_percent(row["repeated_mentions"]))
-    if "pope" in measured:
-        answered = measured["pope"]["controls"][name]
+    if QUESTIONS in measured:
+        answered = measured[QUESTIONS]["controls"][name]
         difference = _interval(answered["difference"]["accuracy"])
         cells += [f"{_percent(answered['accuracy'])} ({difference})", _percent(answered["yes_ratio"])]
     return [*cells, f"{measured['seconds'][name] / measured['seconds']['plain']:.2f}"]
@@ -122,11 +124,11 @@ _ROUTE_HEADER = [
 
 
 def _route_rows(found: Found, measured: Found) -> list[str]:
-    plain, pope = measured["chair"]["plain"], measured.get("pope")
+    plain, pope = measured[CAPTIONS]["plain"], measured.get(QUESTIONS)
     asked = _percent(pope["plain"]["accuracy"]) if pope else "–"
     first = [_percent(plain[name]) for name in ("chair_s", "recall", "repeated_mentions")]
     lines = [_line([found["about"]["model"], "plain (greedy)", "0", "0", *first, asked])]
-    for name, row in measured["chair"]["controls"].items():
+    for name, row in measured[CAPTIONS]["controls"].items():
         entry = found["rows"][name]
         if not entry["method"].startswith("RouteGain"):
             continue

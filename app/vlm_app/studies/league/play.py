@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,21 +20,25 @@ from pathlib import Path
 from typing import Any
 
 from vlm_evals.answer import Asking, Processes, fingerprint
-from vlm_evals.data.coco import CocoFolder, TaskError
-from vlm_evals.records import read_json, write_json, write_text
-from vlm_evals.reports.pairs import compare_chair, compare_pope
+from vlm_evals.data.coco import CocoFolder
+from vlm_evals.errors import TaskError
+from vlm_evals.experiment import BIASES, Arm, ask_arms, bias_name, curve_arms
+from vlm_evals.protocol import DESCRIBE
+from vlm_evals.records import Score, read_json, write_json, write_text
+from vlm_evals.registry import find_metric
+from vlm_evals.reports.pairs import PLAIN, compare
 from vlm_evals.runs import answers_in
 from vlm_evals.scenes.export import export_world
 from vlm_evals.scored import score_run
-from vlm_evals.tasks import DESCRIBE, Metric, bind
+from vlm_evals.tasks import bind
 
-from vlm_app.console import remark
-from vlm_app.experiment import BIASES, Arm, ask_arms, bias_name
+from vlm_app.console import progress, remark
 from vlm_app.models import load_vlm, parse_mitigations
+from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.league.entries import PUBLISHED, Entry, choose, finalists, other_methods, sweep_of_settings
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, write_block
-from vlm_heads import HeadProfile, score_heads
+from vlm_heads import HeadProfile, Mitigation, score_heads
 
 PROFILE_SCENES = 64
 FEWEST = 12  # scenes; fewer leave nothing to resample
@@ -73,76 +77,81 @@ class League:
     Attributes:
         asking: the model and how it is asked.
         out: folder of the runs.
-        place: of this process.
+        processes: those that share the work.
         seed: draws the scenes and the resamples.
         profile: head scores for the settings with fixed heads.
     """
 
     asking: Asking
     out: Path
-    place: Processes
+    processes: Processes
     seed: int
     profile: HeadProfile | None = None
 
     def measure(self, entries: Sequence[Entry], where: Round) -> dict[str, Any]:
-        """Return a comparison of every entry with the plain model on one split: CHAIR with its curve, and POPE."""
-        curve = [Arm("plain"), *(Arm(bias_name(bias), end_bias=bias) for bias in BIASES)]
-        folder = self._ask("chair", entries, curve, where, where.captions)
+        """Return every entry beside the plain model on one split: CHAIR with its curve, and POPE."""
+        folder = self._ask(CAPTIONS, entries, [Arm(PLAIN), *curve_arms()], where, where.captions)
         names = [entry.name for entry in entries]
-        scores = {name: score_run(folder / name).captions for name in (*(arm.name for arm in curve), *names)}
-        plain, points = scores["plain"], {bias: scores[bias_name(bias)] for bias in BIASES}
-        rows = {name: scores[name] for name in names}
+        curve = {bias: score_run(folder / bias_name(bias)).scores for bias in BIASES}
         found: dict[str, Any] = asdict(where) | {
-            "chair": compare_chair(plain, plain, curve=points, controls=rows, seed=self.seed),
-            "seconds": {name: _seconds(folder / name) for name in ("plain", *names)},
+            CAPTIONS: self._table(CAPTIONS, folder, names, curve),
+            "seconds": {name: _seconds(folder / name) for name in (PLAIN, *names)},
             "idle": [entry.name for entry in entries if _idle(folder / entry.name)],
         }
         if where.asked:
-            folder = self._ask("pope", entries, curve[:1], where, where.asked)
-            answers = {name: score_run(folder / name).answers for name in ("plain", *names)}
-            plain_answers = answers.pop("plain")
-            found["pope"] = compare_pope(plain_answers, plain_answers, controls=answers, seed=self.seed)
+            folder = self._ask(QUESTIONS, entries, [Arm(PLAIN)], where, where.asked)
+            found[QUESTIONS] = self._table(QUESTIONS, folder, names, {})
         return found
 
-    def _ask(self, metric: Metric, entries: Sequence[Entry], more: Sequence[Arm], where: Round, limit: int) -> Path:
+    def _table(
+        self, metric: str, folder: Path, names: Sequence[str], curve: Mapping[float, Sequence[Score]]
+    ) -> dict[str, Any]:
+        plain = score_run(folder / PLAIN).scores
+        rows = {name: score_run(folder / name).scores for name in names}
+        return compare(find_metric(metric), plain, rows, curve=curve, seed=self.seed).table()
+
+    def _ask(self, metric: str, entries: Sequence[Entry], more: Sequence[Arm], where: Round, limit: int) -> Path:
         data, folder = self.world(where), self.out / where.split / metric
         protocol = bind(f"world-{where.split}", metric, data, limit=limit, seed=self.seed)
-        arms = {entry: Arm.of(entry.name, parse_mitigations(entry.words)) for entry in entries}
-        free = [*more, *(arm for entry, arm in arms.items() if not entry.reads_profile)]
-        fixed = [arm for entry, arm in arms.items() if entry.reads_profile]
-        for some, profile in ((free, None), (fixed, self.profile)):
-            for arm in some:
-                if self.place.first:
-                    remark(f"{where.split}, {metric}: {arm.name}")
-                ask_arms(replace(self.asking, profile=profile), protocol, data, [arm], folder, self.place)
+        arms = [Arm(entry.name, self._mitigation(entry)) for entry in entries]
+        # those that read the profile last, as they always were
+        for arm in sorted([*more, *arms], key=lambda arm: arm.mitigation.profile is not None):
+            if self.processes.first:
+                remark(f"{where.split}, {metric}: {arm.name}")
+            ask_arms(self.asking, protocol, data, [arm], folder, processes=self.processes, progress=progress)
         return folder
+
+    def _mitigation(self, entry: Entry) -> Mitigation:
+        found = parse_mitigations(entry.words)
+        return replace(found, profile=self.profile) if entry.reads_profile else found
 
     def world(self, where: Round) -> CocoFolder:
         """Return the scenes of a split, drawn where they are missing."""
-        folder = self.out / "data" / where.split
-        if self.place.first and not (folder / "captions.json").is_file():
-            export_world(folder, split=where.split, images=max(where.captions, 2 * where.asked), seed=self.seed)
-        self.place.wait()
+        folder, images = self.out / "data" / where.split, max(where.captions, 2 * where.asked)
+        self.processes.once(
+            lambda: not (folder / "captions.json").is_file(),
+            lambda: export_world(folder, split=where.split, images=images, seed=self.seed),
+        )
         return CocoFolder.find(folder)
 
     def with_profile(self, where: Round) -> League:
         """Return the same with head scores of the first scenes of a split; kept for the next start."""
-        folder = self.out / "profile"
-        pictures = list(self.world(where).images.values())[:PROFILE_SCENES]
-        if self.place.first and not folder.is_dir():
-            vlm = self.asking.vlm
-            score_heads(vlm.model, vlm.processor, [str(path) for path in pictures]).save_pretrained(folder)
-        self.place.wait()
+        folder, vlm = self.out / "profile", self.asking.vlm
+        pictures = [str(path) for path in list(self.world(where).images.values())[:PROFILE_SCENES]]
+        self.processes.once(
+            lambda: not folder.is_dir(),
+            lambda: score_heads(vlm.model, vlm.processor, pictures).save_pretrained(folder),
+        )
         return replace(self, profile=HeadProfile.from_pretrained(folder))
 
     def others(self, where: Round) -> tuple[list[Entry], dict[str, str]]:
         """Return the other methods that can play, and by label why the rest cannot; after the plain model's round."""
-        path = self.out / "heads.json"
-        if self.place.first and not path.is_file():
-            plain = self.out / where.split / "chair" / "plain"
-            heads = heads_that_invent(self.asking.vlm, plain, self.world(where), DESCRIBE)
-            write_json(path, {"adhh": heads})
-        self.place.wait()
+        path, data = self.out / "heads.json", self.world(where)
+        plain = self.out / where.split / CAPTIONS / PLAIN
+        self.processes.once(
+            lambda: not path.is_file(),
+            lambda: write_json(path, {"adhh": heads_that_invent(self.asking.vlm, plain, data, DESCRIBE)}),
+        )
         entries = other_methods(read_json(path)["adhh"])
         reasons = {entry: why_not(self.asking.vlm, entry) for entry in entries}
         able = [entry for entry, reason in reasons.items() if reason is None]
@@ -161,7 +170,7 @@ def _idle(folder: Path) -> bool:
     return bool(receipts) and not any(one["layers"] for receipt in receipts for one in receipt["interventions"])
 
 
-def about(model: str, weights: str, rounds: Sequence[Round], place: Processes, seed: int) -> dict[str, Any]:
+def about(model: str, weights: str, rounds: Sequence[Round], processes: Processes, seed: int) -> dict[str, Any]:
     """Return when, with what code and on what the league was played, without a path of this machine."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
@@ -173,7 +182,7 @@ def about(model: str, weights: str, rounds: Sequence[Round], place: Processes, s
         "commit": f"{commit} with changes" if changed.stdout.strip() else commit,
         "model": Path(model).name,
         "weights": weights[:8],
-        "processes": place.count,
+        "processes": processes.count,
         "seed": seed,
         "scenes": {where.split: where.captions for where in rounds},
     }
@@ -198,14 +207,14 @@ def play(
     """
     if only not in (None, "route"):
         raise TaskError(f"--only {only}: the one word it knows is route")
-    place = Processes.current(device)
+    processes = Processes.current(device)
     vlm = load_vlm(model, device, seed)
-    league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, place, seed)
+    league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, processes, seed)
     rounds = [_scaled(where, scale) for where in ROUNDS]
     found = _played(league, rounds, route_only=only == "route")
-    if not place.first:
+    if not processes.first:
         return None
-    found["about"] = about(model, fingerprint(vlm.model), rounds, place, seed)
+    found["about"] = about(model, fingerprint(vlm.model), rounds, processes, seed)
     write_json(out / "league.json", found)
     write_text(out / "league.md", results_page(found))
     if write is not None:

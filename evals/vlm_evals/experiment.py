@@ -1,6 +1,6 @@
 """One evaluation: a protocol bound to data, asked of a model in several arms, each arm a run directory of its own.
 
-OUT/data                      the embedded world's pictures and annotations, where no --data was given
+OUT/data                      the embedded world's pictures and annotations, where no data was given
 OUT/plain, OUT/mitigated      the two arms of a paired evaluation; a single run is OUT itself
 OUT/bottom-heads, …           controls
 OUT/bias+0.4, …               the plain model's trade-off curve
@@ -9,27 +9,30 @@ OUT/bias+0.4, …               the plain model's trade-off curve
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vlm_evals.data.coco import CocoFolder, TaskError
+from vlm_evals.answer import PLAIN, Asking, Processes, answer_samples, fingerprint
+from vlm_evals.errors import TaskError
+from vlm_evals.protocol import Protocol, read_protocol
 from vlm_evals.runs import content_hash, merge_answers, open_run
-from vlm_evals.scored import keep_truth
-from vlm_evals.tasks import Metric, Protocol, bind, read_protocol, samples, template_named
-
-from vlm_app.console import progress
-
-if TYPE_CHECKING:
-    from vlm_evals.answer import Asking, Processes
-
-    from vlm_heads import Contrast, HeadProfile, Mitigation
-    from vlm_heads.interventions.base import Intervention
+from vlm_evals.tasks import asked_of, bind, samples, template_named
+from vlm_heads import HeadProfile, Mitigation
 
 BIASES = (-1.0, -0.3, 0.4, 1.2, 2.6)  # added to the end-of-text logits of the plain model; 0 is the plain run itself
 CONTROLS = {"bottom-heads": "bottom", "random-heads": "random"}
 WORLD_IMAGES = 500  # scenes of the embedded world that are asked about where no limit is given
+
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def silent(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show no progress: what stands in where nobody watches."""
+    yield lambda count: None
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,13 @@ class Arm:
 
     Attributes:
         name: its folder below the evaluation's; empty for the evaluation's own.
-        interventions: attached to every generation.
-        contrast: a second stream beside every generation, or None.
+        mitigation: what is done to the model.
         end_bias: added to the end-of-text logits.
     """
 
     name: str
-    interventions: tuple[Intervention, ...] = ()
-    contrast: Contrast | None = None
+    mitigation: Mitigation = PLAIN
     end_bias: float = 0.0
-
-    @classmethod
-    def of(cls, name: str, mitigation: Mitigation) -> Arm:
-        """Return the arm of what was written on the command line."""
-        return cls(name, mitigation.interventions, mitigation.contrast)
 
 
 def arms_of(mitigation: Mitigation, *, paired: bool, curve: bool = False, controls: bool = False) -> list[Arm]:
@@ -61,15 +57,19 @@ def arms_of(mitigation: Mitigation, *, paired: bool, curve: bool = False, contro
         TaskError: if arms are to be compared and there is no intervention, or none has heads to take a control from.
     """
     if not (paired or curve or controls):
-        return [Arm.of("", mitigation)]
+        return [Arm("", mitigation)]
     if not mitigation:
         raise TaskError("--paired, --curve and --controls compare with an intervention: name one, as in --with vhr")
-    arms = [Arm("plain"), Arm.of("mitigated", mitigation)]
+    plain = Mitigation(profile=mitigation.profile)  # which a plain run names too, though it reads none
+    arms = [Arm("plain", plain), Arm("mitigated", mitigation)]
     if controls:
         arms += [control(arms[1], name, heads) for name, heads in CONTROLS.items()]
-    if curve:
-        arms += [Arm(bias_name(bias), end_bias=bias) for bias in BIASES]
-    return arms
+    return arms + (curve_arms(plain) if curve else [])
+
+
+def curve_arms(plain: Mitigation = PLAIN) -> list[Arm]:
+    """Return the arms of the plain model's trade-off curve, without the plain one itself."""
+    return [Arm(bias_name(bias), plain, bias) for bias in BIASES]
 
 
 def bias_name(bias: float) -> str:
@@ -83,35 +83,41 @@ def control(arm: Arm, name: str, heads: str) -> Arm:
     Raises:
         TaskError: if none has heads to choose.
     """
-    if not any(_chooses_heads(one) for one in arm.interventions):
-        names = ", ".join(one.name for one in (*arm.interventions, arm.contrast) if one is not None)
+    done = arm.mitigation
+    if not any(one.chooses_heads for one in done.interventions):
+        names = ", ".join(one.name for one in done.methods())
         raise TaskError(f"--controls takes the same gain on other heads, and {names} chooses no heads: leave it out")
-    changed: list[Any] = [replace(one, heads=heads) if _chooses_heads(one) else one for one in arm.interventions]  # type: ignore[type-var]
-    return replace(arm, name=name, interventions=tuple(changed))
-
-
-def _chooses_heads(intervention: Any) -> bool:
-    return any(one.name == "heads" and "HeadChoice" in str(one.type) for one in fields(intervention))
+    changed = tuple(one.with_heads(heads) if one.chooses_heads else one for one in done.interventions)
+    return replace(arm, name=name, mitigation=replace(done, interventions=changed))
 
 
 def find_data(
-    name: str, metric: Metric, given: Path | None, out: Path, *, limit: int | None, seed: int, place: Processes
-) -> CocoFolder:
+    name: str,
+    metric: str,
+    given: Path | None,
+    out: Path,
+    *,
+    limit: int | None,
+    seed: int,
+    processes: Processes,
+    progress: Progress = silent,
+) -> Any:
     """Return the data folder of a protocol: the one given, or an export of the embedded world, made where missing.
 
     Raises:
         TaskError: if the protocol needs a folder and none is given, or its file cannot be used as asked.
     """
-    world = _read(name, metric, limit).world if is_file(name) else _world(template_named(name).world, limit, seed)
+    asked = asked_of(metric)
+    world = (
+        _read(name, metric, limit).world if is_file(name) else _world(template_named(name, asked).world, limit, seed)
+    )
     if given is not None:
-        return CocoFolder.find(given)
+        return asked.find_data(given)
     if world is None:
-        raise TaskError(f"the protocol {name!r} needs --data: a folder with COCO's pictures and annotations")
+        raise TaskError(f"the protocol {name!r} needs --data: a folder with {asked.data_is}")
     folder = out / "data"
-    if place.first and not folder.is_dir():
-        _export(folder, **world)
-    place.wait()
-    return CocoFolder.find(folder)
+    processes.once(lambda: not folder.is_dir(), lambda: _export(folder, progress, **world))
+    return asked.find_data(folder)
 
 
 def _world(split: str | None, limit: int | None, seed: int) -> Mapping[str, Any] | None:
@@ -120,7 +126,7 @@ def _world(split: str | None, limit: int | None, seed: int) -> Mapping[str, Any]
     return None if split is None else {"split": split, "images": images, "seed": seed}
 
 
-def _read(name: str, metric: Metric, limit: int | None) -> Protocol:
+def _read(name: str, metric: str, limit: int | None) -> Protocol:
     protocol = read_protocol(Path(name))
     if protocol.metric != metric:
         raise TaskError(f"{name} is a protocol for {protocol.metric}: use `vlm-heads eval {protocol.metric}`")
@@ -129,7 +135,7 @@ def _read(name: str, metric: Metric, limit: int | None) -> Protocol:
     return protocol
 
 
-def _export(folder: Path, split: str, images: int, seed: int) -> None:
+def _export(folder: Path, progress: Progress, *, split: str, images: int, seed: int) -> None:
     """Write scenes in one step: a folder that is there is whole."""
     from vlm_evals.scenes.export import export_world
 
@@ -139,19 +145,17 @@ def _export(folder: Path, split: str, images: int, seed: int) -> None:
     os.replace(draft, folder)
 
 
-def _counted(scenes: Any, advance: Any) -> Any:
+def _counted(scenes: Iterable[Any], advance: Callable[[int], None]) -> Iterator[Any]:
     for scene in scenes:
         yield scene
         advance(1)
 
 
-def choose_protocol(
-    name: str, metric: Metric, data: CocoFolder, *, limit: int | None, seed: int, **changes: Any
-) -> Protocol:
+def choose_protocol(name: str, metric: str, data: Any, *, limit: int | None, seed: int, **changes: Any) -> Protocol:
     """Return a built-in protocol bound to data, or the protocol of a file, with some entries changed."""
     if is_file(name):
-        return replace(_read(name, metric, limit), **changes)
-    if limit is None and template_named(name).world is not None:
+        return _read(name, metric, limit).changed(**changes)
+    if limit is None and template_named(name, asked_of(metric)).world is not None:
         limit = WORLD_IMAGES
     return bind(name, metric, data, limit=limit, seed=seed, **changes)
 
@@ -162,39 +166,50 @@ def is_file(name: str) -> bool:
 
 
 def ask_arms(
-    asking: Asking, protocol: Protocol, data: CocoFolder, arms: Sequence[Arm], out: Path, place: Processes
+    asking: Asking,
+    protocol: Protocol,
+    data: Any,
+    arms: Sequence[Arm],
+    out: Path,
+    *,
+    processes: Processes,
+    progress: Progress = silent,
 ) -> None:
-    """Ask everything in every arm; what was answered by an earlier start is not asked again."""
-    from vlm_evals.answer import answer_samples
+    """Ask everything in every arm; what was answered by an earlier start is not asked again.
 
+    Args:
+        asking: the model and how it is asked; what is done to it is each arm's own.
+        protocol: what is asked.
+        data: the protocol's.
+        arms: each a folder below `out`.
+        out: folder of the evaluation.
+        processes: those that share the work.
+        progress: shows how many answers of an arm there are.
+    """
     asked = samples(protocol, data)
-    share = len(asked[place.index :: place.count])
+    share = len(asked[processes.index :: processes.count])
     for arm in arms:
         folder = out / arm.name
         identity = {"protocol": protocol.as_json(), "setting": setting(asking, arm)}
-        here = replace(asking, interventions=arm.interventions, contrast=arm.contrast, end_bias=arm.end_bias)
+        here = replace(asking, mitigation=arm.mitigation, end_bias=arm.end_bias)
+        title = f"{protocol.metric} {arm.name}".strip()
         with (
-            open_run(folder, identity, shard=place.index, shards=place.count) as run,
-            progress(f"{protocol.metric} {arm.name}".strip(), share if place.first else None) as advance,
+            open_run(folder, identity, shard=processes.index, shards=processes.count) as run,
+            progress(title, share if processes.first else None) as advance,
         ):
-            answer_samples(here, protocol, asked, run, processes=place, progress=advance)
-        place.wait()
-        if place.first:
+            answer_samples(here, protocol, asked, run, processes=processes, progress=advance)
+        processes.wait()
+        if processes.first:
             merge_answers(folder, [sample.sample_id for sample in asked])
-            keep_truth(folder, protocol, data)
-    place.wait()
+            asked_of(protocol.metric).keep(folder, protocol, data)
+    processes.wait()
 
 
 def setting(asking: Asking, arm: Arm) -> dict[str, Any]:
     """Return who answers, as JSON: part of what a run directory is bound to."""
-    from vlm_evals.answer import fingerprint
-
-    from vlm_heads import Mitigation
-
-    stated = Mitigation(arm.interventions, arm.contrast).stated()
-    profile = None if asking.profile is None else _profile_hash(asking.profile)
+    profile = None if arm.mitigation.profile is None else _profile_hash(arm.mitigation.profile)
     model = {"model": asking.vlm.name, "weights": fingerprint(asking.vlm.model)}
-    return model | stated | {"end_bias": arm.end_bias, "profile": profile}
+    return model | arm.mitigation.stated() | {"end_bias": arm.end_bias, "profile": profile}
 
 
 def _profile_hash(profile: HeadProfile) -> str:
