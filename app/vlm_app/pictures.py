@@ -34,7 +34,7 @@ def find_pictures(words: Sequence[str]) -> list[Path]:
     Raises:
         BadImage: for the first that is not; among many, it is said before any model is loaded.
     """
-    from vlm_heads.models.images import load_image
+    from vlm_heads.models import load_image
 
     paths = [_path(word) for word in words]
     for path in paths:

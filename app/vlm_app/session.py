@@ -21,7 +21,7 @@ from vlm_app.view.recipe import Recipe
 from vlm_app.visit import Visit
 from vlm_heads import VLM
 from vlm_heads.errors import BadImage
-from vlm_heads.models.images import load_image
+from vlm_heads.models import load_image
 
 _PLANTED = "planted"
 

@@ -51,7 +51,9 @@ def layers_option(default: Layers = "paper", *, paper: str = "") -> Any:
         paper: which layers "paper" means, for the help text.
     """
     meaning = f'"paper" is {paper}; ' if paper else ""
-    return option(default, help=f"{meaning}or all, first-half, last-half, inner, or indices as 1+18-31", form=_LAYERS)
+    return option(
+        default, help=f"{meaning}a set (all, first-half, last-half, inner) or indices as 1+18-31", form=_LAYERS
+    )
 
 
 class _LayersForm:

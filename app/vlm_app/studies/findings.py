@@ -26,7 +26,7 @@ from vlm_evals.text.objects import ObjectFinder
 from vlm_app.models import load_vlm
 from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, score_heads, token_grounding
-from vlm_heads.models.prompts import model_inputs
+from vlm_heads.models import model_inputs
 
 RESAMPLES = 2000
 BATCH = 50

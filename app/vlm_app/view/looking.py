@@ -15,7 +15,7 @@ from vlm_kernels import AttentionPlan, KeyClass, attend
 
 from vlm_heads import VLM, AttentionCall, Intervention, UnsupportedGeneration, Watcher, attach, examine
 from vlm_heads.methods import require_image_keys
-from vlm_heads.toolkit.sink_channels import RELATIVE_THRESHOLD, find_sink_channels, sink_strength
+from vlm_heads.profiles import RELATIVE_THRESHOLD, find_sink_channels, sink_strength
 
 MOST_BYTES = 256 * 2**20  # of one answer's weights
 

@@ -11,7 +11,7 @@ import vlm_heads
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, SAMPLE
 from vlm_heads import DEFAULT_PROMPT, Method, Mitigation, parse_mitigation
 from vlm_heads.errors import BadOption
-from vlm_heads.toolkit.options import require_number
+from vlm_heads.methods import require_number
 
 LONGEST_ANSWER = 512
 _WHOLE = ("max_tokens", "seed")

@@ -14,10 +14,9 @@ from vlm_evals.text.objects import ObjectFinder
 from vlm_app.models import parse_mitigations
 from vlm_app.studies.league.entries import Entry
 from vlm_app.view.marks import pieces_that_mention
-from vlm_heads import VLM, attach
+from vlm_heads import VLM, SinkRedistribution, attach
 from vlm_heads.errors import BadOption, UnsupportedModel
-from vlm_heads.interventions.sink_redistribution import SinkRedistribution
-from vlm_heads.profiles.head_attribution import MarkedAnswer, attribute_heads, worst_heads
+from vlm_heads.profiles import MarkedAnswer, attribute_heads, worst_heads
 
 LISTED = 20 / 1024  # AD-HH's authors list about 20 of LLaVA-1.5-7B's 1024 heads
 ATTRIBUTED = 100  # judged captions
