@@ -14,8 +14,8 @@ from vlm_evals.text.objects import ObjectFinder
 from vlm_app.models import parse_mitigations
 from vlm_app.studies.league.entries import Entry
 from vlm_app.view.marks import pieces_that_mention
-from vlm_heads import VLM, SinkRedistribution, attach
-from vlm_heads.errors import BadOption, UnsupportedModel
+from vlm_heads import VLM, attach
+from vlm_heads.errors import BadOption, NoSinks, UnsupportedModel
 from vlm_heads.profiles import MarkedAnswer, attribute_heads, worst_heads
 
 LISTED = 20 / 1024  # AD-HH's authors list about 20 of LLaVA-1.5-7B's 1024 heads
@@ -63,6 +63,7 @@ def why_not(vlm: VLM, entry: Entry) -> str | None:
     try:
         with attach(vlm.model, interventions, allow_idle=True):
             return None
+    except NoSinks:
+        return "no sinks found"
     except UnsupportedModel as reason:
-        sinks = any(isinstance(one, SinkRedistribution) for one in interventions)
-        return "no sinks found" if sinks and "no channel" in str(reason) else str(reason)
+        return str(reason)
