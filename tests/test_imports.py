@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ MAY_IMPORT = {
 KERNEL_LIBRARIES = {"torch"}
 SCORING_LIBRARIES = {"numpy", "scipy", "nltk", "pycocotools", "matplotlib"}  # matplotlib: the plots of a report
 ASKING = ("answer.py", "experiment.py", "scenes/")  # the parts of vlm_evals that may import torch and the library
+
+# What other packages may use of the library: its public list, its errors, and the modules named for extending it.
+OPEN = {
+    "vlm_kernels": {"vlm_kernels", "vlm_kernels.bench"},
+    "vlm_heads": {"vlm_heads", "vlm_heads.errors", "vlm_heads.methods", "vlm_heads.models", "vlm_heads.profiles"},
+}
 
 # Each package from the ground up. A file imports from its own room and from floors below it, so there is no circle
 # between rooms and no arrow to a higher one. A room is a folder, or a file beside the folders.
@@ -73,8 +80,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "models pictures method_facts",
         "method_page",
         "view bridges speed",
-        "plots",
+        "plots shared_model",
         "export",
+        "visit",
         "session",
         "page",
         "studies",
@@ -112,9 +120,31 @@ def breaches(source: str, package: str, file: str) -> list[str]:
             found.append(f"{where}, a package above it")
         if top != package and top != "__future__" and _is_private(target, name):
             found.append(f"{where}, a private name of another package")
+        if top != package and top in OPEN and not _is_open(top, target, name):
+            found.append(f"{where}, which is not in a public list")
         found += [f"{where}, {reason}" for reason in _library_breaches(top, package, file)]
         found += [f"{where}, {reason}" for reason in _inner_breaches(target, name, package, file)]
     return found
+
+
+@cache
+def _listed(module: str) -> frozenset[str] | None:
+    """Return a module's written public list, read from its source; None where it has none."""
+    package, *rest = module.split(".")
+    path = PACKAGES[package].joinpath(*rest)
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return frozenset(ast.literal_eval(node.value))
+    return None
+
+
+def _is_open(package: str, target: str, name: str | None) -> bool:
+    """Whether another package may import this: an open module, or a name on an open module's list."""
+    if target not in OPEN[package]:
+        return False
+    listed = _listed(target)
+    return name is None or listed is None or name in listed or f"{target}.{name}" in OPEN[package]
 
 
 def _rooms(package: str) -> dict[str, int]:
@@ -249,6 +279,9 @@ def test_no_file_breaks_the_rules() -> None:
         ("vlm_evals", "tasks.py", "from vlm_evals.scenes.world import Scene"),
         ("vlm_evals", "scenes/world.py", "import vlm_app"),
         ("vlm_app", "cli.py", "import gradio as gr"),
+        ("vlm_app", "session.py", "from vlm_heads.toolkit.options import option"),
+        ("vlm_app", "session.py", "from vlm_heads import Tracker"),
+        ("vlm_evals", "answer.py", "import vlm_heads.attach"),
     ],
 )
 def test_a_breach_is_seen(package: str, file: str, source: str) -> None:
@@ -262,6 +295,7 @@ def test_a_breach_is_seen(package: str, file: str, source: str) -> None:
         ("vlm_heads", "interventions/head_reinforcement.py", "from .base import AttentionCall"),
         ("vlm_evals", "answer.py", "import torch\nfrom vlm_heads import VLM"),
         ("vlm_app", "page.py", "import gradio"),
+        ("vlm_app", "session.py", "from vlm_heads import VLM, errors\nfrom vlm_heads.methods import option"),
     ],
 )
 def test_what_is_allowed_passes(package: str, file: str, source: str) -> None:

@@ -1,7 +1,6 @@
 """Where the decoder layers, the output projections and the image token of a vision-language model are.
 
-They are found by looking at the model. A family that follows the attention interface needs no line here. Another gets
-one row in `QUIRKS`.
+They are found by looking at the model. A row of `QUIRKS` states what looking does not tell about a family.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -21,7 +20,7 @@ IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
 
 @dataclass(frozen=True)
 class Quirks:
-    """What a family does differently.
+    """What looking at a model of a family does not tell.
 
     Attributes:
         layers: dotted path from the model to its decoder layers, where looking does not find them.
@@ -32,6 +31,8 @@ class Quirks:
         blind_from_decoder: the image-free pass starts at the decoder, because the model's own forward insists on an
             image.
         drops_processors: its own `generate` does not hand logits processors on, so a second stream would be ignored.
+        positions: how image positions lie over the picture: one for each patch, or square of patches, in reading order;
+            or in the rows and columns that the processor states as `image_grid_thw`; None where that is not known.
     """
 
     layers: str | None = None
@@ -40,13 +41,27 @@ class Quirks:
     cross_attention: tuple[str, ...] = ()
     blind_from_decoder: bool = False
     drops_processors: bool = False
+    positions: Literal["patches", "stated"] | None = None
 
 
 QUIRKS: Mapping[str, Quirks] = {
-    "instructblip": Quirks(blind_from_decoder=True),
+    "aya_vision": Quirks(positions="patches"),
     "blip-2": Quirks(blind_from_decoder=True),
-    "janus": Quirks(drops_processors=True),
+    "cohere2_vision": Quirks(positions="patches"),
+    "gemma3": Quirks(positions="patches"),
+    "glm4v": Quirks(positions="stated"),
+    "idefics3": Quirks(positions="patches"),
+    "instructblip": Quirks(blind_from_decoder=True),
+    "internvl": Quirks(positions="patches"),
+    "janus": Quirks(drops_processors=True, positions="patches"),
+    "llava": Quirks(positions="patches"),
     "mllama": Quirks(cross_attention=("cross_attn",)),
+    "paligemma": Quirks(positions="patches"),
+    "qwen2_5_vl": Quirks(positions="stated"),
+    "qwen2_vl": Quirks(positions="stated"),
+    "qwen3_vl": Quirks(positions="stated"),
+    "smolvlm": Quirks(positions="patches"),
+    "vipllava": Quirks(positions="patches"),
 }
 
 
@@ -64,7 +79,7 @@ class Anatomy:
         key_heads: key and value heads `Hkv`.
         width: size of the hidden state.
         image_token_id: the id that stands for one image position in `input_ids`.
-        quirks: what the family does differently.
+        quirks: what looking does not tell.
     """
 
     model_type: str

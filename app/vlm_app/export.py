@@ -6,27 +6,18 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from vlm_app.plots import draw_answers, draw_head_map, draw_patches, draw_tokens
+from vlm_app.view import words
+from vlm_app.view.facts import Column, Patches
 from vlm_app.view.inside import Inside
-from vlm_app.view.marks import Named
 from vlm_app.view.recipe import Recipe
-from vlm_app.view.side_by_side import Side
 
 _LIBRARIES = ("vlm-heads", "torch", "transformers")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One answer as it is exported: its title, how it came, and the objects it names."""
-
-    title: str
-    side: Side
-    named: Sequence[Named]
 
 
 def write_run(
@@ -47,18 +38,14 @@ def write_run(
         columns: the answers.
         inside: what was looked at.
     """
-    texts = [(column.title, column.side.text, column.named) for column in columns]
-    strips = [(side, said.tokens) for side, said in inside.said.items()]
     written = [
-        draw_answers(texts, folder / "answers.png"),
-        draw_tokens(strips, folder / "tokens.png"),
+        draw_answers(columns, folder / "answers.png"),
+        draw_tokens(inside.strips(), folder / "tokens.png"),
         draw_head_map(inside.profile.scores.numpy(), folder / "heads.png", title=f"VHD of {model} on {recipe.image}"),
     ]
-    if inside.grid is not None and inside.said:
-        before, after = inside.weights()
-        maps = [("plain", before)] + ([] if after is None else [("mitigated", after)])
-        sinks = inside.sinks()
-        written.append(draw_patches(inside.image, inside.grid, maps, sinks, folder / "patches.png", inside.what()))
+    patches = inside.patches()
+    if isinstance(patches, Patches):
+        written.append(draw_patches(patches, folder / "patches.png"))
     run = folder / "run.json"
     run.write_text(
         json.dumps(_run(recipe, model, objects, columns, inside), indent=2, ensure_ascii=False) + "\n", "utf-8"
@@ -78,7 +65,7 @@ def _run(
         "vhd": inside.profile.scores.tolist(),
         "sink_channels": list(inside.channels),
         "sink_share_moved": inside.shares,
-        "looked_at": {"side": inside.side, "token": inside.token, "head": inside.head},
+        "looked_at": asdict(inside.looked_at()) | {"title": words.looked_at(inside.looked_at())},
         "versions": {name: version(name) for name in _LIBRARIES},
     }
 

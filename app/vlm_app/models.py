@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlm_heads import VLM, HeadProfile, Mitigation
-    from vlm_heads.interventions.base import Intervention
+    from vlm_heads import VLM, HeadProfile, Intervention, Mitigation
 
 
 def load_vlm(name: str, device: str | None, seed: int) -> VLM:

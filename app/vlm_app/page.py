@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from vlm_app.options import SAMPLE
-from vlm_app.session import Picture, Session
-from vlm_app.view import html as views
+from vlm_app.session import Session
+from vlm_app.view import html
 from vlm_app.view.cards import Card, Control, cards, presets
-from vlm_app.view.form import values_of, words_of
+from vlm_app.view.form import Key, values_of, words_of
 from vlm_app.view.inside import Inside
 from vlm_app.view.offline import Offline
 from vlm_app.view.recipe import LONGEST_ANSWER, Recipe
-from vlm_heads.errors import BadImage, VlmHeadsError
+from vlm_app.visit import Screen, Visit
+from vlm_heads.errors import VlmHeadsError
+
+Update = dict[Any, Any]  # component -> its new value; what is missing stays as it is
 
 TITLE = "vlm-heads"
 _MODEL = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "hidden", "api_visibility": "private"}
 _QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+_LISTING = {"language": None, "interactive": False, "show_line_numbers": False, "wrap_lines": True}
 _SCROLL = "() => { document.querySelector('#vh-status').scrollIntoView({ block: 'nearest' }); }"
 _IDLE = "Choose a picture and press Run."
 
@@ -96,14 +100,12 @@ class _Page:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._options: list[gr.components.Component] = []
-        self._groups: list[gr.Column] = []
+        self._options: dict[Key, Component] = {}
+        self._cards: dict[str, gr.Column] = {}
+        self._chosen_first, _ = values_of(Recipe().words)
         with gr.Blocks(title=TITLE, analytics_enabled=False) as self.blocks:
-            self._chosen = gr.State("")
-            gr.HTML(
-                f"<header class='vh-top'><h1>{TITLE}</h1><p>What a vision-language model looks at, and what mitigation "
-                f"changes.</p><p class='vh-quiet'>{views.escape(session.described)}</p></header>"
-            )
+            self._image = gr.State("")
+            gr.HTML(html.header(TITLE, session.model.described))
             with gr.Row(elem_classes="vh-main"):
                 with gr.Column(scale=4, min_width=320, elem_classes="vh-ask"):
                     self._ask()
@@ -129,7 +131,9 @@ class _Page:
             ["", *presets()], value="", label="Preset", info="Settings of the papers", elem_id="vh-preset"
         )
         names = [(card.label, card.name) for card in cards()]
-        self._methods = gr.CheckboxGroup(names, value=["vhr"], label="Methods, together", elem_id="vh-methods")
+        self._methods = gr.CheckboxGroup(
+            names, value=self._chosen_first, label="Methods, together", elem_id="vh-methods"
+        )
         for card in cards():
             self._card(card)
         with gr.Accordion("Decoding", open=False, elem_id="vh-decoding"):
@@ -139,18 +143,21 @@ class _Page:
             self._seed = gr.Number(self._session.seed, label="Seed", precision=0, minimum=0)
 
     def _card(self, card: Card) -> None:
-        with gr.Column(visible=card.name == "vhr", elem_classes="vh-card", elem_id=f"vh-card-{card.name}") as group:
-            gr.HTML(f"<h3>{views.escape(card.label)}</h3><p>{views.escape(card.title)}</p>")
-            first = [control for control in card.controls if control.slides]
+        visible = card.name in self._chosen_first
+        with gr.Column(visible=visible, elem_classes="vh-card", elem_id=f"vh-card-{card.name}") as group:
+            gr.HTML(html.card(card.label, card.title))
+            self._controls(card, [control for control in card.controls if control.slides])
             rest = [control for control in card.controls if not control.slides]
-            made = {control.option.name: self._control(card, control) for control in first}
             if rest:
                 with gr.Accordion("More options", open=False):
-                    made |= {control.option.name: self._control(card, control) for control in rest}
-        self._groups.append(group)
-        self._options += [made[control.option.name] for control in card.controls]
+                    self._controls(card, rest)
+        self._cards[card.name] = group
 
-    def _control(self, card: Card, control: Control) -> gr.components.Component:
+    def _controls(self, card: Card, controls: Sequence[Control]) -> None:
+        for control in controls:
+            self._options[Key(card.name, control.option.name)] = self._control(card, control)
+
+    def _control(self, card: Card, control: Control) -> Component:
         option = control.option
         said = {"label": option.name, "info": control.help, "elem_id": f"vh-{card.name}-{option.name}"}
         if control.slides:
@@ -161,38 +168,22 @@ class _Page:
             return gr.Number(option.default, precision=0, **said)
         if option.words and option.kind == "word":
             return gr.Dropdown(list(option.words), value=option.default, **said)
-        return gr.Textbox(str(option.default), **said)
+        return gr.Textbox(option.write(option.default), **said)
 
     def _see(self) -> None:
-        self._status = self._view("status", views.note(_IDLE))
+        self._status = self._view("status", html.note(_IDLE))
         with gr.Row(elem_classes="vh-columns"):
             self._plain = self._view("plain")
             self._mitigated = self._view("mitigated")
         with gr.Tabs(elem_id="vh-tabs"):
             with gr.Tab("Inside"):
-                self._strips = self._view(
-                    "strips", views.note("Run the model to see which tokens leaned on the image.")
-                )
+                self._strips = self._view("strips", html.note("Run the model to see which tokens leaned on the image."))
                 with gr.Row(elem_classes="vh-inside"):
                     self._heads = self._view("heads")
                     self._overlays = self._view("overlays")
             with gr.Tab("As code"):
-                self._python = gr.Code(
-                    label="Python",
-                    language=None,
-                    interactive=False,
-                    show_line_numbers=False,
-                    wrap_lines=True,
-                    elem_id="vh-python",
-                )
-                self._command = gr.Code(
-                    label="Command line",
-                    language=None,
-                    interactive=False,
-                    show_line_numbers=False,
-                    wrap_lines=True,
-                    elem_id="vh-command",
-                )
+                self._python = gr.Code(label="Python", elem_id="vh-python", **_LISTING)
+                self._command = gr.Code(label="Command line", elem_id="vh-command", **_LISTING)
                 self._link = gr.Textbox(
                     label="Link to this state", interactive=False, buttons=["copy"], elem_id="vh-link"
                 )
@@ -202,21 +193,20 @@ class _Page:
 
     def _wire(self) -> None:
         decoding = [self._tokens, self._temperature, self._top_p, self._seed]
-        form = [self._chosen, self._picture, self._prompt, self._methods, *decoding, *self._options]
+        form = [self._image, self._picture, self._prompt, self._methods, *decoding, *self._options.values()]
+        picture = [self._image, self._picture, self._samples]
         shown = [self._plain, self._mitigated, self._status]
-        code = [self._python, self._command, self._link]
         inside = [self._strips, self._heads, self._overlays]
+        buttons = [self._run, self._stop]
         link = "(query) => { const url = location.origin + location.pathname + '?' + query; "
         link += "history.replaceState(null, '', url); return url; }"
 
-        filled = [self._chosen, self._picture, self._samples, self._prompt, self._methods, *decoding, *self._options]
-        self.blocks.load(self.open, None, [*filled, self._status], **_QUICK)
+        self.blocks.load(self.open, None, [*form, self._samples, self._status], **_QUICK)
         self.blocks.unload(self.leave)
-        self._samples.pick(self.pick_sample, None, [self._chosen, self._picture, self._samples], **_QUICK)
-        self._picture.input(lambda: ("", self.thumbnails("")), None, [self._chosen, self._samples], **_QUICK)
-        self._preset.input(self.use_preset, self._preset, [self._methods, *self._options], **_QUICK)
-        self._methods.change(self.show_cards, self._methods, self._groups, **_QUICK)
-        buttons = [self._run, self._stop]
+        self._samples.pick(self.pick_sample, None, picture, **_QUICK)
+        self._picture.input(self.pick_own, None, [self._image, self._samples], **_QUICK)
+        self._preset.input(self.use_preset, self._preset, [self._methods, *self._options.values()], **_QUICK)
+        self._methods.change(self.show_cards, self._methods, list(self._cards.values()), **_QUICK)
         begun = gr.on(
             [self._run.click, self._prompt.submit],
             self.begin,
@@ -225,7 +215,7 @@ class _Page:
             js=_SCROLL,
             **_QUICK,
         )
-        ran = begun.then(self.run, form, [*shown, *code], **_MODEL)
+        ran = begun.then(self.run, set(form), [*shown, self._python, self._command, self._link], **_MODEL)
         ran.then(None, self._link, self._link, js=link, api_visibility="private")
         ran.then(self.look, None, [*shown, *inside], **_MODEL).then(self.finish, None, buttons, **_QUICK)
         self._export.click(self.export, None, [self._files, self._status], **_MODEL)
@@ -233,128 +223,160 @@ class _Page:
         self._strips.token(self.pick_token, None, inside, **_MODEL)
         self._heads.cell(self.pick_head, None, inside, **_MODEL)
 
-    def open(self, request: gr.Request) -> list[Any]:
+    def open(self, request: gr.Request) -> Update:
         """Fill the form from the link that was opened."""
         query = str(request.request.url.query) if request else ""
-        said = views.note(_IDLE)
         try:
-            recipe = Recipe.from_query(query, self._session.seed)
-            chosen, values = values_of(recipe.words)
+            recipe, said = self._session.open_link(query), html.note(_IDLE)
         except VlmHeadsError as mistake:
-            recipe, said = Recipe(), views.note(f"The link cannot be followed: {mistake}", "mistake")
-            chosen, values = values_of(recipe.words)
-        name = recipe.image.removeprefix(SAMPLE)
-        name = name if name in self._session.samples else self._session.samples[0]
-        decoding = [recipe.max_tokens, recipe.temperature, recipe.top_p, recipe.seed]
-        return [*self._sample(name), recipe.prompt, chosen, *decoding, *values, said]
+            recipe = self._session.open_link("")
+            said = html.note(f"The link cannot be followed: {mistake}", "mistake")
+        return self._sample(recipe.image) | self._asked(recipe.words) | self._decoding(recipe) | {self._status: said}
 
-    def pick_sample(self, event: gr.EventData) -> list[Any]:
+    def pick_sample(self, event: gr.EventData) -> Update:
         """Take a sample for the picture."""
-        return self._sample(str(event.name))
+        return self._sample(SAMPLE + str(event.name))
 
-    def use_preset(self, name: str) -> list[Any]:
+    def pick_own(self) -> Update:
+        """Take a picture that is no sample."""
+        return {self._image: "", self._samples: self._thumbnails("")}
+
+    def use_preset(self, name: str) -> Update:
         """Set methods and options as a preset says."""
-        chosen, values = values_of(presets().get(name, ()))
-        return [chosen, *values]
+        return self._asked(presets().get(name, ()))
 
-    def show_cards(self, chosen: Sequence[str]) -> list[Any]:
+    def show_cards(self, chosen: Collection[str]) -> Update:
         """Show the cards of the chosen methods."""
-        return [gr.update(visible=card.name in chosen) for card in cards()]
+        return {group: gr.update(visible=name in chosen) for name, group in self._cards.items()}
 
-    def begin(self, request: gr.Request) -> list[Any]:
+    def begin(self, request: gr.Request) -> Update:
         """Say that it goes on; the model may be busy with somebody else."""
-        said = self._session.begin(str(request.session_hash))
-        cleared = [views.note("What was looked at is shown once both answers are there."), "", ""]
-        return [views.note(said), gr.update(interactive=False), gr.update(interactive=True), *cleared]
+        return {
+            self._status: html.note(self._visit(request).begin()),
+            self._run: gr.update(interactive=False),
+            self._stop: gr.update(interactive=True),
+            self._strips: html.note("What was looked at is shown once both answers are there."),
+            self._heads: "",
+            self._overlays: "",
+        }
 
-    def run(
-        self,
-        request: gr.Request,
-        image: str,
-        path: str | None,
-        prompt: str,
-        chosen: list[str],
-        tokens: float,
-        temperature: float,
-        top_p: float,
-        seed: float,
-        *values: Any,
-    ) -> Iterator[list[Any]]:
+    def run(self, form: Mapping[Component, Any], request: gr.Request) -> Iterator[Update]:
         """Stream both answers."""
-        session = self._session
         try:
-            picture = self._picture_of(image, path)
-            recipe = Recipe(
-                picture.name, prompt, words_of(chosen, values), int(tokens), temperature, top_p, int(seed or 0)
-            )
-            code = [recipe.python(session.vlm.name), recipe.command(session.vlm.name), recipe.query()]
-            for screen in session.run(str(request.session_hash), picture, recipe):
-                yield [screen.plain, screen.mitigated, views.note(screen.status), *code]
+            picture = self._session.picture(form[self._image], form[self._picture])
+            recipe = self._recipe(form, picture.name)
+            code = self._code(recipe)
+            for screen in self._visit(request).run(picture, recipe):
+                yield self._shown(screen) | code
         except VlmHeadsError as mistake:
-            yield ["", "", views.note(str(mistake), "mistake"), *[gr.skip()] * 3]
+            yield {self._plain: "", self._mitigated: "", self._status: html.note(str(mistake), "mistake")}
 
-    def look(self, request: gr.Request) -> list[Any]:
+    def look(self, request: gr.Request) -> Update:
         """Look inside the run that has ended."""
-        key = str(request.session_hash)
+        visit = self._visit(request)
         try:
-            inside = self._session.look(key)
+            found = visit.look()
         except VlmHeadsError as mistake:
-            return [*[gr.skip()] * 3, views.note(f"Cannot look inside: {mistake}", "mistake"), "", ""]
-        if inside is None:
-            return [gr.skip()] * 6
-        screen = self._session.screen(self._session.visit(key))
-        return [screen.plain, screen.mitigated, views.note(screen.status), *_inside(inside)]
+            said = html.note(f"Cannot look inside: {mistake}", "mistake")
+            return {self._strips: said, self._heads: "", self._overlays: ""}
+        return self._shown(visit.screen()) | self._inside(found) if found else self._unchanged()
 
-    def finish(self) -> list[Any]:
+    def finish(self) -> Update:
         """Let the visitor run again."""
-        return [gr.update(interactive=True), gr.update(interactive=False)]
+        return {self._run: gr.update(interactive=True), self._stop: gr.update(interactive=False)}
 
-    def stop(self, request: gr.Request) -> str:
+    def stop(self, request: gr.Request) -> Update:
         """End the run under way."""
-        self._session.stop(str(request.session_hash))
-        return views.note("Stopping…")
+        self._visit(request).stop()
+        return {self._status: html.note("Stopping…")}
 
     def leave(self, request: gr.Request) -> None:
         """Forget a visitor who has closed the page."""
-        self._session.leave(str(request.session_hash))
+        self._session.leave(_key(request))
 
-    def pick_token(self, request: gr.Request, event: gr.EventData) -> list[Any]:
+    def pick_token(self, request: gr.Request, event: gr.EventData) -> Update:
         """Look at a token."""
-        found = self._session.pick_token(str(request.session_hash), str(event.side), int(event.token))
-        return _inside(found) if found else [gr.skip()] * 3
+        found = self._visit(request).pick_token(str(event.side), int(event.token))
+        return self._inside(found) if found else self._unchanged()
 
-    def pick_head(self, request: gr.Request, event: gr.EventData) -> list[Any]:
+    def pick_head(self, request: gr.Request, event: gr.EventData) -> Update:
         """Look at a head."""
-        found = self._session.pick_head(str(request.session_hash), int(event.layer), int(event.head))
-        return _inside(found) if found else [gr.skip()] * 3
+        found = self._visit(request).pick_head(int(event.layer), int(event.head))
+        return self._inside(found) if found else self._unchanged()
 
-    def export(self, request: gr.Request) -> list[Any]:
+    def export(self, request: gr.Request) -> Update:
         """Write the files of the last run."""
-        key = str(request.session_hash)
         try:
-            return [[str(path) for path in self._session.export(key)], views.note("The files are ready.")]
+            paths = [str(path) for path in self._visit(request).export()]
+            return {self._files: paths, self._status: html.note("The files are ready.")}
         except VlmHeadsError as mistake:
-            return [None, views.note(str(mistake), "mistake")]
+            return {self._files: None, self._status: html.note(str(mistake), "mistake")}
 
-    def thumbnails(self, chosen: str) -> str:
-        """Return the row of samples."""
+    def _visit(self, request: gr.Request) -> Visit:
+        return self._session.visit(_key(request))
+
+    def _recipe(self, form: Mapping[Component, Any], image: str) -> Recipe:
+        values = {key: form[component] for key, component in self._options.items()}
+        return Recipe(
+            image=image,
+            prompt=form[self._prompt],
+            words=words_of(form[self._methods], values),
+            max_tokens=form[self._tokens],
+            temperature=form[self._temperature],
+            top_p=form[self._top_p],
+            seed=form[self._seed] or 0,
+        )
+
+    def _sample(self, image: str) -> Update:
+        name = image.removeprefix(SAMPLE)
+        return {
+            self._image: image,
+            self._picture: str(self._session.sample_file(name)),
+            self._samples: self._thumbnails(name),
+        }
+
+    def _thumbnails(self, chosen: str) -> str:
         pictures = {name: self._session.sample(name).image for name in self._session.samples}
-        return views.thumbnails(pictures, chosen)
+        return html.thumbnails(pictures, chosen)
 
-    def _sample(self, name: str) -> list[Any]:
-        return [SAMPLE + name, str(self._session.sample_file(name)), self.thumbnails(name)]
+    def _asked(self, words: Sequence[str]) -> Update:
+        chosen, values = values_of(words)
+        return {self._methods: chosen} | {component: values[key] for key, component in self._options.items()}
 
-    def _picture_of(self, image: str, path: str | None) -> Picture:
-        if image.startswith(SAMPLE):
-            return self._session.sample(image.removeprefix(SAMPLE))
-        if path is None:
-            raise BadImage("there is no picture: choose a sample, or drop, paste or take one")
-        return self._session.own(Path(path))
+    def _decoding(self, recipe: Recipe) -> Update:
+        return {
+            self._prompt: recipe.prompt,
+            self._tokens: recipe.max_tokens,
+            self._temperature: recipe.temperature,
+            self._top_p: recipe.top_p,
+            self._seed: recipe.seed,
+        }
+
+    def _code(self, recipe: Recipe) -> Update:
+        model = self._session.model.vlm.name
+        return {self._python: recipe.python(model), self._command: recipe.command(model), self._link: recipe.query()}
+
+    def _shown(self, screen: Screen) -> Update:
+        return {
+            self._plain: html.answer(screen.plain),
+            self._mitigated: html.answer(screen.mitigated),
+            self._status: html.note(screen.status),
+        }
+
+    def _inside(self, found: Inside) -> Update:
+        return {
+            self._strips: html.strips(found.strips()),
+            self._heads: html.head_map(found.heads()),
+            self._overlays: html.patches(found.patches()),
+        }
+
+    def _unchanged(self) -> Update:
+        return {self._strips: gr.skip()}
+
+
+def _key(request: gr.Request) -> str:
+    return str(request.session_hash)
 
 
 def _path_of(payload: Any) -> str | None:
     return None if payload is None else str(payload.path)
-
-
-def _inside(found: Inside) -> list[Any]:
-    return [found.strips(), found.heads(), found.overlays()]

@@ -1,11 +1,31 @@
-"""Images as they are named on the command line: files, and `sample:NAME` for those that ship with the package."""
+"""Pictures and how they are named: files, and `sample:NAME` for those that ship with the package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlm_app.options import SAMPLE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is asked about.
+
+    Attributes:
+        name: `sample:NAME`, or the file name of a visitor's own image.
+        image: upright RGB.
+        objects: what it shows; None where nobody knows.
+    """
+
+    name: str
+    image: Image.Image
+    objects: frozenset[str] | None = None
 
 
 def find_pictures(words: Sequence[str]) -> list[Path]:
@@ -14,7 +34,7 @@ def find_pictures(words: Sequence[str]) -> list[Path]:
     Raises:
         BadImage: for the first that is not; among many, it is said before any model is loaded.
     """
-    from vlm_heads.models.images import load_image
+    from vlm_heads.models import load_image
 
     paths = [_path(word) for word in words]
     for path in paths:

@@ -11,16 +11,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
-from PIL import Image
 
-from vlm_app.view.grid import Grid
-from vlm_app.view.marks import Named
-from vlm_heads import TokenGrounding
+from vlm_app.view import words
+from vlm_app.view.facts import Column, Patches, Strip
 
 _WIDTH = 9.0  # inches
 _LINE = 0.32  # inches from one line of words to the next
-_TEAL, _RED, _YELLOW, _PINK = "#0f766e", "#9f1239", "#ffd60a", "#ff5c8a"
+_INK, _TEAL, _RED, _YELLOW, _PINK = "#1c1917", "#0f766e", "#9f1239", "#ffd60a", "#ff5c8a"
 
 
 def draw_head_map(scores: np.ndarray[Any, Any], path: Path, *, title: str) -> Path:
@@ -28,7 +25,7 @@ def draw_head_map(scores: np.ndarray[Any, Any], path: Path, *, title: str) -> Pa
 
     Args:
         scores: [L, Hq], at least 0.
-        path: PNG to write.
+        path: PNG or SVG to write.
         title: above the map.
     """
     layers, heads = scores.shape
@@ -39,75 +36,52 @@ def draw_head_map(scores: np.ndarray[Any, Any], path: Path, *, title: str) -> Pa
     axes.set_ylabel("layer")
     axes.set_xticks(range(0, heads, max(1, heads // 16)))
     axes.set_yticks(range(0, layers, max(1, layers // 16)))
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, parse_math=False)
     figure.colorbar(image, ax=axes, label="VHD: ‖output with image − without‖")
-    return _saved(figure, path)
+    return _saved(figure, path, title)
 
 
-def draw_answers(answers: Sequence[tuple[str, str, Sequence[Named]]], path: Path) -> Path:
-    """Draw answers below one another, with the objects that are not in the picture in red, and return the file.
-
-    Args:
-        answers: (title, text, mentions) each.
-        path: PNG to write.
-    """
+def draw_answers(columns: Sequence[Column], path: Path) -> Path:
+    """Draw answers below one another, with the objects that are not in the picture in red, and return the file."""
     blocks = []
-    for title, text, named in answers:
-        words = []
-        for word in re.finditer(r"\S+", text):
-            marks = [one for one in named if one.start < word.end() and word.start() < one.end]
-            colour = _RED if any(one.shown is False for one in marks) else _TEAL if marks else "#1c1917"
-            words.append((word[0], colour, None))
-        blocks.append((title, words))
+    for column in columns:
+        pieces = []
+        for word in re.finditer(r"\S+", column.side.text):
+            marks = [one for one in column.named if one.start < word.end() and word.start() < one.end]
+            colour = _RED if any(one.shown is False for one in marks) else _TEAL if marks else _INK
+            pieces.append((word[0], colour, None))
+        blocks.append((column.title, pieces))
     return _draw_words(blocks, path, "objects named; red: not in the picture")
 
 
-def draw_tokens(strips: Iterable[tuple[str, Sequence[TokenGrounding]]], path: Path) -> Path:
+def draw_tokens(strips: Iterable[Strip], path: Path) -> Path:
     """Draw the tokens of answers on grounds that tell their T-VHD, and return the file."""
-    blocks = []
-    for title, tokens in strips:
-        spoken = [one for one in tokens if one.text.strip()]
-        low = min((one.t_vhd for one in spoken), default=0.0)
-        span = max(max((one.t_vhd for one in spoken), default=1.0) - low, 1e-9)
-        blocks.append((title, [(one.text.strip(), "#1c1917", 0.45 * (one.t_vhd - low) / span) for one in spoken]))
+    blocks = [
+        (strip.side, [(one.text.strip(), _INK, 0.45 * strip.level(one)) for _, one in strip.spoken]) for strip in strips
+    ]
     return _draw_words(blocks, path, "darker: leaned more on the image (T-VHD)")
 
 
-def draw_patches(
-    picture: Image.Image,
-    grid: Grid,
-    maps: Sequence[tuple[str, NDArray[np.float64]]],
-    sinks: NDArray[np.int64] | None,
-    path: Path,
-    title: str,
-) -> Path:
+def draw_patches(found: Patches, path: Path) -> Path:
     """Draw a picture once for each map, with the weight of every image position over it, and return the file.
 
-    Args:
-        picture: upright.
-        grid: where the positions lie.
-        maps: (title, weights `[N]`) each; all on one scale.
-        sinks: `[N]`, in how many layers each position is a sink; outlined where in any.
-        path: PNG to write.
-        title: above all of them.
+    All maps have one scale. A position that is a sink in any layer is outlined.
     """
-    width, height = picture.size
-    figure = Figure(figsize=(3.6 * len(maps), 3.6 * height / width + 0.55), layout="constrained")
-    figure.suptitle(re.sub(r"<[^>]+>", "", title), fontsize=9)
-    top = max(float(weights.max()) for _, weights in maps)
-    for axes, (name, weights) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
-        axes.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=0, vmax=340)
+    width, height = found.picture.size
+    figure = Figure(figsize=(3.6 * len(found.maps), 3.6 * height / width + 0.55), layout="constrained")
+    title = words.looked_at(found.looked_at)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    for axes, (name, weights) in zip(figure.subplots(1, len(found.maps), squeeze=False)[0], found.maps, strict=True):
+        axes.imshow(np.asarray(found.picture.convert("L")), cmap="gray", vmin=0, vmax=340)
         for position, weight in enumerate(weights.tolist()):
-            left, high, wide, tall = grid.box(position)
-            corner = (left * width - 0.5, high * height - 0.5)
-            axes.add_patch(
-                Rectangle(corner, wide * width, tall * height, color=_YELLOW, alpha=0.85 * weight / top, lw=0)
-            )
-            if sinks is not None and sinks[position]:
-                axes.add_patch(Rectangle(corner, wide * width, tall * height, fill=False, color=_PINK, lw=1.5))
-        axes.set_title(f"{name}: {weights.sum():.3f} on the image", fontsize=9)
+            left, high, wide, tall = found.grid.box(position)
+            corner, size = (left * width - 0.5, high * height - 0.5), (wide * width, tall * height)
+            axes.add_patch(Rectangle(corner, *size, color=_YELLOW, alpha=0.85 * weight / found.top, lw=0))
+            if found.sinks is not None and found.sinks[position]:
+                axes.add_patch(Rectangle(corner, *size, fill=False, color=_PINK, lw=1.5))
+        axes.set_title(f"{name.lower()}: {weights.sum():.3f} on the image", fontsize=9)
         axes.set_axis_off()
-    return _saved(figure, path)
+    return _saved(figure, path, title)
 
 
 def _draw_words(blocks: Sequence[tuple[str, Sequence[tuple[str, str, float | None]]]], path: Path, legend: str) -> Path:
@@ -116,14 +90,16 @@ def _draw_words(blocks: Sequence[tuple[str, Sequence[tuple[str, str, float | Non
     renderer = FigureCanvasAgg(figure).get_renderer()
     placed: list[tuple[float, int, Any]] = []
     line = 0
-    for title, words in blocks:
-        placed.append((0.15, line, figure.text(0, 0, title, fontsize=9, color="#57534e", weight="bold")))
+    for title, pieces in blocks:
+        placed.append(
+            (0.15, line, figure.text(0, 0, title, fontsize=9, color="#57534e", weight="bold", parse_math=False))
+        )
         line, left = line + 1, 0.15
-        for word, colour, depth in words:
+        for word, colour, depth in pieces:
             ground = (
                 None if depth is None else {"facecolor": (0.06, 0.46, 0.43, depth), "edgecolor": "#d6d3d1", "pad": 2.5}
             )
-            text = figure.text(0, 0, word, fontsize=11, color=colour, bbox=ground)
+            text = figure.text(0, 0, word, fontsize=11, color=colour, bbox=ground, parse_math=False)
             wide = text.get_window_extent(renderer).width / figure.dpi
             if left + wide > _WIDTH - 0.15:
                 line, left = line + 1, 0.15
@@ -135,9 +111,11 @@ def _draw_words(blocks: Sequence[tuple[str, Sequence[tuple[str, str, float | Non
     figure.set_size_inches(_WIDTH, tall)
     for left, row, text in placed:
         text.set_position((left / _WIDTH, 1 - (row + 0.8) * _LINE / tall))
-    return _saved(figure, path)
+    return _saved(figure, path, legend)
 
 
-def _saved(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=120, format="png", metadata={"Software": None})
+def _saved(figure: Figure, path: Path, title: str) -> Path:
+    """Write a figure as PNG or SVG, by the file's name; it carries its title, but not when it was made."""
+    unsaid = ("Date", "Creator") if path.suffix == ".svg" else ("Software",)
+    figure.savefig(path, dpi=120, metadata={"Title": title} | dict.fromkeys(unsaid))
     return path

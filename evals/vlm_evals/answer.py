@@ -18,7 +18,7 @@ from vlm_evals.records import Answer, Sample
 from vlm_evals.runs import Run, content_hash
 from vlm_heads import VLM, Mitigation, attach
 from vlm_heads.errors import BadImage, NothingIntervened
-from vlm_heads.models.images import load_image
+from vlm_heads.models import load_image
 
 SAMPLED_VALUES = 16  # of a parameter, at least
 PLAIN = Mitigation()  # the model as it is

@@ -171,10 +171,22 @@ def _readable(setting: Mapping[str, Any]) -> dict[str, Any]:
     words = []
     second = setting.get("contrast")
     for one in [*setting.get("interventions", ()), *([second] if second else [])]:
-        options = ",".join(f"{name}={value}" for name, value in one.items() if name != "name")
+        options = ",".join(f"{name}={_written(value)}" for name, value in one.items() if name != "name")
         words.append(f"{one['name']}:{options}" if options else one["name"])
     used = {name: value for name, value in setting.items() if value and name != "contrast"}
     return used | {"interventions": words or ["none"]}
+
+
+def _written(value: Any) -> str:
+    """Return an option's value as the command line reads it: lists joined by +, as 14.3:2+17.0:0.5 for gains."""
+    if not isinstance(value, list | tuple):
+        return str(value)
+    places = (f"{one[0]}.{one[1]}" + "".join(f":{gain}" for gain in one[2:]) if _is_list(one) else one for one in value)
+    return "+".join(map(str, places))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _paired_settings(plain: Sequence[ScoredRun], mitigated: ScoredRun) -> dict[str, Any]:

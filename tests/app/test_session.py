@@ -1,7 +1,6 @@
 """What the page shows, without a browser: answers side by side, marks, links, code, looking inside, files."""
 
 import json
-import re
 import shlex
 import threading
 import zipfile
@@ -12,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from vlm_app.session import Screen, Session
-from vlm_app.view import html as views
+from vlm_app.session import Session
+from vlm_app.view import html, words
 from vlm_app.view.cards import cards, presets
-from vlm_app.view.form import option_keys, values_of, words_of
+from vlm_app.view.facts import Column
+from vlm_app.view.form import Key, option_keys, values_of, words_of
 from vlm_app.view.marks import Marker, Named, changed_words
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side, race
+from vlm_app.visit import Screen
 
 from tests.support.command import Command
 from tests.support.compare import equal
@@ -45,13 +46,13 @@ def rambling(untrained_mini: Path) -> VLM:
 
 
 def _run(session: Session, key: str, recipe: Recipe) -> Screen:
-    *_, last = session.run(key, session.sample("planted-car"), recipe)
+    *_, last = session.visit(key).run(session.sample("planted-car"), recipe)
     return last
 
 
-def _text(html: str) -> str:
-    (found,) = re.findall(r'<p class="vh-text"[^>]*>(.*?)</p>', html)
-    return re.sub(r"<[^>]+>", "", found.replace(" (not in the picture)", ""))
+def _text(column: Column | None) -> str:
+    assert column is not None
+    return column.side.text
 
 
 # Side by side
@@ -60,16 +61,19 @@ def _text(html: str) -> str:
 def test_both_answers_come_with_their_marks_and_receipt(session: Session) -> None:
     screen = _run(session, "a", Recipe(CAR))
     assert (_text(screen.plain), _text(screen.mitigated)) == ("there is a dog.", "there is a car.")
-    assert '<mark class="vh-absent" title="dog: not in the picture">' in screen.plain
-    assert 'class="vh-shown" title="car: in the picture"' in screen.mitigated
-    assert "tokens/s" in screen.plain
-    assert "vhr: 2 layers, 4 heads" in screen.mitigated  # as planted: two vision heads in each of layers 2 and 3
+    plain, mitigated = html.answer(screen.plain), html.answer(screen.mitigated)
+    assert '<mark class="vh-absent" title="dog: not in the picture">' in plain
+    assert 'class="vh-shown" title="car: in the picture"' in mitigated
+    assert "tokens/s" in plain
+    assert "vhr: 2 layers, 4 heads" in mitigated  # as planted: two vision heads in each of layers 2 and 3
 
 
 def test_the_sides_take_turns_token_by_token(rambling: VLM) -> None:
     session = Session(rambling)
     counts = []
-    streams = [partial(vlm.stream, planted_image("car"), max_new_tokens=12) for vlm in (session.vlm, session.twin)]
+    streams = [
+        partial(vlm.stream, planted_image("car"), max_new_tokens=12) for vlm in (session.model.vlm, session.model.twin)
+    ]
     for sides in race(streams, 7, threading.Event()):
         counts.append((sides[0].tokens, sides[1].tokens))
     assert counts[-1] == (12, 12)
@@ -86,8 +90,8 @@ def test_a_side_says_what_it_says_alone(rambling: VLM, decoding: dict[str, objec
     torch.manual_seed(11)
     before = torch.get_rng_state()
     streams = [
-        partial(session.vlm.stream, planted_image("bird"), **asked),
-        partial(session.twin.stream, planted_image("bird"), interventions=mitigation, **asked),
+        partial(session.model.vlm.stream, planted_image("bird"), **asked),
+        partial(session.model.twin.stream, planted_image("bird"), interventions=mitigation, **asked),
     ]
     *_, sides = race(streams, 7, threading.Event())
     assert equal(torch.get_rng_state(), before)
@@ -102,35 +106,44 @@ def test_a_side_says_what_it_says_alone(rambling: VLM, decoding: dict[str, objec
 def test_a_stopped_run_ends_at_the_next_token_and_says_so(rambling: VLM) -> None:
     session = Session(rambling)
     picture = session.sample(session.samples[0])
-    for _ in session.run("a", picture, Recipe(picture.name, max_tokens=512)):
+    for _ in session.visit("a").run(picture, Recipe(picture.name, max_tokens=512)):
         if session.visit("a").sides[0].tokens:
-            session.stop("a")
-    assert session.screen(session.visit("a")).status == "Stopped."
+            session.visit("a").stop()
+    assert session.visit("a").screen().status == "Stopped."
     assert all(0 < side.tokens < 512 for side in session.visit("a").sides)
-    session.begin("a")
-    *_, screen = session.run("a", picture, Recipe(picture.name, max_tokens=3))
+    session.visit("a").begin()
+    *_, screen = session.visit("a").run(picture, Recipe(picture.name, max_tokens=3))
     assert screen.status == "Answered; looking inside…"
-    session.look("a")
-    assert session.screen(session.visit("a")).status == "Done."
+    session.visit("a").look()
+    assert session.visit("a").screen().status == "Done."
     session.close()
 
 
 def test_one_who_waits_is_told_and_can_give_up(session: Session) -> None:
-    assert session.begin("first") == "Starting…"
-    assert session.begin("second").startswith("1 before you")
-    session.stop("second")
-    (only,) = session.run("second", session.sample("planted-car"), Recipe(CAR))
+    assert session.visit("first").begin() == "Starting…"
+    assert session.visit("second").begin().startswith("1 before you")
+    session.visit("second").stop()
+    (only,) = session.visit("second").run(session.sample("planted-car"), Recipe(CAR))
     assert only.status == "Stopped before it began."
-    assert session.look("second") is None
+    assert session.visit("second").look() is None
     _run(session, "first", Recipe(CAR))
-    assert session.begin("second") == "Starting…"
+    assert session.visit("second").begin() == "Starting…"
     session.leave("second")
+
+
+def test_a_run_that_cannot_be_carried_out_leaves_nothing_of_the_last_one(session: Session) -> None:
+    _run(session, "a", Recipe(CAR))
+    visit = session.visit("a")
+    visit.begin()
+    with pytest.raises(BadOption):
+        list(visit.run(session.sample("planted-car"), Recipe(CAR, words=("vrh",))))
+    assert visit.look() is None
 
 
 def test_nobody_listening_stops_the_run(rambling: VLM) -> None:
     session = Session(rambling)
     picture = session.sample(session.samples[0])
-    running = session.run("a", picture, Recipe(picture.name, max_tokens=512))
+    running = session.visit("a").run(picture, Recipe(picture.name, max_tokens=512))
     next(running)
     running.close()
     assert all(side.done and side.tokens < 512 for side in session.visit("a").sides)
@@ -140,14 +153,14 @@ def test_nobody_listening_stops_the_run(rambling: VLM) -> None:
 def test_a_side_that_fails_says_so_beside_the_other(session: Session) -> None:
     screen = _run(session, "a", Recipe(CAR, words=("var",)))
     assert _text(screen.plain) == "there is a dog."
-    assert "no attention sinks" in screen.mitigated
+    assert "no attention sinks" in html.answer(screen.mitigated)
 
 
 def test_an_empty_prompt_is_said_and_nothing_is_looked_into(session: Session) -> None:
     screen = _run(session, "a", Recipe(CAR, prompt=" "))
     assert screen.status == "There is no answer."
-    assert "the prompt is empty" in screen.plain
-    assert session.look("a") is None
+    assert "the prompt is empty" in html.answer(screen.plain)
+    assert session.visit("a").look() is None
 
 
 def test_two_visitors_do_not_mix(session: Session) -> None:
@@ -168,9 +181,9 @@ def test_two_visitors_do_not_mix(session: Session) -> None:
 
 
 def test_the_twin_shares_every_weight_and_no_module(session: Session) -> None:
-    weights = zip(session.vlm.model.parameters(), session.twin.model.parameters(), strict=True)
+    weights = zip(session.model.vlm.model.parameters(), session.model.twin.model.parameters(), strict=True)
     assert all(one is other for one, other in weights)
-    assert not set(session.vlm.model.modules()) & set(session.twin.model.modules())
+    assert not set(session.model.vlm.model.modules()) & set(session.model.twin.model.modules())
 
 
 # Marks
@@ -186,9 +199,9 @@ def test_objects_are_marked_where_they_stand() -> None:
 
 def test_what_nobody_knows_is_not_guessed(session: Session) -> None:
     assert [one.shown for one in Marker().named("a dog", None)] == [None]
-    html = views.answer("Plain", Side("a dog", 2, 1.0, done=True), Marker().named("a dog", None), (), checked=False)
-    assert "not checked" in html
-    assert "vh-absent" not in html
+    column = Column("Plain", Side("a dog", 2, 1.0, done=True), Marker().named("a dog", None), checked=False)
+    assert "not checked" in html.answer(column)
+    assert "vh-absent" not in html.answer(column)
 
 
 def test_words_that_differ_are_found_without_case_and_stops() -> None:
@@ -200,9 +213,9 @@ def test_words_that_differ_are_found_without_case_and_stops() -> None:
 
 
 def test_what_a_model_says_cannot_become_markup() -> None:
-    html = views.answer("<b>", Side("<script>x</script> dog", done=True), (), [(0, 8)])
-    assert "<script" not in html
-    assert "<b>" not in html
+    shown = html.answer(Column("<b>", Side("<script>x</script> dog", done=True), changed=[(0, 8)]))
+    assert "<script" not in shown
+    assert "<b>" not in shown
 
 
 # Recipes: links and code
@@ -253,6 +266,11 @@ def test_the_command_line_says_what_the_page_said(session: Session, command: Com
     assert [row[side]["text"] for side in ("plain", "mitigated")] == [one.text for one in session.visit("a").sides]
 
 
+def test_a_link_without_a_sample_of_this_model_opens_with_the_first(session: Session) -> None:
+    assert session.open_link("image=sample:kitchen&seed=3") == Recipe(CAR, seed=3)
+    assert session.open_link("image=sample:planted-car-sinks").image == "sample:planted-car-sinks"
+
+
 # Cards
 
 
@@ -283,9 +301,33 @@ def test_a_preset_goes_through_the_form_unchanged(name: str) -> None:
     assert sorted(words_of(chosen, values)) == sorted(words)
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "var:threshold=relative,sink_dims=14+25",  # words and lists where numbers may stand
+        "var:threshold=12.5,mode=code",
+        "vhr:layers=1+18,outlier_filter=false,seed=3",
+        "adhh:heads=14.3+-1.0",
+        'icd:instruction="You see nothing, or little."',
+        "spin:kept=0.123456789",
+    ],
+)
+def test_any_word_goes_through_the_form_unchanged(word: str) -> None:
+    assert words_of(*values_of((word,))) == (word,)
+
+
+def test_what_is_typed_is_read_as_on_the_command_line() -> None:
+    chosen, values = values_of(("var",))
+    assert values[Key("var", "threshold")] == "20"
+    values |= {Key("var", "threshold"): " relative ", Key("var", "layers"): "2+3", Key("var", "sink_dims"): ""}
+    assert words_of(chosen, values) == ("var:threshold=relative,layers=2+3",)
+    with pytest.raises(BadOption, match="threshold=far"):
+        words_of(chosen, values | {Key("var", "threshold"): "far"})
+
+
 def test_an_emptied_field_is_the_default() -> None:
     chosen, _ = values_of(("vhr",))
-    assert words_of(chosen, [None] * len(option_keys())) == ("vhr",)
+    assert words_of(chosen, dict.fromkeys(option_keys())) == ("vhr",)
 
 
 # Pictures of one's own
@@ -303,9 +345,9 @@ def test_a_picture_that_cannot_be_read_is_named_without_its_folder(
 
 def test_ones_own_picture_is_not_checked(session: Session, tmp_path: Path) -> None:
     planted_image("bird").save(tmp_path / "mine.png")
-    *_, screen = session.run("a", session.own(tmp_path / "mine.png"), Recipe("mine.png"))
+    *_, screen = session.visit("a").run(session.own(tmp_path / "mine.png"), Recipe("mine.png"))
     assert _text(screen.mitigated) == "there is a bird."
-    assert "not checked" in screen.mitigated
+    assert "not checked" in html.answer(screen.mitigated)
 
 
 # Looking inside, and what is taken home
@@ -313,33 +355,33 @@ def test_ones_own_picture_is_not_checked(session: Session, tmp_path: Path) -> No
 
 def test_the_planted_heads_and_the_invented_token_are_seen(session: Session) -> None:
     _run(session, "a", Recipe(CAR))
-    inside = session.look("a")
+    inside = session.visit("a").look()
     assert inside is not None
     assert {(layer, head) for layer, head, _ in inside.profile.top(4)} == {(2, 1), (2, 3), (3, 0), (3, 2)}
     assert inside.said["plain"].tokens[inside.token].text.strip() == "dog"  # the object that is not there comes first
-    session.pick_token("a", "mitigated", 3)
-    session.pick_head("a", 2, 1)
+    session.visit("a").pick_token("mitigated", 3)
+    session.visit("a").pick_head(2, 1)
     before, after = inside.weights()
     assert after is not None
     # a vision head, doubled; its layer sees what layer 1 changed, and that is nothing it attends by
     assert after.sum() == pytest.approx(2 * before.sum(), rel=0.01)
-    assert "layer 2, head 1" in inside.overlays()
-    session.pick_head("a", 2, 1)
-    assert "all heads" in inside.what()
-    assert session.pick_token("a", "nowhere", 99) is inside
+    assert "layer 2, head 1" in html.patches(inside.patches())
+    session.visit("a").pick_head(2, 1)
+    assert "all heads" in words.looked_at(inside.looked_at())
+    assert session.visit("a").pick_token("nowhere", 99) is inside
 
 
 def test_sinks_are_outlined_and_the_share_of_their_mass_is_said() -> None:
     session = Session(VLM.from_pretrained("planted-sinks"))
     picture = session.sample("planted-car-sinks")
     recipe = Recipe(picture.name, words=("var:threshold=relative,layers=2+3",))
-    *_, screen = session.run("a", picture, recipe)
+    *_, screen = session.visit("a").run(picture, recipe)
     assert _text(screen.mitigated) == "there is a car."
-    inside = session.look("a")
+    inside = session.visit("a").look()
     assert inside is not None
-    assert inside.overlays().count("class=vh-sink") == 2 * 2  # two black corners, plain and mitigated
+    assert html.patches(inside.patches()).count("class=vh-sink") == 2 * 2  # two black corners, plain and mitigated
     assert 0.0 < inside.shares["var"] <= 0.6  # of what selected heads hold; others keep theirs
-    assert "% of the sinks&#x27; mass moved" in session.screen(session.visit("a")).mitigated
+    assert "% of the sinks&#x27; mass moved" in html.answer(session.visit("a").screen().mitigated)
     session.close()
 
 
@@ -348,12 +390,12 @@ def test_where_patches_lie_nowhere_known_nothing_is_drawn(rambling: VLM) -> None
     rambling.model.config.model_type = "perceiving"
     try:
         picture = session.sample(session.samples[0])
-        list(session.run("a", picture, Recipe(picture.name, max_tokens=4)))
-        inside = session.look("a")
+        list(session.visit("a").run(picture, Recipe(picture.name, max_tokens=4)))
+        inside = session.visit("a").look()
         assert inside is not None
-        assert "Cannot be drawn: how the 49 image positions of perceiving lie" in inside.overlays()
-        assert "vh-token" in inside.strips()
-        assert "patches.png" not in {path.name for path in session.export("a")}
+        assert "Cannot be drawn: how the 49 image positions of perceiving lie" in html.patches(inside.patches())
+        assert "vh-token" in html.strips(inside.strips())
+        assert "patches.png" not in {path.name for path in session.visit("a").export()}
     finally:
         rambling.model.config.model_type = "llava"
         session.close()
@@ -361,7 +403,7 @@ def test_where_patches_lie_nowhere_known_nothing_is_drawn(rambling: VLM) -> None
 
 def test_a_run_is_taken_home_as_files(session: Session) -> None:
     _run(session, "b", Recipe(CAR))
-    paths = {path.name: path for path in session.export("b")}
+    paths = {path.name: path for path in session.visit("b").export()}
     assert paths.keys() == {"answers.png", "tokens.png", "heads.png", "patches.png", "run.json", "head_profile.zip"}
     for name in ("answers.png", "tokens.png", "heads.png", "patches.png"):
         with Image.open(paths[name]) as picture:
@@ -380,7 +422,7 @@ def test_a_run_is_taken_home_as_files(session: Session) -> None:
 
 def test_nothing_to_take_home_before_a_run(session: Session) -> None:
     with pytest.raises(BadOption, match="run the model first"):
-        session.export("nobody")
+        session.visit("nobody").export()
 
 
 def test_closing_leaves_nothing_behind() -> None:

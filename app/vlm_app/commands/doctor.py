@@ -29,8 +29,7 @@ def doctor(
 ) -> None:
     """Say what works on a model and why the rest does not: every intervention and contrast generates two tokens."""
     from vlm_app.models import load_vlm
-    from vlm_heads import known_contrasts, known_interventions, score_heads
-    from vlm_heads.families import examine
+    from vlm_heads import examine, known_contrasts, known_interventions, score_heads
 
     vlm = load_vlm(model, device, seed)
     anatomy = examine(vlm.model)
@@ -89,10 +88,9 @@ def _print_costs(costs: Sequence[Cost]) -> None:
 
 def _sinks(vlm: VLM) -> dict[str, Any]:
     """Return the sink channels, how far they stand out, and what sinks take of the attention in each layer."""
+    from vlm_heads import examine
     from vlm_heads.errors import VlmHeadsError
-    from vlm_heads.families import examine
-    from vlm_heads.profiles.sink_shares import sink_shares
-    from vlm_heads.toolkit.sink_channels import RELATIVE_THRESHOLD, find_sink_channels
+    from vlm_heads.profiles import RELATIVE_THRESHOLD, find_sink_channels, sink_shares
 
     try:
         anatomy = examine(vlm.model)

@@ -28,7 +28,7 @@ def fold(
     """Write a copy of a checkpoint with static gains folded into its output projections."""
     from vlm_app.models import load_profile
     from vlm_heads import fold_checkpoint
-    from vlm_heads.models.loading import checkpoint_folder
+    from vlm_heads.models import checkpoint_folder
 
     gains = load_profile(profile)
     assert gains is not None

@@ -24,12 +24,11 @@ from vlm_kernels import CLASS_COUNT
 
 from vlm_app.options import DEFAULT_PROMPT
 from vlm_app.speed.timing import Way, clock_of, time_ways, wait
-from vlm_heads import VLM, attach, known_interventions
+from vlm_heads import VLM, Anatomy, attach, examine, known_interventions
 from vlm_heads.errors import UnsupportedModel, VlmHeadsError
-from vlm_heads.families import Anatomy, examine
 
 if TYPE_CHECKING:
-    from vlm_heads.interventions.base import Intervention
+    from vlm_heads import Intervention
 
 BATCHES = (1, 8, 32)
 FEW_LAYERS = 4

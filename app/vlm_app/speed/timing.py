@@ -22,7 +22,7 @@ from vlm_heads import VLM, attach
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vlm_heads.interventions.base import Intervention
+    from vlm_heads import Intervention
 
 _MEMORY = Path("/proc/meminfo")
 _CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

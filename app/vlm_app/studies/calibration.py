@@ -32,10 +32,9 @@ from vlm_evals.tasks import asked_of, bind
 from vlm_app.console import progress, steps
 from vlm_app.studies.benefit import judged, measured_table, searched_row
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
-from vlm_heads import HeadProfile, Mitigation, StaticGains, score_heads
-from vlm_heads.families import examine
-from vlm_heads.profiles.gain_proposals import GainShape, propose_gains
-from vlm_heads.toolkit.layer_sets import resolve_layers
+from vlm_heads import HeadProfile, Mitigation, StaticGains, examine, score_heads
+from vlm_heads.methods import resolve_layers
+from vlm_heads.profiles import GainShape, propose_gains
 
 STRENGTHS = (0.5, 0.8, 1.25, 1.5, 2.0)
 LAYERS = ("all", "first-half", "last-half")

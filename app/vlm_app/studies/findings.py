@@ -24,8 +24,9 @@ from vlm_evals.scenes.world import Scene, scenes
 from vlm_evals.text.objects import ObjectFinder
 
 from vlm_app.models import load_vlm
+from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, score_heads, token_grounding
-from vlm_heads.models.prompts import model_inputs
+from vlm_heads.models import model_inputs
 
 RESAMPLES = 2000
 BATCH = 50
@@ -58,11 +59,10 @@ def first_mentions(vlm: VLM, pictures: Sequence[Scene]) -> Iterator[FirstMention
         traced = token_grounding(vlm.model, vlm.processor, Image.fromarray(scene.image), DESCRIBE, ids)
         shown = {CATEGORIES[category].name for category in scene.categories}
         known: set[str] = set()
-        for token, (word, node) in deciding_tokens(finder, [piece.text for piece in traced]):
+        for first, _, node in pieces_that_mention(finder, [piece.text for piece in traced]):
             if node not in known:
                 known.add(node)
-                at = max(token - word.count(" "), 0)  # `hot dog` is decided at `hot`
-                yield FirstMention(number, node not in shown, traced[at].t_vhd, probabilities[at], at)
+                yield FirstMention(number, node not in shown, traced[first].t_vhd, probabilities[first], first)
 
 
 def _greedy(vlm: VLM, picture: Image.Image) -> tuple[list[int], list[float]]:
@@ -77,16 +77,6 @@ def _greedy(vlm: VLM, picture: Image.Image) -> tuple[list[int], list[float]]:
     if ids[-1] == end:
         ids, chances = ids[:-1], chances[:-1]
     return ids, chances
-
-
-def deciding_tokens(finder: ObjectFinder, pieces: Sequence[str]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yield (token, mention) for every mention, the token being the one that completes it."""
-    found = 0
-    for end in range(1, len(pieces) + 1):
-        mentions = finder.find("".join(pieces[:end])).mentions
-        for mention in mentions[found:]:
-            yield end - 1, (mention.word, mention.node)
-        found = max(found, len(mentions))
 
 
 def auc(invented: NDArray[np.bool_], score: NDArray[np.float64]) -> float:

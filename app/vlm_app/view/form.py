@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 from vlm_app.view.cards import cards
-from vlm_app.view.recipe import word_of, written
-from vlm_heads import known_contrasts, known_interventions
-from vlm_heads.toolkit.options import Option, parse_options
+from vlm_heads import parse_mitigation
+from vlm_heads.methods import Option
 
 
-def option_keys() -> list[tuple[str, Option]]:
-    """Return (method, option) for every value of the form, in the order of the cards."""
-    return [(card.name, control.option) for card in cards() for control in card.controls]
+class Key(NamedTuple):
+    """Which option of which method a value of the form is for."""
+
+    method: str
+    option: str
 
 
-def words_of(chosen: Sequence[str], values: Sequence[Any]) -> tuple[str, ...]:
-    """Return the chosen methods as `--with` takes them.
+def option_keys() -> list[Key]:
+    """Return the key of every value of the form, in the order of the cards."""
+    return list(_options())
+
+
+def words_of(chosen: Collection[str], values: Mapping[Key, Any]) -> tuple[str, ...]:
+    """Return the chosen methods as `--with` takes them, in the order of the cards.
 
     Args:
-        chosen: names of methods; their order is that of the cards.
+        chosen: names of methods.
         values: one for each of `option_keys()`.
 
     Raises:
-        BadOption: if a value cannot be read.
+        BadOption: if a value of a chosen method cannot be read or is out of its range.
     """
-    given: dict[str, dict[str, Any]] = {}
-    for (name, option), value in zip(option_keys(), values, strict=True):
-        given.setdefault(name, {})[option.name] = _typed(option, value)
-    return tuple(word_of(card.name, card.kind, given[card.name]) for card in cards() if card.name in chosen)
+    given: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    for key, option in _options().items():
+        if key.method in chosen:
+            given[key.method][key.option] = _typed(option, values[key])
+    return tuple(card.kind(**given[card.name]).word() for card in cards() if card.name in chosen)
 
 
-def values_of(words: Sequence[str]) -> tuple[list[str], list[Any]]:
+def values_of(words: Sequence[str]) -> tuple[list[str], dict[Key, Any]]:
     """Return the chosen methods and one value for each of `option_keys()`; the inverse of `words_of`.
 
     Raises:
         BadOption: if a word cannot be read.
     """
-    kinds = known_interventions() | known_contrasts()
-    given: dict[str, dict[str, Any]] = {}
-    for word in words:
-        name, _, options = word.partition(":")
-        given[name.strip()] = dict(parse_options(kinds[name.strip()], options, name))
-    values = [_shown(option, given.get(name, {}).get(option.name, option.default)) for name, option in option_keys()]
+    given = {one.name: one for one in parse_mitigation(words).methods()}
+    values = {
+        key: _shown(option, getattr(given.get(key.method), key.option, option.default))
+        for key, option in _options().items()
+    }
     return [card.name for card in cards() if card.name in given], values
 
 
+@cache
+def _options() -> Mapping[Key, Option]:
+    return {Key(card.name, control.option.name): control.option for card in cards() for control in card.controls}
+
+
 def _typed(option: Option, value: Any) -> Any:
-    """Return a form's value as the option's type; an emptied field is the default."""
-    if value is None or value == "":
+    """Return a form's value as the option's; an emptied field is the default."""
+    text = value.strip() if isinstance(value, str) else value
+    if text is None or text == "":
         return option.default
-    if option.kind == "number" and not isinstance(option.default, str) and value not in option.words:
-        return float(value)
-    if option.kind == "integer":
-        return int(value)
-    if option.kind == "switch":
-        return bool(value)
-    return str(value).strip()
+    return option.read(text) if isinstance(text, str) else text
 
 
 def _shown(option: Option, value: Any) -> Any:
-    return value if option.kind in ("number", "integer", "switch") else written(value)
+    """Return an option's value as the form holds it: a number or a switch as it is, what is typed as it is written."""
+    return value if isinstance(value, bool | int | float) and not option.words else option.write(value)

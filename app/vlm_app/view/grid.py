@@ -12,25 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vlm_heads import VLM
-from vlm_heads.errors import UnsupportedModel
-from vlm_heads.families import examine
+from vlm_heads import VLM, UnsupportedModel, examine
 
-# One position per patch, or per square of patches, in reading order; a test moves a patch of each and looks.
-_READING_ORDER = (
-    "llava",
-    "vipllava",
-    "paligemma",
-    "gemma3",
-    "janus",
-    "internvl",
-    "idefics3",
-    "smolvlm",
-    "aya_vision",
-    "cohere2_vision",
-)
-# The processor says how many patches high and wide the picture became.
-_SAID_GRID = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
 _STRAIGHT = 0.02  # of the picture's side: how far a ramp may bend on its way through the processor
 
 
@@ -71,9 +54,9 @@ def find_grid(vlm: VLM, image: Image.Image, inputs: Mapping[str, Any]) -> Grid:
     """
     anatomy = examine(vlm.model)
     positions = int((inputs["input_ids"] == anatomy.image_token_id).sum())
-    if anatomy.model_type in _SAID_GRID:
-        return _said(anatomy.model_type, vlm.model.config, inputs, positions)
-    if anatomy.model_type not in _READING_ORDER:
+    if anatomy.quirks.positions == "stated":
+        return _stated(anatomy.model_type, vlm.model.config, inputs, positions)
+    if anatomy.quirks.positions is None:
         raise UnsupportedModel(
             f"how the {positions} image positions of {anatomy.model_type} lie over the picture is not known here, so "
             "nothing is drawn on it"
@@ -89,7 +72,7 @@ def find_grid(vlm: VLM, image: Image.Image, inputs: Mapping[str, Any]) -> Grid:
     return Grid(rows // merged, columns // merged, *_part_given(vlm, image, pixels))
 
 
-def _said(model_type: str, config: Any, inputs: Mapping[str, Any], positions: int) -> Grid:
+def _stated(model_type: str, config: Any, inputs: Mapping[str, Any], positions: int) -> Grid:
     sizes: Tensor = inputs["image_grid_thw"]
     merge = int(getattr(config.vision_config, "spatial_merge_size", 1))
     frames, height, width = (int(size) for size in sizes[0].tolist())

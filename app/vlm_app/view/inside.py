@@ -10,13 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlm_app.view import html as views
+from vlm_app.view.facts import HeadMap, LookedAt, Patches, Strip, Undrawn
 from vlm_app.view.grid import Grid, find_grid
 from vlm_app.view.looking import Looks, watch
 from vlm_app.view.marks import Named
-from vlm_heads import VLM, HeadProfile, TokenGrounding, score_heads, token_grounding
-from vlm_heads.errors import VlmHeadsError
-from vlm_heads.interventions.base import Intervention
+from vlm_app.view.receipts import heads_acted_on
+from vlm_heads import (
+    VLM,
+    HeadProfile,
+    Intervention,
+    SinkRedistribution,
+    TokenGrounding,
+    VlmHeadsError,
+    score_heads,
+    token_grounding,
+)
 
 SIDES = ("plain", "mitigated")
 
@@ -60,42 +68,18 @@ class Inside:
     interventions: tuple[Intervention, ...]
     acted: frozenset[tuple[int, int]]
     channels: tuple[int, ...]
-    grid: Grid | None = None
-    reason: str = ""
-    side: str = "plain"
-    token: int = 0
-    head: tuple[int, int] | None = None
-    shares: dict[str, float] = field(default_factory=dict)
-    _looks: dict[tuple[str, bool], Looks] = field(default_factory=dict)
+    grid: Grid | None = field(init=False, default=None)
+    reason: str = field(init=False, default="")
+    side: str = field(init=False, default="plain")
+    token: int = field(init=False, default=0)
+    head: tuple[int, int] | None = field(init=False, default=None)
+    shares: dict[str, float] = field(init=False, default_factory=dict)
+    _looks: dict[tuple[str, bool], Looks] = field(init=False, default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        vlm: VLM,
-        image: Image.Image,
-        prompt: str,
-        answers: Mapping[str, tuple[tuple[int, ...], Sequence[Named]]],
-        interventions: Sequence[Intervention],
-        receipt: Mapping[str, Any] | None,
-        channels: tuple[int, ...],
-    ) -> Inside:
-        """Return what can be seen in a run; each answer comes with its ids and its mentions of objects.
-
-        Raises:
-            VlmHeadsError: if the model's heads cannot be seen at all.
-        """
-        said = {
-            side: Said(ids, tuple(token_grounding(vlm.model, vlm.processor, image, prompt, ids)), tuple(named))
-            for side, (ids, named) in answers.items()
-            if ids
-        }
-        profile = score_heads(vlm.model, vlm.processor, [(image, prompt)])
-        inputs = vlm.inputs([image], prompt)
-        found = cls(vlm, image, inputs, profile, said, tuple(interventions), _acted(receipt), channels)
-        found._find_grid()
-        found._choose_first()
-        found._look()
-        return found
+    def __post_init__(self) -> None:
+        self._find_grid()
+        self._choose_first()
+        self._look()
 
     def pick_token(self, side: str, token: int) -> None:
         """Look at one token of one answer; runs the model where that answer was not watched yet."""
@@ -109,31 +93,28 @@ class Inside:
         if 0 <= layer < layers and 0 <= head < heads:
             self.head = None if self.head == (layer, head) else (layer, head)
 
-    def strips(self) -> str:
-        """Return both answers' tokens, coloured by T-VHD, as HTML."""
-        rows = [
-            views.token_strip(one.tokens, one.named, side, self.token if side == self.side else None)
+    def strips(self) -> tuple[Strip, ...]:
+        """Return both answers' tokens."""
+        return tuple(
+            Strip(side, one.tokens, one.named, self.token if side == self.side else None)
             for side, one in self.said.items()
-        ]
-        return "".join(rows) + views.scale("leaned less on the image (T-VHD)", "more")
-
-    def heads(self) -> str:
-        """Return the map of heads as HTML."""
-        return views.head_map(self.profile.scores.numpy(), self.acted, self.head) + views.scale("VHD 0", "largest")
-
-    def overlays(self) -> str:
-        """Return the picture twice, with what was used before and after, as HTML; or why that cannot be drawn."""
-        if self.grid is None or not self.said:
-            return views.note(f"Cannot be drawn: {self.reason or 'there is no answer'}.")
-        before, after = self.weights()
-        top = max(float(before.max()), float(after.max()) if after is not None else 0.0)
-        sinks = self.sinks()
-        figures = views.overlay("Plain", self.image, self.grid, before, top, sinks)
-        if after is not None:
-            figures += views.overlay("Mitigated", self.image, self.grid, after, top, sinks)
-        return f'<p class="vh-what">{self.what()}</p><div class="vh-pair">{figures}</div>' + views.note(
-            self.sinks_said()
         )
+
+    def heads(self) -> HeadMap:
+        """Return how much every head looks at the image."""
+        return HeadMap(self.profile.scores.numpy(), self.acted, self.head)
+
+    def looked_at(self) -> LookedAt:
+        """Return which token and which heads are looked at."""
+        word = self.said[self.side].tokens[self.token].text.strip() if self.side in self.said else ""
+        return LookedAt(self.side, self.token, word, self.head)
+
+    def patches(self) -> Patches | Undrawn:
+        """Return what the chosen token took from the picture, before and after; or why that cannot be drawn."""
+        if self.grid is None or not self.said:
+            return Undrawn(self.reason or "there is no answer")
+        before, after = self.weights()
+        return Patches(self.looked_at(), self.image, self.grid, before, after, self.sinks(), self.channels)
 
     def weights(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Return what the chosen token took from each image position, `[N]`, plain and mitigated."""
@@ -149,24 +130,6 @@ class Inside:
         """Return in how many layers each image position is a sink, `[N]`; None where the model has no sinks."""
         looks = self._looks.get((self.side, False))
         return None if looks is None else looks.sinks
-
-    def what(self) -> str:
-        """Return which token and which heads are looked at, as HTML."""
-        word = self.said[self.side].tokens[self.token].text.strip() if self.side in self.said else ""
-        heads = (
-            "all heads, each counted by its VHD" if self.head is None else f"layer {self.head[0]}, head {self.head[1]}"
-        )
-        return f"Patches used for <b>“{views.escape(word)}”</b> of the {self.side} answer: {heads}."
-
-    def sinks_said(self) -> str:
-        """Return what is known about this model's sinks."""
-        if not self.channels:
-            return "This model has no attention sinks: no channel of its hidden states stands out, so none is outlined."
-        sinks = self.sinks()
-        count = 0 if sinks is None else int((sinks > 0).sum())
-        return (
-            f"Outlined: {count} image sink{'' if count == 1 else 's'}, by channel {', '.join(map(str, self.channels))}."
-        )
 
     def _find_grid(self) -> None:
         try:
@@ -209,15 +172,38 @@ class Inside:
                 return
             self._looks[self.side, mitigated] = looks
             if looks.sink_share_moved is not None:
-                moving = [one.name for one in self.interventions if one.name == "var"]
+                moving = [one.name for one in self.interventions if isinstance(one, SinkRedistribution)]
                 self.shares |= dict.fromkeys(moving, looks.sink_share_moved)
 
 
-def _acted(receipt: Mapping[str, Any] | None) -> frozenset[tuple[int, int]]:
-    return frozenset(
-        (int(layer), head)
-        for one in (receipt or {}).get("interventions", ())
-        for layer, counts in one["heads"].items()
-        for head, count in enumerate(counts)
-        if count
-    )
+def look_inside(
+    vlm: VLM,
+    image: Image.Image,
+    prompt: str,
+    answers: Mapping[str, tuple[tuple[int, ...], Sequence[Named]]],
+    interventions: Sequence[Intervention],
+    receipt: Mapping[str, Any] | None,
+    channels: tuple[int, ...],
+) -> Inside:
+    """Return what can be seen in a run.
+
+    Args:
+        vlm: the model that answered.
+        image: upright.
+        prompt: that was asked.
+        answers: by side, the token ids without the end, and the mentions of objects.
+        interventions: of the mitigated side.
+        receipt: of the mitigated side.
+        channels: in which the model's sinks explode.
+
+    Raises:
+        VlmHeadsError: if the model's heads cannot be seen at all.
+    """
+    said = {
+        side: Said(ids, tuple(token_grounding(vlm.model, vlm.processor, image, prompt, ids)), tuple(named))
+        for side, (ids, named) in answers.items()
+        if ids
+    }
+    profile = score_heads(vlm.model, vlm.processor, [(image, prompt)])
+    inputs = vlm.inputs([image], prompt)
+    return Inside(vlm, image, inputs, profile, said, tuple(interventions), heads_acted_on(receipt), channels)

@@ -13,13 +13,9 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from vlm_kernels import AttentionPlan, KeyClass, attend
 
-from vlm_heads import VLM, Watcher, attach
-from vlm_heads.call import AttentionCall
-from vlm_heads.errors import UnsupportedGeneration
-from vlm_heads.families import examine
-from vlm_heads.interventions.base import Intervention
-from vlm_heads.toolkit.row_attention import require_image_keys
-from vlm_heads.toolkit.sink_channels import RELATIVE_THRESHOLD, find_sink_channels, sink_strength
+from vlm_heads import VLM, AttentionCall, Intervention, UnsupportedGeneration, Watcher, attach, examine
+from vlm_heads.methods import require_image_keys
+from vlm_heads.profiles import RELATIVE_THRESHOLD, find_sink_channels, sink_strength
 
 MOST_BYTES = 256 * 2**20  # of one answer's weights
 

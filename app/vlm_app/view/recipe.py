@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import vlm_heads
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED, SAMPLE
-from vlm_heads import Mitigation, parse_mitigation
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, SAMPLE
+from vlm_heads import DEFAULT_PROMPT, Method, Mitigation, parse_mitigation
 from vlm_heads.errors import BadOption
-from vlm_heads.toolkit.options import require_number
+from vlm_heads.methods import require_number
 
 LONGEST_ANSWER = 512
 _WHOLE = ("max_tokens", "seed")
@@ -126,12 +125,8 @@ class Recipe:
         if self.image.startswith(SAMPLE):
             imports.append("from vlm_evals.scenes.samples import sample_path")
             picture = f"sample_path({self.image.removeprefix(SAMPLE)!r})"
-        mitigation = self.mitigation
-        made = []
-        for one in mitigation.interventions:
-            made.append(_constructor(one, imports))
+        made = ", ".join(_constructor(one, imports) for one in self.mitigation.methods())
         arguments = "".join(f", {name}={value!r}" for name, value in self.decoding().items())
-        second = "" if mitigation.contrast is None else f", contrast={_constructor(mitigation.contrast, imports)}"
         return "\n".join(
             [
                 *sorted(imports, key=lambda line: (not line.startswith("import"), line)),
@@ -141,7 +136,7 @@ class Recipe:
                 f"torch.manual_seed({self.seed})",
                 f"plain = vlm.answer(image, prompt{arguments})",
                 f"torch.manual_seed({self.seed})",
-                f"mitigated = vlm.answer(image, prompt, [{', '.join(made)}]{second}{arguments})",
+                f"mitigated = vlm.answer(image, prompt, [{made}]{arguments})",
                 "print(plain.text)",
                 "print(mitigated.text)",
                 "",
@@ -149,32 +144,11 @@ class Recipe:
         )
 
 
-def word_of(name: str, kind: type, options: Mapping[str, Any]) -> str:
-    """Return an intervention as `--with` takes it, with those options alone that differ from the default."""
-    changed = [f"{key}={written(value)}" for key, value in options.items() if value != _default(kind, key)]
-    return f"{name}:{','.join(changed)}" if changed else name
-
-
-def written(value: Any) -> str:
-    """Return the value of an option in words, as the command line reads it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "+".join(written(one) if not isinstance(one, Iterable) else ".".join(map(str, one)) for one in value)
-    return str(value)
-
-
-def _default(kind: type, name: str) -> Any:
-    return next(one.default for one in fields(kind) if one.name == name)
-
-
-def _constructor(one: Any, imports: list[str]) -> str:
-    """Return what makes an intervention or a contrast, and add the import it needs."""
+def _constructor(one: Method, imports: list[str]) -> str:
+    """Return what makes a method, and add the import it needs."""
     kind = type(one)
-    given = {each.name: getattr(one, each.name) for each in fields(kind)}
-    changed = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != _default(kind, name))
+    given = [(each.name, getattr(one, each.name), each.default) for each in kind.options()]
+    changed = ", ".join(f"{name}={value!r}" for name, value, default in given if value != default)
     if kind.__name__ in vlm_heads.__all__:
         return f"vlm_heads.{kind.__name__}({changed})"
     imports.append(f"from {kind.__module__} import {kind.__name__}")

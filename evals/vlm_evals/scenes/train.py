@@ -48,7 +48,7 @@ Report = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How much of each stage, in rows (`tower`: pictures), and the step size of the optimiser.
 
     Attributes:
@@ -126,7 +126,7 @@ def _language_losses(
     return losses
 
 
-def train_words(model: LlavaForConditionalGeneration, recipe: Recipe, seed: int, report: Report) -> None:
+def train_words(model: LlavaForConditionalGeneration, recipe: TrainingRecipe, seed: int, report: Report) -> None:
     """Stage `words`: train the language model on pictures written as words."""
     generator = torch.Generator().manual_seed(seed)
     table = patch_words()
@@ -157,7 +157,7 @@ def tower_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tens
     return features[:, 1:]
 
 
-def train_tower(model: LlavaForConditionalGeneration, recipe: Recipe, seed: int, report: Report) -> None:
+def train_tower(model: LlavaForConditionalGeneration, recipe: TrainingRecipe, seed: int, report: Report) -> None:
     """Stage `tower`: train the vision tower to name its patches through a linear head that is thrown away."""
     torch.manual_seed(seed + 1)
     head = nn.Linear(model.config.vision_config.hidden_size, len(CATEGORIES) + len(SCENES))
@@ -176,7 +176,7 @@ def train_tower(model: LlavaForConditionalGeneration, recipe: Recipe, seed: int,
     _run("tower", recipe.tower // size, recipe.peak, [*parameters, *head.parameters()], losses, report)
 
 
-def train_projector(model: LlavaForConditionalGeneration, recipe: Recipe, seed: int, report: Report) -> None:
+def train_projector(model: LlavaForConditionalGeneration, recipe: TrainingRecipe, seed: int, report: Report) -> None:
     """Stage `projector`: train the projector to turn tower features into the embeddings of the patches' words."""
     table = model.get_input_embeddings().weight.detach()[patch_words()]
     size = 2 * recipe.batch
@@ -194,7 +194,7 @@ def train_projector(model: LlavaForConditionalGeneration, recipe: Recipe, seed: 
 
 def _train_with_pictures(
     name: str, rows: int, seed: int, peak: float, naming: float,
-    model: LlavaForConditionalGeneration, recipe: Recipe, report: Report,
+    model: LlavaForConditionalGeneration, recipe: TrainingRecipe, report: Report,
 ) -> None:  # fmt: skip
     """Train language model and projector on real pictures; `naming` weighs that image positions name their patches."""
     diet = PICTURE_DIETS[name]
@@ -209,22 +209,22 @@ def _train_with_pictures(
     _run(name, rows // recipe.batch, peak, parameters, losses, report)
 
 
-def train_reading(model: LlavaForConditionalGeneration, recipe: Recipe, seed: int, report: Report) -> None:
+def train_reading(model: LlavaForConditionalGeneration, recipe: TrainingRecipe, seed: int, report: Report) -> None:
     """Stage `reading`: lists and questions, mostly on uniform and easy scenes."""
     _train_with_pictures("reading", recipe.reading, seed + 300, recipe.peak, 0.4, model, recipe, report)
 
 
-def train_joint(model: LlavaForConditionalGeneration, recipe: Recipe, seed: int, report: Report) -> None:
+def train_joint(model: LlavaForConditionalGeneration, recipe: TrainingRecipe, seed: int, report: Report) -> None:
     """Stage `joint`: captions, lists and questions in distribution."""
     _train_with_pictures("joint", recipe.joint, seed + 400, recipe.peak, 0.05, model, recipe, report)
 
 
-def train_finish(model: LlavaForConditionalGeneration, recipe: Recipe, seed: int, report: Report) -> None:
+def train_finish(model: LlavaForConditionalGeneration, recipe: TrainingRecipe, seed: int, report: Report) -> None:
     """Stage `finish`: captions, as unfaithful as instruction data, and questions, at a lower rate."""
     _train_with_pictures("finish", recipe.finish, seed + 500, 0.6 * recipe.peak, 0.02, model, recipe, report)
 
 
-STAGES: dict[str, Callable[[LlavaForConditionalGeneration, Recipe, int, Report], None]] = {
+STAGES: dict[str, Callable[[LlavaForConditionalGeneration, TrainingRecipe, int, Report], None]] = {
     "words": train_words,
     "tower": train_tower,
     "projector": train_projector,
@@ -246,7 +246,9 @@ def _load_stages(model: LlavaForConditionalGeneration, out: Path, names: tuple[s
         model.load_state_dict(load_file(out / f"stage-{name}.safetensors"), strict=False)
 
 
-def train_stage(name: str, after: tuple[str, ...], seed: int, recipe: Recipe, out: Path, report: Report) -> None:
+def train_stage(
+    name: str, after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path, report: Report
+) -> None:
     """Train one stage on top of those before it and keep what it changed; a stage whose file is there is not rerun."""
     path = out / f"stage-{name}.safetensors"
     if path.exists():
@@ -286,11 +288,13 @@ def log_line(out: Path) -> Report:
     return report
 
 
-def _stage_process(name: str, after: tuple[str, ...], seed: int, recipe: Recipe, out: Path) -> None:
+def _stage_process(name: str, after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path) -> None:
     train_stage(name, after, seed, recipe, out, log_line(out))
 
 
-def _train_side_by_side(names: tuple[str, ...], after: tuple[str, ...], seed: int, recipe: Recipe, out: Path) -> None:
+def _train_side_by_side(
+    names: tuple[str, ...], after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path
+) -> None:
     """Train stages that do not depend on each other, each in a process of its own with one thread.
 
     glibc returns the large blocks of a step to the system and gets them back page by page at the next; told to keep
@@ -308,13 +312,13 @@ def _train_side_by_side(names: tuple[str, ...], after: tuple[str, ...], seed: in
         raise RuntimeError(f"training stopped in stage {', '.join(failed)}; the message is above")
 
 
-def train_mini(seed: int, out: Path, recipe: Recipe | None = None) -> Path:
+def train_mini(seed: int, out: Path, recipe: TrainingRecipe | None = None) -> Path:
     """Train one embedded model into `out/model`, a folder that `from_pretrained` loads; started again, it goes on.
 
     Raises:
         RuntimeError: if a stage did not finish.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or TrainingRecipe()
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps({"seed": seed, **asdict(recipe)}, indent=2))
     done: tuple[str, ...] = ()

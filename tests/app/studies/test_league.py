@@ -19,7 +19,7 @@ from vlm_evals.protocol import DESCRIBE
 from vlm_evals.records import Answer, write_json
 from vlm_evals.runs import answers_in
 
-from vlm_heads import VLM
+from vlm_heads import VLM, HeadReinforcement, parse_mitigation
 
 FEW = [
     PUBLISHED,
@@ -52,8 +52,10 @@ def test_the_sweep_is_gains_by_layers_by_heads() -> None:
 
 
 def test_a_control_is_the_same_gain_on_other_heads() -> None:
-    assert PUBLISHED.on("bottom").words == ("vhr:gain=2.0,layers=paper,heads=bottom",)
-    assert Entry("x", ("route", "vcd:alpha=2")).on("random").words == ("route:heads=random", "vcd:alpha=2,heads=random")
+    control = PUBLISHED.on("bottom")
+    assert parse_mitigation(control.words).interventions == (HeadReinforcement(gain=2.0, heads="bottom"),)
+    assert (control.role, control.controls) == ("control", False)
+    assert Entry("x", ("route", "vcd:alpha=2")).on("random").words == ("route:heads=random", "vcd:alpha=2")
 
 
 def test_the_lowest_at_equal_recall_is_chosen_and_what_left_the_curve_is_not() -> None:
@@ -87,7 +89,10 @@ def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Pa
     rounds = [Round(split, captions=3) for split in ("held-out", "shifted", "scrambled")]
     found = {
         "about": about(str(tmp_path / "mini"), "0123456789", rounds, Processes(), 3),
-        "rows": {entry.name: {"method": entry.method, "words": entry.words, "label": entry.label} for entry in FEW},
+        "rows": {
+            entry.name: {"method": entry.method, "words": entry.words, "label": entry.label, "role": entry.role}
+            for entry in FEW
+        },
         "unfit": {"VAR": "no sinks found"},
         "sweep": measured | {"split": "validation"},
         "final": [measured | {"split": where.split} for where in rounds],

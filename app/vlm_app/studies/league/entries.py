@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from vlm_app.studies.chosen import CAPTIONS
+from vlm_heads import Mitigation, parse_mitigation
 
 ROUTE = "RouteGain"
 GAINS = (0.5, 1.5, 2.0, 3.0)
@@ -22,12 +23,14 @@ class Entry:
         words: interventions and contrast, as on the command line.
         controls: whether the same gain on other heads is measured beside it.
         label: what the row is called where it is no setting that was chosen.
+        role: a setting that may win, or a control of one.
     """
 
     method: str
     words: tuple[str, ...]
     controls: bool = False
     label: str = ""
+    role: Literal["setting", "control"] = "setting"
 
     @property
     def name(self) -> str:
@@ -37,7 +40,7 @@ class Entry:
     @property
     def reads_profile(self) -> bool:
         """Whether its heads come from one profile for all samples."""
-        return any("heads=fixed" in word for word in self.words)
+        return any(getattr(one, "heads", None) == "fixed" for one in parse_mitigation(self.words).interventions)
 
     @property
     def is_route(self) -> bool:
@@ -46,14 +49,11 @@ class Entry:
 
     def on(self, heads: str) -> Entry:
         """Return the control: the same setting on other heads."""
-        parted = (word.partition(":") for word in self.words)
-        kept = [
-            (name, [one for one in rest.split(",") if one and not one.startswith("heads=")]) for name, _, rest in parted
-        ]
-        words = tuple(f"{name}:{','.join([*rest, f'heads={heads}'])}" for name, rest in kept)
-        return replace(
-            self, words=words, controls=False, label=f"control, {heads} heads of: {self.label or self.method}"
-        )
+        mitigation = parse_mitigation(self.words)
+        on_others = [one.with_heads(heads) if one.chooses_heads else one for one in mitigation.interventions]
+        words = Mitigation(tuple(on_others), mitigation.contrast).words()
+        label = f"control, {heads} heads of: {self.label or self.method}"
+        return replace(self, words=words, controls=False, label=label, role="control")
 
 
 PUBLISHED = Entry("VHR", ("vhr:gain=2.0,layers=paper,heads=vhd",), controls=True, label="VHR as published")

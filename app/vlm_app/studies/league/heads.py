@@ -12,12 +12,11 @@ from vlm_evals.runs import answers_in
 from vlm_evals.text.objects import ObjectFinder
 
 from vlm_app.models import parse_mitigations
-from vlm_app.studies.findings import deciding_tokens
 from vlm_app.studies.league.entries import Entry
+from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, attach
-from vlm_heads.errors import BadOption, UnsupportedModel
-from vlm_heads.interventions.sink_redistribution import SinkRedistribution
-from vlm_heads.profiles.head_attribution import MarkedAnswer, attribute_heads, worst_heads
+from vlm_heads.errors import BadOption, NoSinks, UnsupportedModel
+from vlm_heads.profiles import MarkedAnswer, attribute_heads, worst_heads
 
 LISTED = 20 / 1024  # AD-HH's authors list about 20 of LLaVA-1.5-7B's 1024 heads
 ATTRIBUTED = 100  # judged captions
@@ -52,8 +51,8 @@ def _judged(vlm: VLM, said: Sequence[Answer], data: CocoFolder, prompt: str) -> 
         pieces = [after[len(before) :] for before, after in pairwise(texts)]
         shown = set(data.objects[image])
         places: dict[bool, list[int]] = {True: [], False: []}
-        for token, (_, node) in deciding_tokens(finder, pieces):
-            places[node not in shown].append(token)
+        for _, last, node in pieces_that_mention(finder, pieces):
+            places[node not in shown].append(last)
         inputs = vlm.inputs([data.images[image]], prompt)
         yield MarkedAnswer(inputs, ids, invented=places[True], grounded=places[False])
 
@@ -64,6 +63,7 @@ def why_not(vlm: VLM, entry: Entry) -> str | None:
     try:
         with attach(vlm.model, interventions, allow_idle=True):
             return None
+    except NoSinks:
+        return "no sinks found"
     except UnsupportedModel as reason:
-        sinks = any(isinstance(one, SinkRedistribution) for one in interventions)
-        return "no sinks found" if sinks and "no channel" in str(reason) else str(reason)
+        return str(reason)

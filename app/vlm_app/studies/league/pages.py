@@ -54,7 +54,7 @@ def summary(found: Found, measured: Found) -> str:
     for name, row in measured[CAPTIONS]["controls"].items():
         off = row["curve_difference"]["chair_s"]
         label = found["rows"][name]["label"] or found["rows"][name]["method"]
-        if label.startswith("control"):
+        if found["rows"][name]["role"] == "control":
             continue
         side = "off" if off["estimate"] is None else "below" if off["high"] < 0 else "above" if off["low"] > 0 else ""
         sides[side or "within"].append(f"{label} {_interval(off)}" if side in ("below", "above") else label)

@@ -8,8 +8,7 @@ from PIL import Image
 from vlm_evals.scenes.catalog import CATEGORIES, SCENES
 from vlm_evals.scenes.samples import KINDS, SEED
 from vlm_evals.scenes.world import scenes
-from vlm_heads.models.planted import planted_image
-from vlm_heads.models.planted_sinks import image_with_sinks
+from vlm_heads.models import image_with_sinks, planted_image
 
 
 def main() -> None:

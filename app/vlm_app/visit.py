@@ -1,0 +1,184 @@
+"""Visit: what one visitor has asked for and got, and nobody else's."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vlm_app.export import write_run
+from vlm_app.pictures import Picture
+from vlm_app.shared_model import SharedModel
+from vlm_app.view.facts import Column
+from vlm_app.view.inside import SIDES, Inside, look_inside
+from vlm_app.view.marks import changed_words
+from vlm_app.view.receipts import deeds
+from vlm_app.view.recipe import Recipe
+from vlm_app.view.side_by_side import Side
+from vlm_heads.errors import BadOption
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What the page shows while a run goes on.
+
+    Attributes:
+        plain, mitigated: the two columns; None while there is none.
+        status: one line.
+        done: whether the run is over.
+    """
+
+    plain: Column | None
+    mitigated: Column | None
+    status: str
+    done: bool = False
+
+
+@dataclass(eq=False)
+class Visit:
+    """One visitor: what was asked last, and what came of it.
+
+    Attributes:
+        model: shared with all visitors.
+        folder: in which each visitor's files get a folder of their own.
+        picture, recipe: of the last run.
+        sides: plain and mitigated.
+        inside: what the model looked at in that run; None before it was looked into.
+    """
+
+    model: SharedModel
+    folder: Path
+    picture: Picture | None = field(init=False, default=None)
+    recipe: Recipe = field(init=False, default_factory=Recipe)
+    sides: tuple[Side, ...] = field(init=False, default=())
+    inside: Inside | None = field(init=False, default=None)
+    _stopped: threading.Event = field(init=False, default_factory=threading.Event)
+    _files: Path | None = field(init=False, default=None)
+
+    def begin(self) -> str:
+        """Forget the last run and make ready for the next; return what to say until it starts."""
+        self._stopped.clear()
+        self.picture, self.sides, self.inside = None, (), None
+        before = len(self.model.waiting - {self})
+        self.model.waiting.add(self)
+        return f"{before} before you; waiting for the model…" if before else "Starting…"
+
+    def run(self, picture: Picture, recipe: Recipe) -> Iterator[Screen]:
+        """Yield the two columns as both answers come.
+
+        Raises:
+            VlmHeadsError: if the recipe cannot be carried out; a side that fails alone says so in its column.
+        """
+        try:
+            yield from self._running(picture, recipe)
+        finally:
+            self.model.waiting.discard(self)
+
+    def stop(self) -> None:
+        """End the run under way at its next token."""
+        self._stopped.set()
+
+    def leave(self) -> None:
+        """Stop what is under way and remove the files."""
+        self.stop()
+        self.model.waiting.discard(self)
+        if self._files is not None:
+            shutil.rmtree(self._files, ignore_errors=True)
+
+    def screen(self) -> Screen:
+        """Return the two columns of the run as far as it has come."""
+        done = all(side.done for side in self.sides)
+        plain, mitigated = (self._column(place, done) for place in range(2))
+        return Screen(plain, mitigated, self._ended() if done else "Answering, plain and mitigated at once…", done)
+
+    def look(self) -> Inside | None:
+        """Return what the model looked at in the last run; None where there was none."""
+        if self.picture is None or not any(side.answer for side in self.sides):
+            return None
+        with self.model.turn:
+            if self.inside is None:
+                self.inside = self._look(self.picture)
+            return self.inside
+
+    def pick_token(self, side: str, token: int) -> Inside | None:
+        """Look at one token of the last run."""
+        if self.inside is not None:
+            with self.model.turn:
+                self.inside.pick_token(side, token)
+        return self.inside
+
+    def pick_head(self, layer: int, head: int) -> Inside | None:
+        """Look at one head in the last run."""
+        if self.inside is not None:
+            self.inside.pick_head(layer, head)
+        return self.inside
+
+    def export(self) -> list[Path]:
+        """Return the files of the last run.
+
+        Raises:
+            BadOption: if there is no run yet.
+        """
+        inside = self.look()
+        if inside is None or self.picture is None:
+            raise BadOption("there is nothing to export yet: run the model first")
+        self._files = self._files or Path(tempfile.mkdtemp(dir=self.folder, prefix="run-"))
+        columns = [column for place in range(len(self.sides)) if (column := self._column(place, done=True))]
+        return write_run(self._files, self.recipe, self.model.vlm.name, self.picture.objects, columns, inside)
+
+    def _running(self, picture: Picture, recipe: Recipe) -> Iterator[Screen]:
+        with self.model.turn:
+            if self._stopped.is_set():
+                self.picture = None
+                yield Screen(None, None, "Stopped before it began.", done=True)
+                return
+            self.picture, self.recipe, self.sides, self.inside = picture, recipe, (), None
+            for sides in self.model.answers(picture.image, recipe, self._stopped):
+                self.sides = sides
+                yield self.screen()
+
+    def _ended(self) -> str:
+        """Return how the run ended."""
+        if self._stopped.is_set():
+            return "Stopped."
+        if not any(side.answer for side in self.sides):
+            return "There is no answer."
+        return "Answered; looking inside…" if self.inside is None else "Done."
+
+    def _look(self, picture: Picture) -> Inside:
+        answers = {
+            name: (self.model.spoken_ids(side), self.model.marker.named(side.text, picture.objects))
+            for name, side in zip(SIDES, self.sides, strict=False)
+        }
+        last = self.sides[-1].answer
+        receipt = last.receipt if last is not None else None
+        interventions = self.recipe.mitigation.interventions if receipt is not None else ()
+        return look_inside(
+            self.model.vlm,
+            picture.image,
+            self.recipe.prompt,
+            answers,
+            interventions,
+            receipt,
+            self.model.sink_channels,
+        )
+
+    def _column(self, place: int, done: bool) -> Column | None:
+        """Return one column; the words that differ are known once both answers are there."""
+        title = ("Plain", " + ".join(self.recipe.words) or "Nothing attached")[place]
+        if place >= len(self.sides):
+            return Column(title, Side(done=True)) if done else None
+        side = replace(self.sides[place])  # as it is now: the model goes on meanwhile
+        objects = self.picture.objects if self.picture else None
+        other = self.sides[1 - place].text if len(self.sides) == 2 and done else ""
+        return Column(
+            title,
+            side,
+            self.model.marker.named(side.text, objects),
+            changed_words(side.text, other) if other and side.text else (),
+            deeds(side.answer.receipt if side.answer else None, self.inside.shares if self.inside else {}),
+            checked=objects is not None,
+        )

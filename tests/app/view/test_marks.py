@@ -1,0 +1,21 @@
+"""Which piece of a text completes the mention of an object, and which decides for it."""
+
+from vlm_app.view.marks import Placed, pieces_that_mention
+from vlm_evals.text.objects import ObjectFinder
+
+
+def test_a_mention_stands_at_the_piece_that_completes_it() -> None:
+    # "hot dog" is complete at piece 2 and decided at piece 1; "chairs" comes in two pieces
+    pieces = ["a", " hot", " dog", " and", " two", " chair", "s", "."]
+    assert pieces_that_mention(ObjectFinder(), pieces) == [Placed(1, 2, "hot dog"), Placed(5, 5, "chair")]
+
+
+def test_what_a_later_piece_takes_back_is_no_mention() -> None:
+    # "cat" stands in the beginning "a cat", but the text goes on to "cattle"
+    assert pieces_that_mention(ObjectFinder(), ["a", " cat", "erpillar", " on", " a", " bench"]) == [
+        Placed(5, 5, "bench")
+    ]
+
+
+def test_no_text_mentions_nothing() -> None:
+    assert pieces_that_mention(ObjectFinder(), []) == []
