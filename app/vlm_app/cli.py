@@ -54,7 +54,7 @@ def command_line(asked: Collection[str]) -> typer.Typer:
     """Return the command line.
 
     Args:
-        asked: names of the subcommands to import; the others are there with their line in the list alone.
+        asked: names of the subcommands to import; the others only have their line in the list.
     """
     app = typer.Typer(
         name="vlm-heads",

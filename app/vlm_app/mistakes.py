@@ -17,7 +17,7 @@ _CommandLineError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 
 
 class UsageError(ValueError):
-    """Something asked of a command cannot be: the message says what was given, what is needed and what to do."""
+    """A command cannot do what is asked; the message says what was given, what is needed and what to do."""
 
 
 def run_app(command: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -250,7 +250,7 @@ class _Page:
         return {group: gr.update(visible=name in chosen) for name, group in self._cards.items()}
 
     def begin(self, request: gr.Request) -> Update:
-        """Say that it goes on; the model may be busy with somebody else."""
+        """Say that the run was taken; the model may be busy with another visitor."""
         return {
             self._status: html.note(self._visit(request).begin()),
             self._run: gr.update(interactive=False),

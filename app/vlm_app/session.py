@@ -1,6 +1,6 @@
 """Session: the model, its pictures and its visitors: everything the page shows, without a browser.
 
-One session serves all visitors. The model runs for one of them at a time; what a visitor has asked for and got lies in
+One session serves all visitors. The model runs for one of them at a time. What a visitor asked for and got is kept in
 that visitor's own `Visit`, and nowhere else.
 """
 
@@ -45,7 +45,7 @@ class Session:
         self._visits: dict[str, Visit] = {}
 
     def warm_up(self) -> None:
-        """Answer and look once, so that the first visitor need not wait for what happens only once."""
+        """Answer and look once, so that the first visitor does not wait for what is done only once."""
         visit = Visit(self.model, self.folder)
         for _ in visit.run(self.sample(self.samples[0]), Recipe(max_tokens=2, seed=self.seed)):
             pass

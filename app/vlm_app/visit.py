@@ -1,4 +1,4 @@
-"""Visit: what one visitor has asked for and got, and nobody else's."""
+"""Visit: what one visitor has asked for and got."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ask a model everything a protocol asks: in batches, going on where an earlier start ended, shared by processes."""
+"""Asks a model everything that a protocol asks: in batches, from where an earlier start ended, shared by processes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Processes:
         return self.index == 0
 
     def once(self, missing: Callable[[], bool], make: Callable[[], object]) -> None:
-        """Make something where it is missing: the first process looks and makes, and all go on when it is there."""
+        """Make something where it is missing: the first process makes it, and all go on when it is there."""
         if self.first and missing():
             make()
         self.wait()
@@ -132,7 +132,7 @@ def answer_samples(
 def fingerprint(model: torch.nn.Module) -> str:
     """Return a hash that tells one set of weights from another under the same name.
 
-    Of every parameter the name, the shape and a few values count, so that large models take no time.
+    It reads the name, the shape and a few values of every parameter, so large models take no time.
     """
     seen = []
     tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
@@ -187,7 +187,7 @@ def _answer_batch(asking: Asking, protocol: Protocol, batch: Sequence[Sample]) -
 def _attached(asking: Asking) -> Iterator[dict[str, Any]]:
     """Attach for one batch, and fill in the receipt at its end.
 
-    A batch may give an intervention nothing to do: whether it ever fires is for the whole run to say.
+    A batch may give an intervention nothing to do; only the whole run shows whether it ever fires.
     """
     receipt: dict[str, Any] = {}
     done = asking.mitigation

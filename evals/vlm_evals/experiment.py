@@ -31,7 +31,7 @@ Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], No
 
 @contextmanager
 def silent(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show no progress: what stands in where nobody watches."""
+    """Show no progress."""
     yield lambda count: None
 
 
@@ -60,7 +60,7 @@ def arms_of(mitigation: Mitigation, *, paired: bool, curve: bool = False, contro
         return [Arm("", mitigation)]
     if not mitigation:
         raise TaskError("--paired, --curve and --controls compare with an intervention: name one, as in --with vhr")
-    plain = Mitigation(profile=mitigation.profile)  # which a plain run names too, though it reads none
+    plain = Mitigation(profile=mitigation.profile)  # a plain run names it too, though it reads none
     arms = [Arm("plain", plain), Arm("mitigated", mitigation)]
     if controls:
         arms += [control(arms[1], name, heads) for name, heads in CONTROLS.items()]
@@ -102,7 +102,7 @@ def find_data(
     processes: Processes,
     progress: Progress = silent,
 ) -> Any:
-    """Return the data folder of a protocol: the one given, or an export of the embedded world, made where missing.
+    """Return the data folder of a protocol: the given one, or an export of the embedded world, made where missing.
 
     Raises:
         TaskError: if the protocol needs a folder and none is given, or its file cannot be used as asked.
@@ -122,7 +122,7 @@ def find_data(
 
 def _world(split: str | None, limit: int | None, seed: int) -> Mapping[str, Any] | None:
     """Return which export of the embedded world is asked about; None where other pictures are."""
-    images = max(WORLD_IMAGES, 2 * (limit or WORLD_IMAGES))  # POPE passes over those with fewer than three objects
+    images = max(WORLD_IMAGES, 2 * (limit or WORLD_IMAGES))  # POPE skips scenes with fewer than three objects
     return None if split is None else {"split": split, "images": images, "seed": seed}
 
 

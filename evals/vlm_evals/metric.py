@@ -3,8 +3,8 @@
     file --Judging.read--> Scored --sums per unit--> counts --ratios--> figures        `vlm-heads judge NAME`
     run directory --Asked.score--> Scored --…                                          `vlm-heads eval NAME`
 
-A metric is one frozen `Metric` in one file of `metrics/`, or in a package of its own; `registry` finds it by name, and
-nothing else needs to know of it.
+A metric is one frozen `Metric` in one file of `metrics/`, or in a package of its own. `registry` finds it by name, and
+nothing else needs to know it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Option:
         name: of the value, as `per_caption`; it is written `--per-caption`.
         help: one line.
         kind: `str`, `int`, `float`, `bool` or `Path`.
-        default: the value where nothing is said.
-        required: whether something must be said.
-        several: whether it may be said several times; its value is a list then.
-        choices: the values there are; empty where any will do.
+        default: the value where none is given.
+        required: whether a value must be given.
+        several: whether it may be given several times; its value is a list then.
+        choices: the values that are allowed; empty for any.
         short: a second, short way to write it, such as `-q`.
         written: whether a `Path` is a file to write.
     """
@@ -114,7 +114,7 @@ class Asked:
         options: entries of the protocol that the command line may set.
         world_max_new_tokens: tokens for the embedded world, whose descriptions are short; None for the same.
         bound: completes a protocol that is bound to data, as with the hash of the questions.
-        check: refuses entries that cannot be, before a model is loaded.
+        check: refuses entries that cannot work, before a model is loaded.
         batch_size: samples in one generation.
         find_data: the data in a folder.
         data_is: what such a folder holds, in words.
@@ -145,7 +145,7 @@ class Curve:
     """The plain model's trade-off, drawn over end-of-text biases.
 
     Attributes:
-        over: the figure that is given up where the model stops earlier.
+        over: the figure that falls where the model stops earlier.
         figures: what is compared at an equal value of it; the first speaks for a comparison.
         beside: further figures in the table of its points.
     """
@@ -185,7 +185,7 @@ class Metric:
         asked: how a model is asked; None for a metric that scores saved answers alone.
         headline: the figure that a comparison is about.
         higher_is_better: of the headline; else it counts inventions.
-        recall: the figure of what is rightly said, which fewer inventions must not cost; None where there is none.
+        recall: the figure of what is rightly said; fewer inventions must not cost it. None where there is none.
         accuracy: the figure of right answers; None where there is none.
         tested: (figure, its items in words): McNemar's exact test of the figure's numerator; None for no test.
         over_splits: how the figures of splits give those of the whole: their mean, their sum, or their counts taken

@@ -1,7 +1,7 @@
 """What is asked: a named, hashed protocol.
 
-A protocol holds everything that decides the questions and how they are scored, and nothing about who answers them: the
-model and what is done to it stand beside it in a run directory.
+A protocol holds everything that decides the questions and how they are scored. It holds nothing about who answers them:
+the model and what is done to it stand beside it in a run directory.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Protocol:
         return entries
 
     def changed(self, **changes: Any) -> Protocol:
-        """Return the protocol with some entries set; what is no entry of every protocol is set in `options`."""
+        """Return the protocol with some entries set; a name that is no entry of `Protocol` is set in `options`."""
         own = {one.name for one in fields(self)}
         more = {name: value for name, value in changes.items() if name not in own}
         rest = {name: value for name, value in changes.items() if name in own}

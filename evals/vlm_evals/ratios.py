@@ -1,6 +1,6 @@
 """A metric's figures as data: each is a ratio of two counts that are summed first, or made of such ratios.
 
-The same declaration gives the figure of a corpus, of a bootstrap resample and of a thousand resamples at once; a ratio
+The same declaration gives the figure of a corpus, of a bootstrap resample and of a thousand resamples at once. A ratio
 of nothing to nothing is undefined, and says why.
 """
 
@@ -141,7 +141,7 @@ Formula = Ratio | HarmonicMean | Mean | Sum
 
 
 def total(rows: Sequence[Counts]) -> dict[str, int]:
-    """Return the sums of counts over rows; a row that lacks a count has none of it, and no row gives no count."""
+    """Return the sums of counts over rows; a row that lacks a count adds nothing to it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: sum(row.get(name, 0) for row in rows) for name in names}
 

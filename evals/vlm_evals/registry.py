@@ -1,4 +1,4 @@
-"""The metrics there are, by name: one file each in `metrics/`, and those that other packages bring.
+"""Finds metrics by name: one file each in `metrics/`, and those that other packages bring.
 
 A package brings a metric by an entry point of the group `vlm_evals.metrics`, whose value is its `Metric`:
 
@@ -72,7 +72,7 @@ class Registry:
 
     def all(self) -> dict[str, Metric]:
         """Return every metric by its name; a plug-in that cannot be used is named in the log and left out."""
-        import logging  # slow to import, and asked for where all are listed
+        import logging  # slow to import, and needed only where all are listed
 
         found = {name: self.find(name) for name in self.own}
         for name in self._brought:
@@ -92,7 +92,7 @@ class Registry:
             raise UnknownMetric(f"{where} each bring a metric {name!r}: uninstall all but one")
         try:
             metric = points[0].load()
-        except Exception as error:  # whatever somebody else's module raises, the other metrics go on
+        except Exception as error:  # whatever another package's module raises, the other metrics can still be used
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UnknownMetric(f"the metric {name!r} of {where} cannot be loaded ({reason})") from error
         if not isinstance(metric, Metric):

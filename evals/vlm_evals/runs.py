@@ -199,7 +199,7 @@ def _answer_files(folder: Path) -> list[Path]:
 
 
 def _whole_lines(content: bytes) -> bytes:
-    """Return the content up to its last line end: what follows was torn by a kill."""
+    """Return the content up to its last line end; a kill tore what follows."""
     return content[: content.rfind(b"\n") + 1]
 
 

@@ -1,4 +1,4 @@
-"""Is a folded checkpoint what its profile is when attached? Asked of token logits, on real prompts."""
+"""Checks that a folded checkpoint does what its profile does when attached: compares token logits on real prompts."""
 
 from __future__ import annotations
 

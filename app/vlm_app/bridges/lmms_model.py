@@ -1,7 +1,7 @@
 """The model `vlm_heads` of lmms-eval: any vision-language model, with interventions, asked about one image at a time.
 
 `lmms-eval --model vlm_heads --model_args pretrained=mini,interventions=vhr --tasks pope` finds it by its entry point.
-Written against lmms-eval 0.7.3, whose requests for generation hold the context, generation arguments, a function from
+It is written for lmms-eval 0.7.3. A request for generation holds the context, generation arguments, a function from
 document to images, the document's number, the task and the split.
 """
 
@@ -57,7 +57,7 @@ class VlmHeads(lmms):  # type: ignore[misc]
             batch_size: questions asked at once.
             dtype: of the weights, as "bfloat16".
             revision: of the model, on the hub.
-            **unknown: nothing else is taken; `max_batch_size`, which lmms-eval adds, has no meaning here.
+            **unknown: nothing else is taken; `max_batch_size`, which lmms-eval adds, is ignored.
 
         Raises:
             BadOption: for an unknown argument or intervention, or a batch size that is no number.
@@ -160,8 +160,8 @@ def intervention_words(text: str) -> list[str]:
 def decoding(stated: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments of `generate` from a task's generation arguments.
 
-    A temperature of 0 is greedy, as in lmms-eval's own models, and what only sampling needs is left out then. What
-    says nothing about decoding, as `image_aspect_ratio`, is left out and named in the log.
+    A temperature of 0 is greedy, as in lmms-eval's own models; then arguments of sampling are left out. Arguments that
+    say nothing about decoding, such as `image_aspect_ratio`, are left out and named in the log.
     """
     if strange := sorted(stated.keys() - KNOWN):
         _log.warning("generation arguments that vlm_heads does not know are left out: %s", ", ".join(strange))

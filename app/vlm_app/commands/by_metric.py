@@ -1,4 +1,4 @@
-"""Commands made from the metrics there are: one for each, when it is asked for, with the metric's own options."""
+"""Makes a command for each metric, when it is asked for, with the metric's own options."""
 
 from __future__ import annotations
 

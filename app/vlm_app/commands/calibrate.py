@@ -42,7 +42,7 @@ def calibrate(
 ) -> None:
     """Choose static gains on one part of the data, measure them on another, and write them if they help.
 
-    Started again it goes on where it stopped. Ends with 1 where no benefit was shown and nothing was written.
+    Started again, it goes on where it stopped. It ends with 1 where no benefit was shown and nothing was written.
     """
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.data.coco import CocoFolder

@@ -87,9 +87,9 @@ def free_port(first: int) -> int:
 
 @contextmanager
 def _at_home() -> Iterator[None]:
-    """Tell libraries, before they are imported, to report nothing and to write into a temporary folder alone.
+    """Tell libraries, before they are imported, to report nothing and to write only into a temporary folder.
 
-    The folder is gone afterwards, and what was told is taken back.
+    Afterwards the folder is removed, and the environment is as it was.
     """
     before, tempdir = dict(os.environ), tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="vlm-heads-") as folder:

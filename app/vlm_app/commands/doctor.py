@@ -1,4 +1,4 @@
-"""`vlm-heads doctor`: what would work on a model, found out by trying, and why the rest would not."""
+"""`vlm-heads doctor`: tries what works on a model, and says why the rest does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost card: what each intervention will cost on a model here, predicted before anything long is run.
+"""The cost card: predicts what each intervention will cost on a model here, before anything long is run.
 
 Every intervention does the same work on each layer it acts on, and some read the prompt once more without its image.
 So three things are measured here, all short, and put together by counting:
@@ -7,7 +7,7 @@ So three things are measured here, all short, and put together by counting:
     token, extra    =  layers it acts on  x  one layer's edit of a decode step
 
 A layer's edit is measured on a model of the same shapes with few layers and random weights. `vlm-heads bench generate`
-times the whole thing and is what the card is checked against.
+times whole generations; the card is checked against it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast the judge is on this machine, checked first to be right: what `vlm-heads bench judge` prints."""
+"""Measures how fast the judge is here, after checking that it is right; `vlm-heads bench judge` prints it."""
 
 import json
 import random

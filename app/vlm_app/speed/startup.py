@@ -1,4 +1,4 @@
-"""What a whole call of `vlm-heads` costs, from the start of Python to its end, beside a Python that does nothing."""
+"""Measures a whole call of `vlm-heads`, from the start of Python to its end, beside a Python that does nothing."""
 
 import random
 import subprocess

@@ -46,7 +46,7 @@ def time_generation(
 ) -> dict[str, dict[str, float]]:
     """Return the prefill and decode time and the memory peak of every way to generate, and the floor of decoding.
 
-    The ways take turns, so that a machine that slows down slows all of them; ratios are taken within a turn.
+    The ways take turns, so a machine that slows down slows all of them; ratios are taken within a turn.
 
     Args:
         vlm: the model; its own attention implementation is what "plain" uses.

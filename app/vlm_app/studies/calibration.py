@@ -124,7 +124,7 @@ def calibrate(
     tried_all = _measure(asking, proposed, search, bound["search"], runs / "search", processes)
     tables = {metric: one.table() for metric, one in tried_all.items()}
     rows = [searched_row(setting.name, tables) for setting in tried]
-    # where nothing may be chosen the best is measured all the same: the profile says so
+    # where nothing may be chosen, the best is still measured; the profile says so
     best = min([row for row in rows if row["kept"]] or rows, key=lambda row: float(row["objective"]))
     chosen = {best["setting"]: proposed[best["setting"]]}
     measured = _measure(asking, chosen, report, bound["report"], runs / "report", processes, curve=True)

@@ -1,5 +1,5 @@
-"""What is true of a model on the embedded world: its vision-aware heads, its sinks, whether T-VHD tells inventions,
-and what it would recall of pictures that it does not look at.
+"""Measures what is true of a model on the embedded world: its vision-aware heads and its sinks, whether T-VHD tells
+inventions apart, and what it would recall without looking.
 
 vlm-heads study findings --out runs/findings
 """

@@ -25,10 +25,10 @@ class Looks:
     """Where one answer looked.
 
     Attributes:
-        weights: float16 `[T, L, Hq, N]`: what the value of each image position was multiplied with in each head's
-            output when the token was predicted; softmax weight where nothing is changed, gains included where it is.
+        weights: float16 `[T, L, Hq, N]`, by which each head multiplied the value of each image position when the token
+            was predicted: its softmax weight, times the gains where an intervention acts.
         sinks: int `[N]`, in how many layers each image position is a sink; None where the model has no sink channels.
-        sink_share_moved: the share of the sinks' mass that was handed on; None where nothing hands any on.
+        sink_share_moved: the share of the sinks' mass that was handed on; None where no method does so.
     """
 
     weights: NDArray[np.float16]

@@ -125,7 +125,7 @@ class _Turns:
 
 
 class _Clock(StoppingCriteria):  # type: ignore[misc]
-    """Called after every token: it counts, lets the other side have its turn, and ends what nobody wants any more."""
+    """Called after every token: it counts, lets the other side have its turn, and ends a run that was stopped."""
 
     def __init__(self, turns: _Turns, place: int, side: Side, seed: int, stop: threading.Event) -> None:
         self._turns, self._place, self._side, self._stop = turns, place, side, stop

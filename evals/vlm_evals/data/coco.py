@@ -1,4 +1,4 @@
-"""A folder in COCO's format: which pictures are there, and what stands on them, in the order it was annotated."""
+"""A folder in COCO's format: which pictures it has, and which objects they show, in the order of annotation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from vlm_evals.errors import FileFormatError, TaskError
 from vlm_evals.records import file_hash, read_json
 
-WORLD = {"split", "images", "seed"}  # what says which export of the embedded world a folder is
+WORLD = {"split", "images", "seed"}  # says which export of the embedded world a folder is
 IMAGE_FOLDERS = ("", "images", "val2014", "train2014")
 
 

@@ -22,9 +22,9 @@ def build_questions(
 ) -> list[dict[str, Any]]:
     """Return POPE questions: per image and i, the i-th object (yes), then an object that is not there (no).
 
-    The absent object is uniform over all objects seen ("random"), the most frequent one ("popular"), or the one that
-    stands most often beside the positive ("adversarial", then uniform); ties go to the object that was seen first, and
-    none is used twice for an image. The published builder sets no seed; this one takes it.
+    The absent object is drawn evenly from all objects seen ("random"), is the most frequent one ("popular"), or stands
+    most often beside the positive ("adversarial", then drawn evenly). Ties go to the object that was seen first, and no
+    object is used twice for an image. The published builder sets no seed; this one takes one.
 
     Args:
         annotations: {"image": name, "objects": names in annotation order} of every image; all of them count towards

@@ -64,7 +64,8 @@ def load_truth(
             `instances*.json` and `captions*.json`, itself or in `annotations/`; or such files, several of each.
         finder: reads the human captions; chair-2018 with the published vocabulary by default, which is also what
             published chair-opera tables rest on.
-        cache: folder for the built index; by default the user's cache folder. One that cannot be written is not used.
+        cache: folder for the built index; by default the user's cache folder. A folder that cannot be written is not
+            used.
 
     Raises:
         FileFormatError: if a file is not what it should be.

@@ -4,7 +4,7 @@
     CHAIR_I = hallucinated mentions / mentions, repeats counted
     recall  = distinct objects correctly mentioned / objects of the ground truth, summed over captions
 
-The score of a caption keeps its evidence; the figures of a corpus are ratios of summed counts, never means of means.
+The score of a caption keeps its evidence. The figures of a corpus are ratios of summed counts, never means of means.
 """
 
 from collections import Counter
@@ -170,8 +170,8 @@ def read_saved(
     Args:
         file: captions in any layout of `formats.read_captions`.
         truth: a saved index, a folder of COCO annotations, or COCO files; see `truth.load_truth`.
-        pipeline: the text pipeline of the captions. Human captions in COCO files are read with chair-2018 whichever is
-            chosen, as in the published tables; an index says for itself.
+        pipeline: the text pipeline of the captions. Human captions in COCO files are always read with chair-2018, as
+            in the published tables; an index says for itself.
         vocabulary: "published" or "corrected".
         per_caption: JSON lines to write, in the order of the file: image_id, mentions, hallucinated.
         cache: folder of the index built from COCO files; by default the user's cache folder.

@@ -9,9 +9,9 @@ A difference is shown where its whole interval lies on one side of zero. With h 
 3. fewer hallucinations, recall lost    h is lower, but so is recall
 4. no difference shown                  anything else
 
-Where the plain model's trade-off curve was measured it has the first word: below the curve at the method's own recall
-is 2, above it is 1. A method that lies on it is only shorter or longer: 3 where h and recall are both lower, 1 where
-h is higher and recall is not, or recall is lower and h is not, and 4 otherwise.
+Where the plain model's trade-off curve was measured, it decides first: below the curve at the method's own recall is 2,
+above it is 1. A method that lies on the curve only says more or less. It is 3 where h and recall are both lower, and 1
+where h is higher and recall is not, or recall is lower and h is not. Otherwise it is 4.
 
 A metric whose headline is a score to raise has three phrases: better, worse, no difference shown.
 """

@@ -1,1 +1,1 @@
-"""The embedded world and the model that was trained on it; see README's "The embedded world"."""
+"""The embedded world and the model that was trained on it; see `mini/MODEL_CARD.md`."""

@@ -1,10 +1,10 @@
 """Training rows: one picture, then everything said about it, side by side.
 
-A row is a prefix (`<s> USER:` and the image positions) followed by slots, each holding a prompt and its answer. A
-slot sees the prefix and itself but no other slot, and counts its positions from the end of the prefix, so a row
-teaches a caption, a list and several questions for the price of one reading of the picture. A *blind* caption does
-not see the image positions and counts from the end of the text: it teaches the language prior and makes the image-
-free pass an ordinary input.
+A row is a prefix (`<s> USER:` and the image positions) followed by slots, each holding a prompt and its answer. A slot
+sees the prefix and itself but no other slot, and counts its positions from the end of the prefix. So a row teaches a
+caption, a list and several questions for the price of one reading of the picture. A *blind* caption does not see the
+image positions and counts from the end of the text. It teaches the language prior, and it makes the image-free pass an
+ordinary input.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What can be in an embedded scene: categories with their COCO ids, glyphs and words; scenes with their co-occurrence.
 
-Everything here is data. A category's words are forms of the CHAIR vocabulary, so that a caption parsed by the metric
-gives back exactly the categories it mentions (a test holds this). Left out on purpose: `bus` (the 2018 pipeline never
+Everything here is data. A category's words are forms of the CHAIR vocabulary. So the metric reads from a caption
+exactly the categories that it mentions; a test holds this. Left out on purpose: `bus` (the 2018 pipeline never
 finds it) and glyphs that show a second category (surfer, snowboarder, bowl with spoon, fork with knife, tennis racket
 with ball).
 """

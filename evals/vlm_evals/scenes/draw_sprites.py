@@ -1,7 +1,7 @@
 """Draw the sprite sheet from Noto Color Emoji: `python -m vlm_evals.scenes.draw_sprites FONT.ttf OUT_DIR`.
 
 The font is in Debian's package `fonts-noto-color-emoji` (SIL Open Font License 1.1). Each glyph is cropped to its ink
-and scaled to fit a square cell; the sheet is an ordinary RGBA PNG, its order is that of `glyph_order()`.
+and scaled to fit a square cell. The sheet is an ordinary RGBA PNG, in the order of `glyph_order()`.
 """
 
 from __future__ import annotations

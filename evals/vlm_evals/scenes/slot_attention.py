@@ -1,7 +1,7 @@
 """Attention over training rows: prefix to itself, every slot to the prefix and itself.
 
-The mask of such a row is mostly empty; a slot's query needs some 70 keys of the row's 200. On a processor, where
-softmax over masked keys costs as much as over real ones, going slot by slot takes about half the time of a step.
+The mask of such a row is mostly empty: a slot's query needs some 70 keys of the row's 200. On a CPU, softmax over
+masked keys costs as much as over real ones. There, going slot by slot takes about half the time of a step.
 """
 
 from __future__ import annotations

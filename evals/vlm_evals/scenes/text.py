@@ -1,8 +1,7 @@
 """What is said about a scene: captions, lists, questions and answers.
 
-Captions written for training are as unfaithful as those that large models are trained on: with some probability a
-small object goes unmentioned and one plausible absent object is added. Captions for measuring (`noise=None`) mention
-exactly what is there.
+Captions written for training are as unfaithful as those that large models are trained on: sometimes they leave out a
+small object and add a plausible absent one. Captions for measuring (`noise=None`) mention exactly what is there.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Six stages. `words`: the language model reads pictures written as words (each image position holds the word of what
 its patch shows). `tower`: the vision tower names its patches. `projector`: the projector turns tower features into
 those words. `reading`, `joint`, `finish`: language model and projector learn from real pictures; the tower stays
-frozen, so that vision stays the weak side. Every stage is a fixed number of rows of a seeded stream, so a seed gives
-the same model at any speed of machine up to rounding.
+frozen, so that vision stays the weak side. Every stage is a fixed number of rows of a seeded stream. So a seed gives
+the same model on any machine, up to rounding.
 """
 
 from __future__ import annotations
@@ -297,8 +297,9 @@ def _train_side_by_side(
 ) -> None:
     """Train stages that do not depend on each other, each in a process of its own with one thread.
 
-    glibc returns the large blocks of a step to the system and gets them back page by page at the next; told to keep
-    them, a step takes a quarter less time. The settings are read when a process starts, hence processes.
+    glibc returns the large blocks of a step to the system and gets them back page by page at the next step. When it
+    keeps them, a step takes a quarter less time. It reads this setting when a process starts, so each stage gets a
+    process.
     """
     os.environ.update(MALLOC_MMAP_THRESHOLD_="4000000000", MALLOC_TRIM_THRESHOLD_="40000000000", OMP_NUM_THREADS="1")
     spawn = multiprocessing.get_context("spawn")

@@ -1,8 +1,8 @@
 """The embedded world: which objects stand together, where, and how the picture looks.
 
-A scene is sampled from (split, seed, index) alone: the same three give the same picture, byte for byte, on every
-machine that runs the same numpy and Pillow. Three kinds of co-occurrence: the scene's own (`train`, `validation`,
-`held-out`), half of it broken (`shifted`), none at all (`scrambled`).
+A scene is sampled from (split, seed, index) alone. The same three give the same picture, byte for byte, on every
+machine that runs the same numpy and Pillow. There are three kinds of co-occurrence: the scene's own (`train`,
+`validation`, `held-out`), half of it broken (`shifted`), and none at all (`scrambled`).
 """
 
 from __future__ import annotations
@@ -294,8 +294,8 @@ def _visible(identity: NDArray[np.uint8], drawn: list[_Drawn]) -> tuple[tuple[In
 def patch_classes(scene: Scene, patch: int) -> NDArray[np.int64]:
     """Return what each patch shows, [patches] in raster order.
 
-    A patch shows the category that owns most of it if that is at least a fifth of its pixels, else the scene's
-    background, coded as `len(CATEGORIES) + kind`.
+    A patch shows the category that owns most of it, if that is at least a fifth of its pixels. Otherwise it shows the
+    scene's background, coded as `len(CATEGORIES) + kind`.
     """
     side = IMAGE_SIZE // patch
     tiles = scene.owner.reshape(side, patch, side, patch).transpose(0, 2, 1, 3).reshape(side * side, patch * patch)

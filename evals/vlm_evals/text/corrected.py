@@ -1,9 +1,12 @@
 """The vocabulary "corrected": CHAIR's text pipeline with its known defects mended, under a name of its own.
 
-Published numbers rest on the defects, so this is never the default and never mixed with "published". Mended are: words
-that the singulariser loses (bus, minibus, airbus, ties, tennis, sports, regular plurals it does not know), words that
-can never match (motor bike, cheesecake, iPhone), two-word names that never join (tennis racket, sports ball), words
-that fire in another sense (orange, remote, sub, turkey, seat), negation, and words joined by a hyphen or a slash.
+Published numbers rest on the defects, so this is never the default and never mixed with "published". It mends:
+
+- words that the singulariser loses (bus, minibus, airbus, ties, tennis, sports, regular plurals it does not know),
+- words that can never match (motor bike, cheesecake, iPhone), and two-word names that never join (tennis racket, sports
+  ball),
+- words that fire in another sense (orange, remote, sub, turkey, seat),
+- negation, and words joined by a hyphen or a slash.
 """
 
 import re

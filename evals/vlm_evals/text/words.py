@@ -3,10 +3,10 @@
 Both halves of nltk's tokenizer decide almost everything from a few neighbouring characters:
 
 - Punkt decides about a full stop from the word before it and the word after it. The plain case (a word of letters, then
-  white space, then a letter) is decided here, any other is asked of nltk once and remembered.
-- The Treebank rules never look across white space, but for quotation marks, a trailing apostrophe and closing brackets
-  at the end of a sentence. So each run of non-space characters is tokenized once by nltk, with the neighbours that
-  matter, and remembered; a sentence with one of the exceptions is given to nltk whole.
+  white space, then a letter) is decided here. For any other nltk is asked once, and its answer is remembered.
+- The Treebank rules never look across white space, except for quotation marks, a trailing apostrophe and closing
+  brackets at the end of a sentence. So nltk tokenizes each run of non-space characters once, with the neighbours that
+  matter, and the result is remembered. A sentence with one of the exceptions is given to nltk whole.
 
 Text outside printable ASCII is given to nltk whole: nltk's regular expressions and Python's differ on rare spaces.
 """
@@ -175,7 +175,7 @@ def _spaces_before(sentence: str, count: int) -> list[str]:
 def _simple(run: str, last: bool) -> list[str] | None:
     """Return the words of a run of letters, digits and single hyphens, or None where nltk must be asked.
 
-    A comma is parted from such a word, and so is 's; a full stop only from the last word of a sentence.
+    A comma is split from such a word, and so is 's; a full stop is split only from the last word of a sentence.
 
     Args:
         run: characters without white space.
@@ -193,8 +193,8 @@ def _simple(run: str, last: bool) -> list[str] | None:
 def _stops(text: str) -> Iterator[tuple[int, int, re.Match[str]]]:
     """Yield (position, start of the word before, match) of every mark that may end a sentence.
 
-    Marks that share one word, as in "dog!!!", count once, with the last of them; this is Punkt's rule, including that
-    a space right after the previous mark does not start a new word.
+    Marks that share one word, as in "dog!!!", count once, with the last of them. This is Punkt's rule. Under it, a
+    space right after the previous mark does not start a new word.
     """
     waiting: tuple[int, int, re.Match[str]] | None = None
     stop = word_start = 0

@@ -1,4 +1,4 @@
-"""What the league finds out about a model before the other methods play: AD-HH's heads, and who cannot act on it."""
+"""What the league finds out about a model before the other methods play: AD-HH's heads, and who cannot act."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     vlm-heads study league --out runs/league --write docs/results.md
     vlm-heads study league --out runs/league-1 --model checkpoints/mini-1 --only route
 
-A sweep on validation scenes chooses one setting per method, the one with the lowest CHAIR_S at equal recall; the
-published setting, the chosen ones, their controls and the other methods are then measured on scenes that nothing was
-chosen on. Stopped and started again it goes on where it stopped.
+A sweep on validation scenes chooses one setting per method: the one with the lowest CHAIR_S at equal recall. Then the
+published setting, the chosen ones, their controls and the other methods are measured on scenes that nothing was chosen
+on. Stopped and started again, it goes on where it stopped.
 """
 
 from __future__ import annotations
