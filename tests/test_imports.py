@@ -77,7 +77,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "vlm_app": (
         "options console mistakes",
-        "models pictures",
+        "models pictures method_facts",
+        "method_page",
         "view bridges speed",
         "plots shared_model",
         "export",

@@ -43,10 +43,10 @@ class Attachment:
         self._allow_idle = False
 
     def detach(self) -> None:
-        """Leave the model exactly as it was before; nothing where that was done already.
+        """Leave the model exactly as it was before; do nothing if that was done already.
 
         Raises:
-            NothingIntervened: after that, if an intervention or a contrast never acted and idleness was not allowed.
+            NothingIntervened: afterwards, if a method never acted and `allow_idle` is off.
         """
         if self._undone() and not self._allow_idle:
             self._require_fired()
@@ -97,15 +97,15 @@ def attach(
         what: interventions, contrasts that need the model's inputs alone, words for them, or a `Mitigation`; one,
             several, or a list. Gains multiply and boosts add, so their order does not matter.
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
-        backend: who computes edited attention; one that is named is used or raises.
+        backend: what computes edited attention; a named one is used, or it raises.
         allow_idle: do not raise where an intervention never fired.
         watch: read each attention call and change nothing.
 
     Raises:
-        UnsupportedModel: if the model, or an intervention on this model, cannot work; nothing was changed then.
+        UnsupportedModel: if the model, or a method on this model, cannot work; then nothing was changed.
         BadOption: if an option does not fit the model, or a contrast needs more than the model's inputs.
         AlreadyAttached: if the model is inside another attach.
-        UnsupportedGeneration: inside, if `generate` is asked for a way that cannot be followed; see `refused_modes`.
+        UnsupportedGeneration: inside, if `generate` is asked for what cannot be followed; see `refused_modes`.
         NothingIntervened: on the way out, if an intervention or a contrast never acted.
     """
     mitigation = Mitigation.of(*what, profile=profile)

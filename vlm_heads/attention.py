@@ -19,8 +19,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PlainAttention = Callable[..., tuple[Tensor, Tensor | None]]
 
-# Both kinds of plain attention that the interface can be asked for with a mask we understand. The model keeps the one
-# it came with, so that attaching alone changes no bit of its output.
+# The kinds of plain attention whose masks we understand. The model keeps the one it came with, so attaching alone
+# changes no bit of its output.
 MASKS: dict[str, Callable[..., Any]] = {"sdpa": sdpa_mask, "eager": eager_mask}
 
 
@@ -79,7 +79,7 @@ def is_bound(module: nn.Module) -> bool:
 
 @contextmanager
 def plain_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let forwards through these modules be plain, and no part of any generation, while the context lasts."""
+    """While the context lasts, let forwards through these modules be plain and belong to no generation."""
     runners = [runner for module in modules if (runner := _RUNNERS.get(module)) is not None and not runner.paused]
     for runner in runners:
         runner.paused = True

@@ -45,7 +45,7 @@ def last_positions(output: Tensor, ends: Tensor | None, count: int = 1) -> Tenso
     """Return the `count` positions of `[B, T, Hq, D]` up to each row's end, as `[B, count, Hq, D]`."""
     if output.shape[1] < count:
         raise UnsupportedGeneration(
-            f"{count} positions were to be compared with and without the image, but {output.shape[1]} are left"
+            f"{count} positions are compared with and without the image, but without it {output.shape[1]} are left"
         )
     if ends is None:
         return output[:, -count:].clone()
@@ -84,7 +84,7 @@ class TextOnly:
         return cls(columns, mask, (mask.cumsum(dim=1) - 1).clamp(min=0))
 
     def of_inputs(self, inputs: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the inputs of a model's forward, the image taken out, restricted to what the forward accepts."""
+        """Return the inputs of a model's forward without the image, and without what the forward does not accept."""
         aligned = {name: inputs[name] for name in _ALIGNED_INPUTS if isinstance(inputs.get(name), Tensor)}
         chosen = {"input_ids": inputs["input_ids"], **aligned}
         text: dict[str, Any] = {name: value.gather(1, self.columns) for name, value in chosen.items()}
@@ -146,11 +146,11 @@ GainRule = Callable[[Tensor], Tensor | None]
 
 
 class LockstepStream:
-    """The image-free stream, walked layer by layer beside the image's and reinforced with the same sets.
+    """The image-free stream, run layer by layer beside the image's and reinforced on the same heads.
 
     Attributes:
         walking: whether a layer of this stream is running.
-        rule: what gives the running layer's heads their gain; None leaves them.
+        rule: returns the gain of the running layer's heads; None leaves them as they are.
     """
 
     def __init__(self, layers: tuple[nn.Module, ...], inputs: LayerInputs) -> None:
@@ -162,7 +162,7 @@ class LockstepStream:
         self.rule: GainRule | None = None
 
     def advance(self, layer: int, rule: GainRule) -> None:
-        """Walk up to and through `layer`; there `rule` sees the heads `[B, Hq, D]` and gives their gain `[B, Hq]`."""
+        """Run up to and through `layer`; there `rule` sees the heads `[B, Hq, D]` and returns their gain `[B, Hq]`."""
         self.walking = True
         try:
             while self._next <= layer:

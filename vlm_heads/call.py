@@ -26,8 +26,8 @@ class GenerationState:
         key_map: class of every key so far.
         prefill: whether this forward is the prompt's.
         blind: head outputs at the prompt's end without the image.
-        sighted: the same with the image and nothing reinforced; only where an intervention asked for "two-pass".
-        lockstep: the image-free stream to be walked beside the image's; only where asked for.
+        sighted: the same with the image and without reinforcement; only where an intervention asks for "two-pass".
+        lockstep: the image-free stream that runs beside the image's; only where an intervention asks for it.
         memories: one dictionary per attached intervention.
         touched: whether any plan was applied in this forward.
         marked: int8 `[B, T]` by layer, the prompt's classes where an intervention told sinks from other keys.
@@ -64,7 +64,7 @@ class AttentionCall:
             intervention reads it.
         planned: what the interventions before this one want changed in this call, or None. A watcher sees the plan of
             all of them.
-        output: `[B, Tq, Hq, D]`, the heads' outputs as the model receives them; watchers alone see it.
+        output: `[B, Tq, Hq, D]`, the heads' outputs as the model receives them; only watchers see it.
     """
 
     layer: int
@@ -100,7 +100,7 @@ class AttentionCall:
         return self.query.shape[2] == 1
 
     def once_per_step(self, make: Callable[[AttentionCall], Tensor]) -> Tensor:
-        """Return `make(call)`, made once in a step for all layers that hold as many keys.
+        """Return `make(call)`, made once a step for all layers that hold the same number of keys.
 
         Args:
             make: a function or method with a name of its own; its result may depend on the keys alone.
@@ -132,7 +132,7 @@ class AttentionCall:
         return classes
 
     def plain(self) -> Tensor:
-        """Return plain attention `[B, Tq, Hq, D]`, computed at most once for all who ask."""
+        """Return plain attention `[B, Tq, Hq, D]`, computed at most once a call."""
         return self.plain_with_weights()[0]
 
     def plain_with_weights(self) -> tuple[Tensor, Tensor | None]:
@@ -156,7 +156,7 @@ class AttentionCall:
         return self.state.blind.outputs[self.layer][:, -1]
 
     def blind_in_lockstep(self, rule: GainRule) -> None:
-        """Walk the image-free stream through this layer; `rule` sees its heads `[B, Hq, D]` and gives their gain."""
+        """Run the image-free stream through this layer; `rule` sees its heads `[B, Hq, D]` and returns their gain."""
         assert self.state.lockstep is not None, "image_free() did not ask for lockstep"
         self.state.lockstep.advance(self.layer, rule)
 

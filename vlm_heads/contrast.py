@@ -76,8 +76,8 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
             return self._stream.begin(copies)
         if seen.shape != (rows, length - 1):
             raise UnsupportedGeneration(
-                "a second stream goes token by token with one set of inputs: candidates that assisted decoding takes "
-                "back cannot be unsaid, and other inputs need a processor of their own"
+                "a second stream takes one token after the other for one set of inputs: it cannot take back the "
+                "candidates of assisted decoding, and other inputs need a processor of their own"
             )
         parents = None
         if rows > self._stream.rows:  # beams: each row goes on from a row with the same tokens so far

@@ -1,6 +1,6 @@
 """Where the decoder layers, the output projections and the image token of a vision-language model are.
 
-Found by looking at the model. A row of `QUIRKS` states what looking at a model of a family does not tell.
+They are found by looking at the model. A row of `QUIRKS` states what looking at a model of a family does not tell.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def examine(model: nn.Module) -> Anatomy:
     image_token_id = _image_token_id(config, quirks, model_type)
     text = config.get_text_config()
     if getattr(text, "is_encoder_decoder", False):
-        raise UnsupportedModel(f"{model_type} writes with an encoder-decoder; a decoder-only language model is needed")
+        raise UnsupportedModel(
+            f"{model_type} generates with an encoder-decoder; a decoder-only language model is needed"
+        )
     decoder, layers = _decoder(model, quirks, int(text.num_hidden_layers), model_type)
     attentions = {index: found for index, layer in enumerate(layers) if (found := _attention(layer, quirks))}
     for attention in attentions.values():

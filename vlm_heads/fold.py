@@ -1,8 +1,8 @@
 """fold_gains(): a static profile written into the output projections, after which an ordinary model carries it.
 
-A head's output enters the output projection through columns of its own, so that a fixed gain on the head is a scaling
-of those columns; the projection's bias belongs to no head and stays. Grouped queries change nothing: the columns are
-those of query heads. Only a gain that does not depend on the image can be folded, which is why this is not VHR.
+A head's output enters the output projection through columns of its own, so a fixed gain on the head scales those
+columns. The projection's bias belongs to no head and stays. Grouped queries change nothing: the columns are those of
+query heads. Only a gain that does not depend on the image can be folded. VHR's gains depend on it, so this is not VHR.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def fold_gains(model: nn.Module, profile_or_gains: HeadProfile | Tensor) -> None
     """Multiply the columns of the output projections by each head's gain, in place and for good.
 
     Afterwards the model, unattached, computes what `StaticGains` computes attached. Gains that are powers of two are
-    exact in every dtype, as long as no weight leaves its range; any other gain rounds each weight once, to the
-    weight's own precision. The model's config is marked, so that nothing is folded twice.
+    exact in every dtype, while no weight leaves its range. Any other gain rounds each weight once, to the weight's own
+    precision. The model's config is marked, so nothing is folded twice.
 
     Args:
         model: a vision-language model of transformers with its weights in memory.
@@ -126,7 +126,10 @@ def _weight(anatomy: Anatomy, layer: int) -> Tensor:
         )
     weight = projection.weight
     if weight.dtype not in FOLDABLE or weight.shape[1] % anatomy.heads:
-        raise UnsupportedModel(f"{where}: the output projection is {weight.dtype} {list(weight.shape)}: quantised?")
+        raise UnsupportedModel(
+            f"{where}: the output projection is {weight.dtype} {list(weight.shape)}; a matrix that is "
+            "not quantised is needed"
+        )
     if weight.is_meta:
         raise UnsupportedModel(f"{where}: the weights are offloaded; fold the checkpoint on disk with `vlm-heads fold`")
     return weight

@@ -66,7 +66,7 @@ def token_grounding(
         raise BadOption(f"top={top}: at least one head in each layer must be counted")
     inputs = model_inputs(model, processor, [load_image(image)], [prompt])
     ids = _token_ids(processor, text, anatomy.image_token_id)
-    # the last token is predicted, but predicts nothing that was said
+    # the last token is predicted, and predicts no token of the text
     sighted, blind = both_streams(model, anatomy, with_answer(inputs, ids[:-1]), positions=len(ids))
     total = torch.zeros(len(ids), dtype=torch.float64)
     for layer, seen in sighted.outputs.items():
@@ -92,7 +92,7 @@ def _pieces(tokenizer: Any, ids: Sequence[int], scores: Sequence[float]) -> list
     before = ""
     for index, (token_id, score) in enumerate(zip(ids, scores, strict=True)):
         decoded = tokenizer.decode(ids[: index + 1], skip_special_tokens=True)
-        # a token that is half a character changes what stood before it; its piece starts where the texts part
+        # a token that is half a character changes the text before it; its piece starts where the two texts differ
         start = next((at for at, (a, b) in enumerate(zip(before, decoded, strict=False)) if a != b), len(before))
         start = min(start, len(decoded))
         found.append(TokenGrounding(token_id, decoded[start:], start, len(decoded), score))

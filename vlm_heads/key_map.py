@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from vlm_kernels import KeyClass
 
-ROOM = 256  # keys laid out ahead as generated, so that most steps write nothing
+ROOM = 256  # keys stored ahead as generated, so most steps write nothing
 
 
 class KeyMap:
@@ -54,14 +54,14 @@ class KeyMap:
 
     @property
     def any_image(self) -> bool:
-        """Whether any row has an image. Asked once per prompt, because the answer waits for the device."""
+        """Whether any row has an image. It is found once per prompt, because it waits for the device."""
         if self._any_image is None:
             self._any_image = bool(self.has_image.any())
         return self._any_image
 
     @property
     def any_padding(self) -> bool:
-        """Whether any key seen so far is padding. Asked once per prompt and turn, because the answer waits."""
+        """Whether any key seen so far is padding. It is found once per turn, because it waits for the device."""
         if self._padded is None or self._padded[0] != self.rewritten:
             self._padded = (self.rewritten, bool((self.classes < 0).any()))
         return self._padded[1]
@@ -87,7 +87,7 @@ class KeyMap:
         self.length = past + classes.shape[1]
 
     def _lay_out(self, classes: Tensor, count: int) -> None:
-        """Store these classes, and generated keys after them, `count` or as many again at least."""
+        """Store these classes, and after them generated keys: at least `count`, and at least as many as there are."""
         room = max(ROOM, count, classes.shape[1])
         self._store = torch.nn.functional.pad(classes, (0, room), value=int(KeyClass.GENERATED))
         self._with_prompt.clear()
@@ -107,7 +107,7 @@ class KeyMap:
         return torch.nn.functional.pad(store[:, : self.length], (0, keys - self.length), value=int(KeyClass.PADDING))
 
     def _marked(self, prompt: Tensor) -> Tensor:
-        """Return the store with other classes for the prompt, made anew where one of the two is another."""
+        """Return the store with other classes for the prompt; made anew when either of them changed."""
         known = self._with_prompt.get(id(prompt))
         if known is not None and known[0] is prompt and known[1] is self._store:
             return known[2]

@@ -1,4 +1,4 @@
-"""Every method by its name, and what a method of one's own is made of.
+"""Every method by its name, and everything that a method of your own is made of.
 
 A method is a subclass of `Intervention` or `Contrast`. Those of the package are found by looking into its folders.
 Those of other packages are found by the entry-point group `vlm_heads.methods`:

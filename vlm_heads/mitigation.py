@@ -1,4 +1,4 @@
-"""Mitigation: everything that is done to a model beside asking it, as one thing to attach, write down and share."""
+"""Mitigation: everything that is done to a model beside asking it, in one object to attach, write down and share."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class LayerTally:
             self.moved = _plus(self.moved, moved.detach().sum())
 
     def note_step(self, moved: Tensor) -> None:
-        """Keep the mass that one decode step moved; it is summed up now and then, because a sum costs a launch."""
+        """Keep the mass that one decode step moved. It is summed up now and then, because each sum costs a launch."""
         self._pending.append(moved.detach() if moved.requires_grad else moved)
         if len(self._pending) >= _STEPS_KEPT:
             self._sum_up()
@@ -72,7 +72,7 @@ class InterventionReceipt:
 
     @property
     def rows(self) -> int:
-        """Batch rows touched, counted on the layer where they were most."""
+        """Batch rows acted on, counted on the layer with the most of them."""
         return max((int(self.tallies[layer].rows or 0) for layer in self.layers), default=0)
 
     def heads(self) -> dict[int, list[int]]:

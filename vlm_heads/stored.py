@@ -25,7 +25,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def stored_folder(folder: str | os.PathLike[str], revision: str | None, names: Sequence[str]) -> Path:
-    """Return a folder; a word of the form `owner/name` that is none is looked up on the hub.
+    """Return a folder; where there is none, a word of the form `owner/name` is looked up on the hub.
 
     Args:
         folder: a folder, or a repository.

@@ -32,8 +32,8 @@ class Answer:
     Attributes:
         text: without special tokens, stripped.
         token_ids: generated ids, without padding; an end token is included.
-        seconds: of the whole call; in a batch every row carries the batch's.
-        receipt: what the interventions did, JSON-serialisable; None where none was attached. A batch shares one.
+        seconds: what the whole call took; in a batch, what the batch took.
+        receipt: what the interventions did, JSON-serialisable; None where none was attached. A batch's rows share it.
     """
 
     text: str
@@ -277,7 +277,7 @@ def _decoding(generate_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _generated(output: Any, inputs: dict[str, Any], ends: set[int]) -> list[list[int]]:
-    """Return each row's new ids up to its end, without the padding that follows where other rows went on."""
+    """Return each row's new ids up to its end token, without the padding after it."""
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     prompt = inputs["input_ids"]
     length = prompt.shape[1]

@@ -29,6 +29,10 @@ COMMANDS = {
         "doctor:doctor",
         "Say what works on a model and why the rest does not: every intervention and contrast generates two tokens.",
     ),
+    "methods": Command(
+        "methods:methods",
+        "Print every method: its paper, cost and options. No model runs: --seed and --device change nothing.",
+    ),
     "calibrate": Command(
         "calibrate:calibrate",
         "Choose static gains on one part of the data, measure them on another, and write them if they help.",

@@ -1,8 +1,8 @@
 """Time the edited attention on shapes of real models, beside stock attention, other ways to the same numbers, a floor.
 
-Every way is checked against the float64 specification first, and a way that is wrong gets no figure to be proud of.
-The ways take turns, so that a machine that slows down slows all of them; a ratio is the median of ratios within turns.
-On a CPU one thread's process time is read, on a GPU events on its stream.
+Every way is checked against the float64 specification first, and a way that is wrong gets no ratio. The ways take
+turns, so a machine that slows down slows all of them; a ratio is the median of ratios within turns. On a CPU the
+process time of one thread is read, on a GPU events on its stream.
 """
 
 from __future__ import annotations
@@ -205,9 +205,9 @@ class _Timed:
             )
 
     def complaint(self, way: str, output: Tensor) -> str:
-        """Return how far the last rows are from the specification, or an empty string where no farther than allowed.
+        """Return how far the last rows are from the specification, or an empty string where that is allowed.
 
-        In half precision as far as stock attention's own last rows are, twice over.
+        In half precision twice the distance of stock attention's own last rows is allowed.
         """
         plan = {"stock": AttentionPlan(), "head gain": replace(self.plan, redistribution=None)}.get(way, self.plan)
         error = (output[:, :, -EDITED_ROWS:].double() - self.specified(plan)).abs().max().item()

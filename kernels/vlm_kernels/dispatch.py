@@ -38,8 +38,8 @@ def attend(
 ) -> tuple[Tensor, Aux]:
     """Return attention edited by the plan `[B, Hq, Tq, D]`, and what was asked for of `Aux`.
 
-    A plan with a head gain only is stock attention times the gain on every backend but the reference, bit for bit
-    stock attention where the gain is 1. Rows whose keys are all hidden come out as 0.
+    With a head gain alone, every backend but the reference returns stock attention times the gain; where the gain is 1,
+    that is stock attention bit for bit. Rows whose keys are all hidden come out as 0.
 
     Args:
         query: `[B, Hq, Tq, D]`.
@@ -88,10 +88,10 @@ def attend(
 def prepare_decode(
     query: Tensor, key: Tensor, value: Tensor, *, plan: AttentionPlan, key_class: Tensor, backend: Backend = "auto"
 ) -> PreparedDecode | None:
-    """Return the plan made ready for decode steps that only add generated keys; None where each step is `attend`'s.
+    """Return a plan prepared for decode steps that only add generated keys; None where each step is left to `attend`.
 
-    Ready plans are for a CPU, where a step's cost on a small model is the number of its operations. A backend that is
-    named and is not PyTorch, and a plan that changes logits key by key, have nothing to make ready.
+    Plans are prepared for a CPU, where the number of operations decides what a step of a small model costs. Nothing is
+    prepared for a named backend other than PyTorch, or for a plan that changes logits key by key.
 
     Args:
         query: `[B, Hq, 1, D]` of a step, whose shape and dtype all later ones have.

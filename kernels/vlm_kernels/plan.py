@@ -34,9 +34,9 @@ CLASS_COUNT = len(KeyClass) - 1
 class Redistribution:
     """Sinks hand a share of their weight to the image keys of the same row (VAR, Kang et al. 2025, section 4).
 
-    On a selected head and row the text sinks and image sinks keep `1 - moved` of their weight and the freed weight
-    goes to the image keys that are no sinks, in proportion to their weight. The row sum is unchanged. A row is left
-    alone where its image keys that are no sinks hold no weight at all.
+    On a selected head and row, text sinks and image sinks keep `1 - moved` of their weight. The freed weight goes to
+    the image keys that are no sinks, in proportion to their weight. The row sum is unchanged. A row is left alone where
+    those image keys hold no weight at all.
 
     Attributes:
         moved: share of every sink's weight that is handed on, 0..1. 0 is neutral.

@@ -1,9 +1,9 @@
 """Exact and fast without Triton: stock attention for the bulk, and the few edited rows done here.
 
 A head gain is a multiply after stock attention. Edits of the weights touch the rows after the image, a short tail at
-prefill and the only row at decode. Those rows are computed in chunks: the weights of one chunk, their sum per class by
-one small matrix product with the class indicators, and the changes written over the same memory. On small models the
-number of tensor operations is the cost, so that every one that a plan does not need is left out.
+prefill and the only row at decode. Those rows are computed in chunks. One small matrix product with the class
+indicators sums the weights of a chunk per class, and the changes are written over the same memory. On small models the
+number of tensor operations is the cost, so every one that a plan does not need is left out.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def gained(
     scale: float | None,
     plain_output: Tensor | None,
 ) -> Tensor:
-    """Return stock attention times the head gain, rounded once to the query's dtype; without a gain, its own bits."""
+    """Return stock attention times the head gain, rounded once to the query's dtype; without a gain, unchanged."""
     if plan.head_gain is None:
         return plain_attention(query, key, value, mask, scale) if plain_output is None else plain_output
     gain = plan.head_gain[:, :, None, None]

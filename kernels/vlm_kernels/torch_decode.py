@@ -1,7 +1,7 @@
 """One plan on one layer made ready for decoding on a CPU, where the number of tensor operations is the cost.
 
-Generated keys take no part in a redistribution, so that its tables never grow; a class gain is laid out over more keys
-than there are. What is left for a step is two products with the cache, a softmax and a few small operations.
+Generated keys take no part in a redistribution, so its tables never grow. A class gain is laid out over more keys than
+there are. What is left for a step is two products with the cache, a softmax and a few small operations.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StepMask:
 class PreparedDecode:
     """A plan on the keys of one layer, ready for many single query rows; keys added meanwhile are generated text.
 
-    Where `vlm_kernels.attend` is given the same plan, mask and classes it returns the same, to rounding.
+    `vlm_kernels.attend` returns the same for the same plan, mask and classes, up to rounding.
 
     Attributes:
         keys: how many there were; fewer are not taken.

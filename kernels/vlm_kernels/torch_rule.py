@@ -1,7 +1,7 @@
 """Redistribution in PyTorch: three small products and a choice between them, whatever the number of classes.
 
-Every class enters linearly. One table says what weight on a key adds to each term of the rule, one product sums the
-terms up, and a second table turns what the chosen rows hand on into a change of every key's weight.
+Every class enters linearly. One table says what weight on a key adds to each term of the rule, and one product sums the
+terms up. A second table turns what the chosen rows hand on into a change of every key's weight.
 """
 
 from __future__ import annotations

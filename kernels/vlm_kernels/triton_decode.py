@@ -2,9 +2,9 @@
 """One pass over keys and values for one query row, with an accumulator per key class.
 
 A tile's rows are pairs of a query head and a key class: row `8 * head + class`. Every row is a softmax of its own over
-the keys of its class, so that one product on tensor cores serves all classes, and all heads of a group share each load
-of keys and values. The keys are split over blocks; the block that arrives last joins the parts and, since masses are
-known then, applies redistribution and gains. The algebra is that of `reference.py`.
+the keys of its class. So one product on tensor cores serves all classes, and all heads of a group share each load of
+keys and values. The keys are split over blocks. The block that arrives last joins the parts; masses are known then, and
+it applies redistribution and gains. The algebra is that of `reference.py`.
 """
 
 from __future__ import annotations
@@ -247,9 +247,9 @@ class DecodeShape:
     def of(size: int, group: int, dtype: torch.dtype, rich: bool) -> DecodeShape:
         """Return tile sizes; two heads at least, since sixteen rows are the least that tensor cores take.
 
-        Rich calls have a mask or a boost or want the image-blinded output; without a bound the compiler gives some of
-        them far more registers than they need, and with one it gives others more than it would by itself. Rich calls
-        in float32 load one block at a time: with the next one under way they spill on sm_90.
+        Rich calls have a mask or a boost or want the image-blinded output. Without a bound the compiler gives some of
+        them far more registers than they need; with one it gives others more than it would by itself. Rich calls in
+        float32 load one block at a time: loading the next one meanwhile makes them spill on sm_90.
         """
         padded = launch.power_of_two(size)
         if dtype is torch.float32:

@@ -84,8 +84,8 @@ def operands(edit: Edit, query: Tensor, keys: int, results: tuple[Tensor, Tensor
 def arrival_counters(query: Tensor, tiles: int) -> Tensor:
     """Return int32 zeros, one per tile, that the kernel leaves at zero again.
 
-    One buffer per device and stream, since blocks of two running kernels must not count each other; a captured graph
-    gets its own from its own memory.
+    There is one buffer per device and stream, because blocks of two running kernels must not count each other. A
+    captured graph gets one of its own, from its own memory.
     """
     if query.is_cuda and torch.cuda.is_current_stream_capturing():
         return torch.zeros(tiles, dtype=torch.int32, device=query.device)

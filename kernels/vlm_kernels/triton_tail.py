@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """The edited rows of a prefill: those after the image, few beside the rows that stock attention computes.
 
-Masses are known only when a row is finished, so each block goes over the keys twice: first for the sums of every
-class, without values, then for the output with each class's factor in place. Query heads of a group are rows of the
-same block and share its keys and values. The algebra is that of `reference.py`.
+Masses are known only when a row is finished, so each block goes over the keys twice. The first time it sums up every
+class, without values; the second time it makes the output with each class's factor in place. Query heads of a group are
+rows of the same block and share its keys and values. The algebra is that of `reference.py`.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ SUBCOMMANDS = [
         "demo",
         "world export",
         "world train",
+        "methods",
         "study held-out",
         "study findings",
         "study league",

@@ -28,7 +28,7 @@ def installed(anatomy: Anatomy, tracker: Tracker) -> Iterator[None]:
         attention.bind(modules, tracker)
     try:
         for config, base in before:
-            # the own value only: a plain string would switch nested configs too
+            # this config's own value: a plain string would switch nested configs too
             config._attn_implementation = {"": attention.registered_name(base)}
         with tracker.following():
             yield

@@ -29,7 +29,7 @@ class GenerationEdits:
     _mask: tuple[Tensor | None, tuple[int, int], StepMask] | None = None
 
     def combined(self, layer: int, plan: AttentionPlan, part: AttentionPlan, name: str) -> AttentionPlan:
-        """Return two edits of one layer as one; `part` is the intervention's that is called `name`.
+        """Return two plans of one layer as one; `part` comes from the intervention called `name`.
 
         Raises:
             BadOption: where they exclude each other.
@@ -39,13 +39,11 @@ class GenerationEdits:
             try:
                 known = self._pairs[layer, name] = (plan, part, plan | part)
             except ValueError as conflict:
-                raise BadOption(
-                    f"{name} does not go together with what is attached before it: {conflict}"
-                ) from conflict
+                raise BadOption(f"{name} cannot be combined with what is attached before it: {conflict}") from conflict
         return known[2]
 
     def edit_for(self, layer: int, plan: AttentionPlan | None) -> LayerEdit:
-        """Return the layer's edit, the one it had before where the plan is the same."""
+        """Return the layer's edit; the same one as before while the plan is the same."""
         edit = self._edits.get(layer)
         if edit is None or edit.plan is not plan:
             edit = self._edits[layer] = LayerEdit(plan, self)
@@ -63,7 +61,7 @@ class GenerationEdits:
 
 
 class LayerEdit:
-    """One plan on one layer, and what of it can be laid out once.
+    """One plan on one layer, with everything that is prepared once and used at every step.
 
     Attributes:
         plan: all interventions together; None where nothing is to be changed.
@@ -84,7 +82,7 @@ class LayerEdit:
         Args:
             call: the layer's.
             moving: where the redistributing intervention notes what it moved, if there is one.
-            backend: who computes edited attention.
+            backend: what computes edited attention.
         """
         if self.plan is None:
             return call.plain_with_weights()
@@ -110,7 +108,7 @@ class LayerEdit:
     def _decoded(
         self, call: AttentionCall, plan: AttentionPlan, backend: Backend
     ) -> tuple[Tensor, Tensor | None] | None:
-        """Return a decode step's output and moved mass from the plan made ready for it; None where it cannot be."""
+        """Return a decode step's output and moved mass from a prepared plan; None where none can be prepared."""
         key_map, keys = call.key_map, call.key.shape[2]
         if call.prefill or keys != key_map.length:  # a sliding layer, or a static cache
             return None

@@ -1,8 +1,8 @@
 """The model's own `generate` while an attach lasts: ways that cannot be followed are refused before the first forward.
 
-Each feeds the model with something other than a whole prompt and then one token a row: a prompt in pieces, tokens that
-are guessed ahead, or many prompts packed into one row. Which row predicts the first token, and which keys are whose,
-would be taken for something else, and nobody would notice.
+An attach follows a generation that feeds the model a whole prompt first, and then one token a row. The refused ways
+feed a prompt in pieces, tokens that are guessed ahead, or many prompts packed into one row. There the wrong row would
+be taken for the one that predicts the first token, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Change = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
 def refusing(model: nn.Module, change: Change | None = None) -> Iterator[None]:
     """Let the model's own `generate` refuse these ways of generating while the context lasts.
 
-    Its other ways go through, unchanged or with the keyword arguments that `change` returns. What was set on the model
-    itself before is there again afterwards.
+    Other ways go through, unchanged or with the keyword arguments that `change` returns. Afterwards the model has the
+    attributes it had before.
 
     Args:
         model: whose `generate` it is.
-        change: gives the keyword arguments in place of those of a call, from its positional and keyword ones.
+        change: takes a call's positional and keyword arguments, and returns the keyword arguments to use.
     """
     before = {name: vars(model)[name] for name in ("generate", *_CONTINUOUS_METHODS) if name in vars(model)}
     guarded = [name for name in ("generate", *_CONTINUOUS_METHODS) if callable(getattr(model, name, None))]

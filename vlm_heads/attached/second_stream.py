@@ -21,7 +21,7 @@ class SecondStream:
 
     Args:
         model: a vision-language model of transformers.
-        inputs: what its forward takes: another image, none, or another prompt; a row for each row of the first stream.
+        inputs: what its forward takes, with another image, none, or another prompt; as many rows as the first stream.
 
     Raises:
         UnsupportedModel: if the family generates past its own forward, or ignores logits processors.

@@ -1,4 +1,4 @@
-"""Which forward belongs to which generation, and what each attention call of it becomes.
+"""Follows a model's forwards: which generation each belongs to, and what becomes of its attention calls.
 
 A generation is known by its cache object, so two generations that take turns on one model do not mix. The extra
 passes at its start run nested inside the prompt's forward.
@@ -38,7 +38,7 @@ class TrackedGeneration(GenerationState):
     """A generation together with the edits of its layers.
 
     Attributes:
-        edits: the combined plans, kept for as long as the interventions ask for the same.
+        edits: the combined plans, kept while the interventions return the same ones.
     """
 
     edits: GenerationEdits = field(default_factory=GenerationEdits)
@@ -310,7 +310,7 @@ class Tracker:
 
 
 class _Turns:
-    """Lets one thread at a time run a forward of the model, nested ones included."""
+    """Lets one thread at a time run a forward of the model; forwards nested in it belong to the same turn."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -322,7 +322,7 @@ class _Turns:
         self._holders.append(threading.get_ident())
 
     def give_back(self) -> None:
-        """End the turn; nothing where somebody else's hook failed before it began."""
+        """End the turn; do nothing if another hook failed before it began."""
         if self._holders and self._holders[-1] == threading.get_ident():
             self._holders.pop()
             self._lock.release()

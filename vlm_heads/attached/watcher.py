@@ -12,8 +12,8 @@ from vlm_heads.families import Anatomy
 class Watcher(ABC):
     """Sees each attention call after it was computed, edited or plain; for `attach(model, ..., watch=[watcher])`.
 
-    Image-free passes and second streams are not shown. A watcher may keep what it sees; tensors of the call belong to
-    the model and are not to be written to.
+    Image-free passes and second streams are not shown. A watcher may keep what it sees. It must not write to the
+    tensors of a call: they belong to the model.
 
     Attributes:
         reads_hidden: whether `see` reads `AttentionCall.hidden`.

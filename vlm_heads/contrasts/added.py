@@ -46,7 +46,7 @@ class AddedContrast:
         return {**kwargs, "logits_processor": [*(kwargs.get("logits_processor") or ()), processor]}
 
     def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return what of a call goes to the model's forward, and is not about how to generate."""
+        """Return the arguments of a call that go to the model's forward; those about how to generate are left out."""
         config = GenerationConfig()
         given = {"input_ids": args[0]} if args else {}
         given |= {"input_ids": kwargs["inputs"]} if kwargs.get("inputs") is not None else {}

@@ -28,7 +28,7 @@ class Asked:
 
     Attributes:
         model: that generates.
-        inputs: of the model.
+        inputs: the model's.
         images: upright RGB, one per row; empty where the inputs alone are known.
         prompts: one per row; empty where the inputs alone are known.
         build: makes inputs of other images and prompts; None where the inputs alone are known.
@@ -58,7 +58,9 @@ class Asked:
         ids: Tensor = self.inputs["input_ids"]
         key_map = KeyMap.of_prompt(ids, self.inputs.get("attention_mask"), examine(self.model).image_token_id)
         if not key_map.any_image:
-            raise BadOption("no prompt has an image, so a stream without image would be the first stream itself")
+            raise BadOption(
+                "no prompt has an image, so a stream without the image would be the first stream itself; give an image"
+            )
         kept = TextOnly.of_classes(key_map.classes).of_inputs(self.inputs, {})
         inputs = {name: kept[name] for name in kept if name not in ("use_cache", "position_ids")}
         return SecondStream(self.model, inputs)

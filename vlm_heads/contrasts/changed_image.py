@@ -15,7 +15,14 @@ from vlm_heads.toolkit.options import option
 
 @dataclass(frozen=True)
 class ChangedImage(Contrast):
-    """RITUAL: `z + weight z(changed image)`, an ensemble and no contrast."""
+    """RITUAL: `z + weight z(changed image)`, an ensemble and no contrast.
+
+    The change is drawn for each picture: mirrored, flipped, turned, recoloured, blurred or cropped.
+
+    Formula:
+        z, z2    log-probabilities of the next token with the image and with the changed image
+        z <- z + weight * z2   among tokens with p >= bound * max p
+    """
 
     name: ClassVar[str] = "ritual"
     label: ClassVar[str] = "RITUAL"
@@ -27,8 +34,10 @@ class ChangedImage(Contrast):
     )
     needs_inputs_alone: ClassVar[bool] = False
 
-    weight: float = option(3.0, at_least=0.0, neutral=0.0, help="of the second stream")
-    seed: int = option(0, help="draws the change, with the picture: a picture is changed alike in every batch")
+    weight: float = option(3.0, at_least=0.0, neutral=0.0, help="weight of the second stream")
+    seed: int = option(
+        0, help="draws the change, together with the picture: the same picture is changed alike in every batch"
+    )
 
     def second_stream(self, asked: Asked) -> SecondStream:
         changed = [random_change(image, crc32(image.tobytes(), self.seed)) for image in asked.images]

@@ -13,7 +13,12 @@ from vlm_heads.toolkit.options import option
 
 @dataclass(frozen=True)
 class DisturbedPrompt(Contrast):
-    """ICD: `(1 + alpha) z - alpha z(disturbing instruction)`."""
+    """ICD: `(1 + alpha) z - alpha z(disturbing instruction)`.
+
+    Formula:
+        z, z2    log-probabilities of the next token after the prompt, and after instruction and prompt
+        z <- (1 + alpha) * z - alpha * z2   among tokens with p >= bound * max p
+    """
 
     name: ClassVar[str] = "icd"
     label: ClassVar[str] = "ICD"
@@ -26,7 +31,7 @@ class DisturbedPrompt(Contrast):
     )
     needs_inputs_alone: ClassVar[bool] = False
 
-    alpha: float = option(1.0, at_least=0.0, neutral=0.0, help="strength")
+    alpha: float = option(1.0, at_least=0.0, neutral=0.0, help="strength of the contrast")
     instruction: str = option(
         "You are a confused object detector.",
         help="put before the prompt in the second stream; a model that does not know its words is disturbed by that "

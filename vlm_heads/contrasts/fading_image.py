@@ -17,6 +17,16 @@ class FadingImage(Contrast):
     """M3ID: `z + (1 - g) / g (z - z(no image))` with `g = exp(-rate t)`.
 
     `t` counts the tokens generated so far. The first token is the first stream's own, so a POPE answer cannot change.
+
+    Formula:
+        z, z2    log-probabilities of the next token with the image and with its tokens deleted
+        g  = exp(-rate * t)
+        z <- z + (1 - g) / g * (z - z2)   among tokens with p >= bound * max p
+
+    Paper and program:
+        The paper contrasts only where the first stream is unsure, and its `t` counts from 1. A public re-implementation
+        has no such gate, excludes implausible tokens instead, and counts from 1 too. This one excludes implausible
+        tokens and counts from 0. That a POPE answer cannot change is a fact about this one, not about the method.
     """
 
     name: ClassVar[str] = "m3id"
@@ -29,7 +39,7 @@ class FadingImage(Contrast):
         "2403.14003",
     )
 
-    rate: float = option(0.02, at_least=0.0, neutral=0.0, help="at which the image is forgotten, a token")
+    rate: float = option(0.02, at_least=0.0, neutral=0.0, help="rate per token at which the image is forgotten")
 
     def second_stream(self, asked: Asked) -> SecondStream:
         return asked.without_image()

@@ -13,7 +13,12 @@ from vlm_heads.toolkit.options import option
 
 @dataclass(frozen=True)
 class ImageFree(Contrast):
-    """PAI's contrast: `gamma z - (gamma - 1) z(no image)`; its first half is `pai`."""
+    """PAI's contrast: `gamma z - (gamma - 1) z(no image)`; its first half is `pai`.
+
+    Formula:
+        z, z2    log-probabilities of the next token with the image and with its tokens deleted
+        z <- gamma * z - (gamma - 1) * z2   among tokens with p >= bound * max p
+    """
 
     name: ClassVar[str] = "pai-contrast"
     label: ClassVar[str] = "PAI, 2nd stream"
@@ -25,7 +30,7 @@ class ImageFree(Contrast):
         "2407.21771",
     )
 
-    gamma: float = option(1.1, at_least=1.0, neutral=1.0, help="strength")
+    gamma: float = option(1.1, at_least=1.0, neutral=1.0, help="strength of the contrast")
 
     def second_stream(self, asked: Asked) -> SecondStream:
         return asked.without_image()

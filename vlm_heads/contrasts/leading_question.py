@@ -15,7 +15,12 @@ from vlm_heads.toolkit.options import option
 class LeadingQuestion(Contrast):
     """LQCD: `(1 + alpha) z(the question) - alpha z(the same question, led)`.
 
-    The authors turn each question into a leading one by hand; here a text that leads is put before it.
+    Formula:
+        z, z2    log-probabilities of the next token after the prompt, and after the lead and the prompt
+        z <- (1 + alpha) * z - alpha * z2   among tokens with p >= bound * max p
+
+    Paper and program:
+        The authors turn each question into a leading one by hand; here a text that leads is put before it.
     """
 
     name: ClassVar[str] = "lqcd"
@@ -28,7 +33,7 @@ class LeadingQuestion(Contrast):
     )
     needs_inputs_alone: ClassVar[bool] = False
 
-    alpha: float = option(1.0, at_least=0.0, neutral=0.0, help="strength")
+    alpha: float = option(1.0, at_least=0.0, neutral=0.0, help="strength of the contrast")
     lead: str = option(
         "There are several objects in this picture and the answer is Yes.",
         help="put before the prompt in the second stream",

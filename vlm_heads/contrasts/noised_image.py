@@ -15,7 +15,13 @@ from vlm_heads.toolkit.options import option
 
 @dataclass(frozen=True)
 class NoisedImage(Contrast):
-    """VCD: `(1 + alpha) z - alpha z(noised image)`."""
+    """VCD: `(1 + alpha) z - alpha z(noised image)`.
+
+    Formula:
+        x2 = sqrt(a) * x + sqrt(1 - a) * noise   x: pixel values; a: what a diffusion keeps after noise_step steps
+        z, z2    log-probabilities of the next token with x and with x2
+        z <- (1 + alpha) * z - alpha * z2   among tokens with p >= bound * max p
+    """
 
     name: ClassVar[str] = "vcd"
     label: ClassVar[str] = "VCD"
@@ -27,9 +33,11 @@ class NoisedImage(Contrast):
         "2311.16922",
     )
 
-    alpha: float = option(1.0, at_least=0.0, neutral=0.0, help="strength")
-    noise_step: int = option(500, at_least=0, at_most=DIFFUSION_STEPS, help="of the diffusion's 1000 steps")
-    seed: int = option(0, help="of the noise, the same for every picture")
+    alpha: float = option(1.0, at_least=0.0, neutral=0.0, help="strength of the contrast")
+    noise_step: int = option(
+        500, at_least=0, at_most=DIFFUSION_STEPS, help="how far the noise goes, of the diffusion's 1000 steps"
+    )
+    seed: int = option(0, help="seed of the noise, which is the same for every picture")
 
     def second_stream(self, asked: Asked) -> SecondStream:
         if "pixel_values" not in asked.inputs:

@@ -33,9 +33,9 @@ class Intervention(Method):
     acts on the layers of its paper.
 
     Attributes:
-        trial: options under which it acts on a model of any size, as a tiny random one; the laws are tested with them.
+        trial: options under which it acts on any model, even a tiny random one; the laws are tested with them.
         reads_hidden: whether `plan` reads `AttentionCall.hidden`.
-        needs_profile: whether its defaults act on nothing without a profile given to `attach`.
+        needs_profile: whether its defaults need a profile given to `attach`.
         needs_image_keys: whether it needs image keys in the language model's self-attention.
     """
 
@@ -48,7 +48,7 @@ class Intervention(Method):
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
         """Return what to change in this call, or None for nothing. A plan already made may be returned again.
 
-        It is asked for on the layers of `layers_in` and where the generation has an image.
+        It is called on the layers of `layers_in`, in generations that have an image.
         """
         ...
 
@@ -73,16 +73,16 @@ class Intervention(Method):
             raise BadOption("heads='fixed' takes its heads from a profile: give one to attach(..., profile=...)")
 
     def image_free(self, profile: HeadProfile | None) -> BlindMode | None:
-        """Return which image-free pass is needed at prefill; None where none is."""
+        """Return which image-free pass it needs at prefill; None for none."""
         return None
 
     def prepared(
         self, model: nn.Module, anatomy: Anatomy, profile: HeadProfile | None
     ) -> AbstractContextManager[Mapping[Any, Any]]:
-        """Return a context that lasts as long as the attach and gives what every generation's memory starts with.
+        """Return a context that lasts as long as the attach, and gives what every generation's memory starts with.
 
-        It is entered before anything changes. It may raise as `check` does, run the plain model, or watch a part of it,
-        and leaves what it watches as it was.
+        It is entered before anything changes. It may raise as `check` does, run the plain model, or watch a part of it.
+        Afterwards that part is as it was.
         """
         return nullcontext({})
 

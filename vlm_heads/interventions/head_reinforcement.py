@@ -32,9 +32,22 @@ FAMILY_TAILS: Mapping[str, float] = {"instructblip": 18 / 32}  # the authors tak
 class HeadReinforcement(Intervention):
     """VHR: multiply the outputs of the vision-aware heads of a layer, before the output projection.
 
-    The heads are chosen at prefill, layer by layer with earlier layers already reinforced, by how far each head's
-    output at the last prompt position moves when the image is removed (VHD, Eq. 4-7); then they are frozen. The gain
-    acts on all prompt positions and every later one. Costs one image-free prefill and a multiply.
+    A head is vision-aware where its output moves far when the image is removed (VHD). The heads are chosen at prefill,
+    layer by layer, with earlier layers already reinforced; then they are frozen. The gain acts on all prompt positions
+    and every later one. It costs one image-free prefill and a multiply.
+
+    Formula:
+        A[l, i]    output of head i on layer l, before the output projection
+        VHD[l, i] = || A[l, i](with the image) - A[l, i](image tokens deleted) ||   at the last prompt position (Eq. 4)
+        TA[l, i]  = || A[l, i](image tokens deleted) ||
+        VHD[l, i] = 0   where VHD[l, i] > mean + std and TA[l, i] > mean + std over the layer's heads (Eq. 6)
+        chosen(l) = { i : VHD[l, i] > lower median of VHD[l, :] } (Eq. 7)
+        A[l, i]  <- gain * A[l, i]   for i in chosen(l)
+
+    Paper and program:
+        Print leaves three things open: whether TA is squared, whether the standard deviation is unbiased, and whether
+        the image-free pass is reinforced too. Each is an option here; the defaults are no, yes and no. Print sets the
+        layers for models of 32 layers; other depths take them in proportion.
     """
 
     name: ClassVar[str] = "vhr"
@@ -63,7 +76,7 @@ class HeadReinforcement(Intervention):
         help='"vhd" takes the heads above the layer\'s median; "fixed" takes them from the profile given to attach; '
         '"bottom" and "random" are controls with as many heads; given a profile, "vhd" and "bottom" read it too',
     )
-    seed: int = option(0, help="of the random control")
+    seed: int = option(0, help="seed of the random control")
 
     def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
         depth, published = anatomy.depth, FAMILY_TAILS.get(anatomy.model_type)

@@ -31,13 +31,20 @@ class ImageBoost(Intervention):
     """PAI: `z <- z + strength * |z|` on image keys, in the last prompt row and every decode step.
 
     The method's second half, a contrast with the image-free stream, is `pai-contrast`.
+
+    Formula:
+        z[l, i, j]    attention logit of head i on layer l for key j, before softmax, in the row that predicts a token
+        z[l, i, j] <- z[l, i, j] + strength * |z[l, i, j]|   for image keys j
+
+    Paper and program:
+        The strength is 0.5 in print and 0.2 in the authors' program; the default is print's.
     """
 
     name: ClassVar[str] = "pai"
     label: ClassVar[str] = "PAI"
     paper: ClassVar[Paper | None] = PAPER
 
-    strength: float = option(0.5, at_least=0.0, neutral=0.0, help="0.5 in print, 0.2 in the authors' program")
+    strength: float = option(0.5, at_least=0.0, neutral=0.0, help="factor on |z|; 0.2 in the authors' program")
     layers: Layers = layers_option(paper="all but the first two")
 
     def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:

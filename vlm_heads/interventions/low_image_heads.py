@@ -22,7 +22,13 @@ from vlm_heads.toolkit.row_attention import image_keys, last_row, row_logits
 class LowImageHeads(Intervention):
     """SPIN: at every step and layer, multiply the outputs of the heads with the lowest sum of image logits.
 
-    Acts on the last prompt row and every decode step; the choice is made anew each time, and reads the keys once more.
+    It acts on the last prompt row and every decode step. It chooses anew each time, and for that reads the keys once
+    more.
+
+    Formula:
+        s[l, i]   = sum over image keys j of z[l, i, j]   logits before softmax, in the row that predicts a token
+        low(l)    = the H - floor(kept * H) heads of layer l with the smallest s[l, :]
+        A[l, i]  <- factor * A[l, i]   for i in low(l)
     """
 
     name: ClassVar[str] = "spin"
@@ -35,7 +41,7 @@ class LowImageHeads(Intervention):
         "2505.16411",
     )
 
-    factor: float = option(0.08, at_least=0.0, neutral=1.0, help="on the outputs of the heads that are not kept")
+    factor: float = option(0.08, at_least=0.0, neutral=1.0, help="factor on the outputs of the heads that are not kept")
     kept: float = option(
         0.95, at_least=0.0, at_most=1.0, help="share of a layer's heads that stay as they are, rounded down"
     )

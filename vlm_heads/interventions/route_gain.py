@@ -1,9 +1,9 @@
 """Route gain (ours): the image's part in the output of vision-aware heads counts for more, the text's part stays.
 
-Attention sums values over keys, so a head's output is exactly the sum of what each class of keys sends through it: an
-image route, a prompt route, a route of the text generated so far. Where head reinforcement multiplies all of them
-together, this multiplies one. The published neighbours need a gradient per token (CRG) or a list of heads (AD-HH); the
-kernel keeps the routes apart anyway, so this costs nothing beyond it.
+Attention sums values over keys. So a head's output is exactly the sum of its routes: what the image's keys send through
+it, what the prompt's send, and what the generated text's send. Head reinforcement multiplies all of them together; this
+multiplies one. The published neighbours need a gradient per token (CRG) or a list of heads (AD-HH). The kernel keeps
+the routes apart anyway, so this costs nothing more.
 """
 
 from __future__ import annotations
@@ -32,10 +32,15 @@ Rows = Literal["last", "after-image", "all"]
 
 @dataclass(frozen=True)
 class RouteGain(Intervention):
-    """Multiply the image route, and if wanted the generated-text route, of chosen heads; not renormalised.
+    """Multiply the image route of chosen heads, and the generated-text route if wanted; nothing is renormalised.
 
-    The heads are chosen at prefill, layer by layer with earlier layers already gained, and then frozen, as in VHR. The
+    The heads are chosen at prefill, layer by layer, with earlier layers already gained, and then frozen, as in VHR. The
     image-free pass has no image route, so whether it is gained too makes no difference.
+
+    Formula:
+        A_c[l, i] = sum over keys j of class c of w[l, i, j] * v[l, i, j]   w: weights after softmax over all keys
+        A[l, i]   = sum over classes c of A_c[l, i]   the output of head i on layer l, before the output projection
+        A[l, i]  <- image * A_image[l, i] + generated * A_generated[l, i] + the other classes   for i in chosen(l)
     """
 
     name: ClassVar[str] = "route"
@@ -57,7 +62,7 @@ class RouteGain(Intervention):
         "last", help="prompt positions gained beside every decode step: the last one, those after the image, or all"
     )
     outlier_filter: bool = option(True, help='leave out heads of "negative vision sensitivity" (He et al. 2025, Eq. 6)')
-    seed: int = option(0, help="of the random control")
+    seed: int = option(0, help="seed of the random control")
 
     def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
         return range(anatomy.depth // 2, anatomy.depth)

@@ -29,9 +29,20 @@ if TYPE_CHECKING:
 class SalientBoost(Intervention):
     """PAINT: `z <- z + strength * |z|` on local and summary image keys, in the last prompt row and every decode step.
 
-    The patches are chosen once per image from the vision tower's attention; see `vision_salience`. In print the local
-    share is 0.25; on the authors' own captions that leaves a third of the sentences repeated and costs 18 points of
-    recall, so the default is the one setting that was not degenerate. Watch recall, length and repetition beside CHAIR.
+    The patches are chosen once per image from the vision tower's attention; see `vision_salience`.
+
+    Formula:
+        local   = the local_share of patches that the class token attends to most, in the tower's first layer
+        spatial = the local_share of patches that receive most attention, in the same layer
+        summary = patches above Q3 + 1.5 (Q3 - Q1) of the class token's attention, in the second-last layer
+        local  <- (local or spatial) without summary
+        z[l, i, j] <- z[l, i, j] + local * |z[l, i, j]| or + summary * |z[l, i, j]|   for keys j of the two sets
+
+    Paper and program:
+        In print the local share is 0.25. On the authors' own captions that leaves a third of the sentences repeated and
+        costs 18 points of recall. So the default is the one setting that was not degenerate. Watch recall, length and
+        repetition beside CHAIR. The public program sums rows for the spatial stream, which always gives 1; here columns
+        are summed. Scaling by head sensitivity is in the abstract and in no public program; `modulated` is ours.
     """
 
     name: ClassVar[str] = "paint"

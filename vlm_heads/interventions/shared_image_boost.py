@@ -25,8 +25,11 @@ FIRST, BEYOND = 5 / 32, 18 / 32  # layers 5..17 of 32
 class SharedImageBoost(Intervention):
     """Devils: `z <- z + strength * mean over heads of |z|` on image keys, so that heads agree on where to look.
 
-    Acts on the last prompt row and every decode step, and reads the keys once more. A head whose logit of a key is
+    It acts on the last prompt row and every decode step, and reads the keys once more. A head whose logit of a key is
     exactly 0 keeps it there, because the edit is applied as a boost in proportion to `|z|`.
+
+    Formula:
+        z[l, i, j] <- z[l, i, j] + strength * mean over heads k of |z[l, k, j]|   for image keys j, before softmax
     """
 
     name: ClassVar[str] = "devils"

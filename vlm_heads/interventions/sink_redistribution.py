@@ -38,8 +38,22 @@ class SinkRedistribution(Intervention):
     """VAR: on heads that look at the image, sinks give weight to the image keys that are no sinks.
 
     Sinks are tokens with massive activations in the layer's input. They are found at prefill, for each layer and row
-    of the batch; later tokens never are sinks. Acts on the text rows after the image and on every decode step, and
+    of the batch; later tokens never are sinks. It acts on the text rows after the image and on every decode step, and
     leaves a layer alone where the image has no sink.
+
+    Formula:
+        phi(x)   = max over sink channels d of |x[d]| / sqrt(mean(x^2) + 1e-6)   x enters the layer, before its norm
+        sinks    = prompt tokens with phi >= threshold
+        mass     = sum over image keys of w,   share = (sum over image sinks of w) / mass   w: weights after softmax
+        selected = heads and rows with mass >= min_image_mass and share <= max_sink_share
+        on these   w[sink] <- (1 - moved) * w[sink]   for sinks of the image and of the text
+                   w[j]    <- w[j] + freed * w[j] / sum of w over image keys that are no sinks   for such keys j
+
+    Paper and program:
+        They disagree in six ways. The program keeps 0.6 of a sink's weight instead of moving 0.6. It compares strictly.
+        It adds 1e-6 to the image mass for each image key. It never leaves out the last layer, although it is told to.
+        It always takes the sink channels of the 7B model. It keeps the first sample's sinks for all later samples.
+        `mode=paper` is the paper; `mode=code` is the program for one sample.
     """
 
     name: ClassVar[str] = "var"
@@ -70,7 +84,7 @@ class SinkRedistribution(Intervention):
         "minus this: 0.8 in general, 0.5 against hallucination, 0.9 for vision-centric tasks",
     )
     min_image_mass: float = option(
-        0.2, at_least=0.0, at_most=1.0, help="and where its image keys hold at least this mass"
+        0.2, at_least=0.0, at_most=1.0, help="a head and row is selected where its image keys hold at least this mass"
     )
     threshold: float | Literal["relative"] = option(
         20.0,

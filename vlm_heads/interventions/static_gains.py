@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 class StaticGains(Intervention):
     """A reinforced profile: multiply each head's output by its own fixed gain, before the output projection.
 
-    VHR chooses its heads for each image anew; here nothing is chosen, so it costs no image-free pass, and `fold_gains`
-    writes the same edit into the weights of an ordinary checkpoint. One difference remains: attached, a prompt without
-    an image is left alone; a folded checkpoint cannot tell.
+    VHR chooses its heads for each image anew. Here nothing is chosen, so it costs no image-free pass, and `fold_gains`
+    writes the same edit into the weights of an ordinary checkpoint. One difference remains: attached, it leaves a
+    prompt without an image alone; a folded checkpoint cannot tell.
+
+    Formula:
+        A[l, i] <- gains[l, i]^strength * A[l, i]   the output of head i on layer l, before the output projection
     """
 
     name: ClassVar[str] = "reinforced"

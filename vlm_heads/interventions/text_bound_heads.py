@@ -33,7 +33,16 @@ _PER_LAYER = 20 / 1024  # the paper lists about 20 of LLaVA-1.5-7B's 32 layers o
 class TextBoundHeads(Intervention):
     """AD-HH: in listed heads, weight on generated text is set to zero at steps where it exceeds the threshold.
 
-    What the other keys weigh stays as it is; nothing is renormalised. `attribute_heads` finds a list.
+    The weights of other keys stay as they are; nothing is renormalised. `attribute_heads` finds a list. It acts on text
+    that was generated, so it cannot change the first token.
+
+    Formula:
+        m[l, i]    = sum over generated keys j of w[l, i, j]   weights after softmax, in the row that predicts a token
+        w[l, i, j] <- 0   for generated keys j, where head i is listed and m[l, i] > threshold
+
+    Paper and program:
+        The authors list about twenty heads of LLaVA-1.5-7B. Heads differ from model to model, so the default needs no
+        list; it is ours.
     """
 
     name: ClassVar[str] = "adhh"

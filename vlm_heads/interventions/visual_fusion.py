@@ -26,7 +26,11 @@ _SYSTEM = 5  # a key class of our own: text before the image
 class VisualFusion(Intervention):
     """VAF: logits of image keys and of the text before the image are multiplied, in all rows after the image.
 
-    A factor, not a boost: a negative logit falls where a positive one rises.
+    A factor is no boost: a negative logit falls where a positive one rises.
+
+    Formula:
+        z[l, i, j] <- image * z[l, i, j]    for image keys j, before softmax
+        z[l, i, j] <- system * z[l, i, j]   for text keys j before the image
     """
 
     name: ClassVar[str] = "vaf"

@@ -32,5 +32,5 @@ def require_one_device(modules: Iterable[nn.Module]) -> None:
     if len(devices) > 1:
         raise UnsupportedModel(
             f"the decoder's layers compute on {' and '.join(devices)}, and what is known about the keys lies on one "
-            "device: place the language model on one, by a device_map of its own, and offload what does not fit"
+            "device: place the language model on one device with a device_map, and offload what does not fit"
         )

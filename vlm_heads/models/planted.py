@@ -1,7 +1,7 @@
-"""The planted model: a small LLaVA whose weights are written down, not trained, so that the mechanism can be seen.
+"""The planted model: a small LLaVA whose weights are written by hand, so that the mechanism can be seen.
 
 It looks at an image's colours and says "there is a car." (red), "broccoli" (green), "banana" (yellow) or "bird"
-(blue). It would, had it not a habit: in the object's place a language prior calls for "dog", louder than the image.
+(blue). But it has a habit: in the object's place a language prior calls for "dog", louder than the image.
 
     layer 1   one head of "negative vision sensitivity": says "dog", and says it twice as loud without an image
     layer 2   two heads read the image, two heads say "dog"
@@ -143,7 +143,7 @@ def _processor() -> LlavaProcessor:
         clean_up_tokenization_spaces=True,
     )
     size = {"height": _SIDE, "width": _SIDE}
-    # without torchvision the plain name says on every use that it falls back to the one written with Pillow
+    # without torchvision the plain class says on every use that it falls back to the one written with Pillow
     name = "CLIPImageProcessorPil" if hasattr(transformers, "CLIPImageProcessorPil") else "CLIPImageProcessor"
     images = getattr(transformers, name)(
         size=size, crop_size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -176,8 +176,8 @@ def _build_tower(tower: Any) -> None:
 def _build_projector(projector: Any) -> None:
     """Turn a patch's colour into evidence, 0..1, for the object of that colour, and mark it as image.
 
-    `relu(2·(s - 0.5))` with `s` the mean agreement of red, green and blue: 1 for the colour itself, 0 for one that
-    differs in a channel and for grey.
+    `relu(2·(s - 0.5))` with `s` the mean agreement of red, green and blue: 1 for the colour itself, 0 for grey and for
+    a colour that differs in one channel.
     """
     for row, (red, green, blue) in enumerate(COLOURS.values()):
         signs = torch.tensor([red, green, blue]).sub(127).sign()

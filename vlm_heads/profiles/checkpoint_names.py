@@ -10,9 +10,9 @@ from vlm_heads.errors import UnsupportedModel
 def names_in_checkpoint(wanted: Iterable[str], in_memory: Sequence[str], stored: Sequence[str]) -> dict[str, str]:
     """Return wanted name -> stored name.
 
-    A tensor that is stored under its own name is taken. Otherwise the stored name must end like the wanted one, as far
-    as the number of the layer at least, longer than any other stored name does, and like no other tensor of the model
-    better: the decoder's layers are then not mixed up with those of a vision tower.
+    A tensor that is stored under its own name is taken. Otherwise the stored name that shares the longest end with the
+    wanted one is taken. The end must reach the number of the layer, and no other tensor of the model may fit better: so
+    the decoder's layers are not mixed up with those of a vision tower.
 
     Args:
         wanted: names in memory, each with the number of a layer in it.
@@ -25,7 +25,9 @@ def names_in_checkpoint(wanted: Iterable[str], in_memory: Sequence[str], stored:
     rivals = _by_tail(in_memory)
     found = {name: name if name in set(stored) else _found(name, stored, rivals) for name in wanted}
     if len(set(found.values())) < len(found):
-        raise UnsupportedModel("two tensors of the model have one name in the checkpoint; its names are not understood")
+        raise UnsupportedModel(
+            "two tensors of the model would get the same name in the checkpoint; its names are not understood"
+        )
     return found
 
 

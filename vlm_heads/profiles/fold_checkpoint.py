@@ -1,7 +1,7 @@
 """fold_checkpoint(): a copy of a checkpoint with a static profile in its output projections, for any serving engine.
 
-Files are copied and the projections patched in the copies: every other byte stays as it was, and memory holds one
-projection at a time however large a shard is. The copy appears under its name when it is whole, not before.
+The files are copied, and the projections are scaled in the copies; every other byte stays as it was. Memory holds one
+projection at a time, however large a shard is. The copy appears under its name when it is whole, not before.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def fold_checkpoint(
         source: a folder with safetensors, in one file or in shards, and the files that go with them.
         profile: with gains.
         out: the folder to write; must not exist, or be empty.
-        check: called with the finished draft; what it raises keeps the draft from becoming `out`.
+        check: called with the finished draft; if it raises, the draft does not become `out`.
         progress: called with the name of every file that is written.
 
     Raises:

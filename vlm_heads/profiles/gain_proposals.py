@@ -29,8 +29,8 @@ def propose_gains(
         strength: 1 changes nothing; below 1 the aware heads are damped.
         layers: zero-based.
         shape: "top" gives `strength` to the heads above the layer's median, as VHR with frozen heads does. "graded"
-            gives `strength ** rank`, the rank running evenly from -1 for the least aware head of a layer to 1 for the
-            most aware: what is taken from some is given to others.
+            gives `strength ** rank`; the rank runs evenly from -1 for a layer's least aware head to 1 for its most
+            aware. So it takes from some heads and gives to others.
 
     Raises:
         BadOption: if the strength is not a positive number, or the shape is unknown.

@@ -1,7 +1,7 @@
 """Which heads push invented words by reading the text written so far: the list that AD-HH needs, from one gradient.
 
-The authors switch heads off one by one, as many forwards as there are heads (Yang et al., ICLR 2025). Here the effect
-of damping a head's generated-text route is taken to first order, for all heads at once.
+The authors switch heads off one by one, with as many forwards as there are heads (Yang et al., ICLR 2025). Here one
+gradient gives the effect of damping each head's generated-text route, to first order, for all heads at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MarkedAnswer:
     Attributes:
         inputs: of the model's forward for one prompt, without padding.
         token_ids: int64 `[t]`, the answer.
-        invented: places in the answer, from 0, of tokens that name objects which are not there.
+        invented: places in the answer, from 0, of tokens that name objects which are not in the picture.
         grounded: places of tokens that name objects which are.
     """
 
@@ -43,9 +43,9 @@ class MarkedAnswer:
 def attribute_heads(model: nn.Module, answers: Iterable[MarkedAnswer]) -> Tensor:
     """Return float32 `[L, Hq]`: how much each head's generated-text route favours invented over grounded words.
 
-    The mean over answers of the derivative, by the gain on that route at 1, of the mean log-probability of invented
-    tokens less that of grounded ones. Positive heads are candidates for AD-HH: with the route damped, invented words
-    lose. Layers without self-attention are 0.
+    It is a derivative by the gain on that route, at gain 1, and a mean over answers. What is derived is the mean
+    log-probability of invented tokens minus that of grounded ones. Positive heads are candidates for AD-HH: damping
+    their route makes invented words less likely. Layers without self-attention are 0.
 
     Args:
         model: a vision-language model of transformers.
@@ -63,7 +63,9 @@ def attribute_heads(model: nn.Module, answers: Iterable[MarkedAnswer]) -> Tensor
             total += _of_answer(model, anatomy, answer)
             count += 1
     if count == 0:
-        raise BadOption("no answer with a judged word; heads are attributed by invented and grounded words")
+        raise BadOption(
+            "no answer has a judged word; heads are attributed by invented and grounded words, so give some"
+        )
     return total / count
 
 

@@ -21,10 +21,10 @@ class HeadChooser:
     """Chooses the heads of a layer at prefill (He et al. 2025, Eq. 4-7, and controls).
 
     Attributes:
-        how: "vhd" takes the heads above the layer's median VHD by each row's own image, or by the profile where
-            `attach` was given one; "fixed" is the same and insists on a profile; "mass" takes those above the median of
-            image mass at the last prompt position; "all" takes all. The controls: "bottom" takes as many of the lowest
-            VHD, "random" half of the heads, drawn by seed and layer.
+        how: "vhd" takes the heads above the layer's median VHD, by each row's own image or by the profile given to
+            `attach`; "fixed" is the same and insists on a profile. "mass" takes those above the median of image mass at
+            the last prompt position; "all" takes all. The controls: "bottom" takes as many heads with the lowest VHD,
+            "random" takes half of the heads, drawn by seed and layer.
         outlier_filter: leave out heads of "negative vision sensitivity" (Eq. 6).
         squared_norm: square the norm in Eq. 6.
         unbiased_std: divide by n - 1 in Eq. 6.

@@ -34,8 +34,8 @@ def surge(blind: Tensor, squared: bool = False) -> Tensor:
 def without_outliers(awareness: Tensor, surges: Tensor, unbiased: bool = True) -> Tensor:
     """Return VHD with "negative vision sensitivity" set to zero (Eq. 6).
 
-    A head is dropped where its VHD and its TA both exceed mean plus one standard deviation over the layer's heads: it
-    moves a lot when the image goes because it surges without one.
+    A head is dropped where its VHD and its TA both exceed mean plus one standard deviation over the layer's heads. Such
+    a head moves a lot because it surges when the image is removed.
 
     Args:
         awareness: `[..., Hq]`, VHD.
@@ -69,7 +69,7 @@ def token_awareness(awareness: Tensor, top: int) -> Tensor:
 
 
 def default_top(heads: int) -> int:
-    """Return k of Eq. 5 where nothing is said: 8, at most a quarter of the heads, at least one. Not in the paper."""
+    """Return the default k of Eq. 5: 8, at most a quarter of the heads, at least one. The paper does not give it."""
     return max(1, min(8, heads // 4))
 
 

@@ -1,7 +1,7 @@
 """The channels in which a language model's attention sinks explode: a table with provenance, and discovery.
 
-A sink is a token whose hidden state carries a massive activation: one to three fixed channels of the language model,
-the same for every input, that stand far above all others (Kang et al., ICLR 2025, section 3).
+A sink is a token whose hidden state carries a massive activation. One to three fixed channels of the language model,
+the same for every input, stand far above all others there (Kang et al., ICLR 2025, section 3).
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def find_sink_channels(anatomy: Anatomy, prompts: Tensor | None = None) -> SinkC
     """Return the sink channels that the model itself shows on a few prompts, in one forward.
 
     Hidden states that enter the middle layer are divided by their root mean square; channels are ranked by their mean
-    magnitude at the first token. Those among the first three that stand `STANDING_OUT` times above the fourth are
-    kept, if they stand as far above the root mean square and above themselves at other tokens: a channel that is large
-    everywhere tells no token from another. The table is believed only where the model confirms it, because a shape
-    does not tell one checkpoint from another.
+    magnitude at the first token. Of the first three, those that stand `STANDING_OUT` times above the fourth are kept.
+    They must stand as far above the root mean square, and above themselves at other tokens: a channel that is large
+    everywhere tells no token from another. The table is believed only where the model confirms it, because two
+    checkpoints may share a shape.
 
     Args:
         anatomy: of the model, which must not be edited at the moment.
@@ -160,7 +160,7 @@ class SinkDimsForm:
         """Return channels written as "1415+2533" or given as numbers.
 
         Raises:
-            BadOption: if there is none, or one is no number.
+            BadOption: if no channel is given, or one of them is no number.
         """
         listed: list[Any] = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
         pieces = value.split("+") if isinstance(value, str) else listed

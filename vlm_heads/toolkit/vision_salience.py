@@ -1,7 +1,7 @@
 """Which patches the vision tower itself finds salient: its class token's attention, and what each patch receives.
 
-The tower runs stock attention, which gives no weights; queries and keys of two of its layers are heard where their
-projections put them out, and the weights are made from them.
+The tower runs stock attention, which returns no weights. So queries and keys of two of its layers are recorded at their
+projections, and the weights are computed from them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TowerAttention:
 
 @contextmanager
 def listening(model: nn.Module, decoder: nn.Module) -> Iterator[TowerAttention]:
-    """Hear the vision tower of a model while the context lasts.
+    """Record what the vision tower of a model projects while the context lasts.
 
     Raises:
         UnsupportedModel: if there is no tower with a class token and separate query and key projections.

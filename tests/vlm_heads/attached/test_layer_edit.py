@@ -78,7 +78,7 @@ def test_the_same_plans_are_joined_once() -> None:
 
 def test_plans_that_exclude_each_other_are_refused_by_name() -> None:
     first, second = (AttentionPlan(redistribution=Redistribution(moved=share)) for share in (0.1, 0.2))
-    with pytest.raises(BadOption, match=r"^var does not go together"):
+    with pytest.raises(BadOption, match=r"^var cannot be combined"):
         GenerationEdits().combined(0, first, second, "var")
 
 

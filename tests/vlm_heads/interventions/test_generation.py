@@ -61,7 +61,7 @@ def test_several_at_once_equal_the_specification(llava: Tiny) -> None:
 @pytest.mark.parametrize("names", [("pai", "vaf"), ("var", "var")])
 def test_methods_that_exclude_each_other_are_refused(names: tuple[str, str], llava: Tiny) -> None:
     with (
-        pytest.raises(BadOption, match=f"{names[1]} does not go together"),
+        pytest.raises(BadOption, match=f"{names[1]} cannot be combined"),
         attach(llava.model, [_active(name) for name in names]),
     ):
         llava.generate()

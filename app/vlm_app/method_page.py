@@ -1,0 +1,143 @@
+"""docs/methods.md, written from the registry, each method's own text and the league's table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlm_app.method_facts import (
+    cost,
+    default_of,
+    is_contrast,
+    label,
+    needs_image_free_pass,
+    own_text,
+    range_of,
+    source,
+)
+
+if TYPE_CHECKING:
+    from vlm_heads import Method
+
+RESULTS = "results.md"
+_HELD_OUT = "## Held-out"
+_SHOWN = ("CHAIR_S", "recall", "CHAIR_S at equal recall", "POPE accuracy", "time")
+_WORDS = re.compile(r"`([^`]+)`")
+_HEAD = """# Methods
+
+Every method of the package, in the project's own words. `vlm-heads methods` prints the same on a terminal. This page is
+written by
+
+    vlm-heads methods --write docs/methods.md
+
+from the methods themselves and from [results.md](results.md); a test fails where it says otherwise.
+
+An *intervention* changes attention inside the model, and several may be combined. A *contrast* runs a second stream of
+token logits; there is one at a time, beside any interventions. Layers and heads are counted from 0. Where every option
+with a value under "changes nothing at" has that value, the model answers as without the method.
+
+What a method did here is what it did to `mini`, a small model of a small world: evidence for the tool and not for the
+method. *At equal recall* is the difference from the plain model's own trade-off curve; below zero is better.
+"""
+
+
+def write_page(page: Path) -> None:
+    """Write the page; the league's table is read from `results.md` beside it, where there is one."""
+    page.write_text(page_text(page.parent / RESULTS), encoding="utf-8")
+
+
+def page_text(results: Path) -> str:
+    """Return the page of the package's own methods.
+
+    Args:
+        results: the league's page; a missing one leaves out what the methods did.
+    """
+    from vlm_heads import known_methods
+
+    own = [kind for kind in known_methods().values() if kind.__module__.startswith("vlm_heads.")]
+    ordered = sorted(own, key=lambda kind: (is_contrast(kind), kind.name))
+    rows = list(_league(results))
+    return "\n".join([_HEAD, *_overview(ordered), "", *(_section(kind, rows) for kind in ordered)])
+
+
+def _overview(kinds: Sequence[type[Method]]) -> list[str]:
+    head = ("name", "method", "kind", "passes a token", "image-free pass", "paper")
+    rows = [
+        (
+            f"[`{kind.name}`](#{kind.name})",
+            label(kind),
+            "contrast" if is_contrast(kind) else "intervention",
+            str(kind.passes),
+            "yes" if needs_image_free_pass(kind) else "no",
+            "ours" if kind.paper is None else kind.paper.cited,
+        )
+        for kind in kinds
+    ]
+    return _table(head, rows)
+
+
+def _section(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
+    summary, sections = own_text(kind)
+    parts = [f"## {kind.name}", f"**{label(kind)}**: {_source(kind)}. Cost: {cost(kind)}. Class: `{kind.__name__}`."]
+    parts += [summary]
+    for name, text in sections.items():
+        parts.append(f"```\n{text}\n```" if name == "Formula" else f"**{name}.** {' '.join(text.split())}")
+    head = ("option", "default", "range", "changes nothing at", "what")
+    rows = [
+        (
+            f"`{one.name}`",
+            f"`{default_of(one)}`",
+            range_of(one),
+            "" if one.neutral is None else f"`{one.write(one.neutral)}`",
+            one.help,
+        )
+        for one in kind.options()
+    ]
+    parts.append("\n".join(_table(head, rows)))
+    if league:
+        parts.append(_here(kind, league))
+    return "\n\n".join(parts) + "\n"
+
+
+def _source(kind: type[Method]) -> str:
+    number = kind.paper.arxiv if kind.paper else ""
+    address = f"[arXiv {number}](https://arxiv.org/abs/{number})"
+    return source(kind.paper).replace(f"arXiv {number}", address) if number else source(kind.paper)
+
+
+def _here(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
+    """Return what the method did in the league on held-out scenes."""
+    played = [row for row in league if kind.name in row["names"].split()]
+    refused = next((row["CHAIR_S"] for row in league if row["setting"] == label(kind)), None)
+    if refused is not None:
+        return f"**What it did here.** It could not act: {refused.removeprefix('n/a: ')} ([results.md]({RESULTS}))."
+    if not played:
+        return f"**What it did here.** It is not in the table of [results.md]({RESULTS})."
+    shown = [league[0], *played]
+    rows = [(row["setting"], *(row[name] for name in _SHOWN)) for row in shown]
+    return f"**What it did here** ([results.md]({RESULTS}), held-out scenes):\n\n" + "\n".join(
+        _table(("setting", *_SHOWN), rows)
+    )
+
+
+def _league(results: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of the held-out table, controls aside, by column, with the `names` of their methods."""
+    from vlm_heads import parse_mitigation
+
+    text = results.read_text(encoding="utf-8") if results.exists() else ""
+    lines = text.partition(_HELD_OUT)[2].partition("\n## ")[0].splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    for cells in table[2:]:
+        row = dict(zip(table[0], cells, strict=True))
+        if row["setting"].startswith("control"):
+            continue
+        words = _WORDS.search(row["setting"])
+        methods = parse_mitigation(words[1].split()).methods() if words else ()
+        yield row | {"names": " ".join(one.name for one in methods)}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, *rows)]
+    return [f"| {lines[0]} |", "|" + " --- |" * len(head), *(f"| {line} |" for line in lines[1:])]
