@@ -1,6 +1,6 @@
 """Where the decoder layers, the output projections and the image token of a vision-language model are.
 
-They are found by looking at the model. A row of `QUIRKS` states what looking at a model of a family does not tell.
+They are found by looking at the model. A row of `QUIRKS` states what looking does not tell about a family.
 """
 
 from __future__ import annotations

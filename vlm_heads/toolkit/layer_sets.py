@@ -50,8 +50,10 @@ def layers_option(default: Layers = "paper", *, paper: str = "") -> Any:
         default: a layer set's name, or indices.
         paper: which layers "paper" means, for the help text.
     """
-    meaning = f'"paper" is {paper}; or ' if paper else ""
-    return option(default, help=f"{meaning}all, first-half, last-half, inner, or indices as 1+18-31", form=_LAYERS)
+    meaning = f'"paper" is {paper}; ' if paper else ""
+    return option(
+        default, help=f"{meaning}a set (all, first-half, last-half, inner) or indices as 1+18-31", form=_LAYERS
+    )
 
 
 class _LayersForm:
