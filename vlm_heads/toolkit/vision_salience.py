@@ -27,11 +27,11 @@ class TowerAttention:
 
     Attributes:
         heads: of the tower.
-        heard: query and key `[N, 1 + P, width]` by "first" and "late"; the class token comes first.
+        recorded: query and key `[N, 1 + P, width]` by "first" and "late"; the class token comes first.
     """
 
     heads: int
-    heard: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    recorded: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def weights(self, layer: str) -> Tensor:
         """Return `[N, 1 + P, 1 + P]`: softmax weights, the mean over heads, in float32.
@@ -39,9 +39,9 @@ class TowerAttention:
         Raises:
             UnsupportedModel: if the tower has not run since the attach began.
         """
-        if (layer, "k_proj") not in self.heard:
+        if (layer, "k_proj") not in self.recorded:
             raise UnsupportedModel("the image was encoded before attach, so its vision attention was not seen")
-        query, key = (self._split(self.heard[layer, name]) for name in ("q_proj", "k_proj"))
+        query, key = (self._split(self.recorded[layer, name]) for name in ("q_proj", "k_proj"))
         return (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1).mean(dim=1)
 
     def _split(self, projected: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def listening(model: nn.Module, decoder: nn.Module) -> Iterator[TowerAttention]:
     layers = _tower_layers(model, decoder)
     tower = TowerAttention(heads=int(_number_of_heads(layers[0])))
     handles = [
-        getattr(attention, name).register_forward_hook(_keep(tower.heard, (place, name)))
+        getattr(attention, name).register_forward_hook(_keep(tower.recorded, (place, name)))
         for place, attention in (("first", layers[0]), ("late", layers[-2]))
         for name in ("q_proj", "k_proj")
     ]
@@ -131,9 +131,9 @@ def _largest(values: Tensor, count: int) -> Tensor:
     return chosen.scatter_(1, values.topk(count, dim=1).indices, True)
 
 
-def _keep(heard: dict[tuple[str, str], Tensor], place: tuple[str, str]) -> Callable[[Any, Any, Tensor], None]:
+def _keep(recorded: dict[tuple[str, str], Tensor], place: tuple[str, str]) -> Callable[[Any, Any, Tensor], None]:
     def keep(_: Any, __: Any, output: Tensor) -> None:
-        heard[place] = output.detach()
+        recorded[place] = output.detach()
 
     return keep
 
