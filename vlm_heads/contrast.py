@@ -35,10 +35,13 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         weights: of the first and the second stream at a step, counted from 0.
         bound: tokens less probable than this share of the first stream's most probable one are excluded; 0 excludes
             none.
+        unsure_below: a row is contrasted where the first stream's most probable token is less probable than this; None
+            contrasts every row.
     """
 
-    def __init__(self, stream: SecondStream, weights: Weights, bound: float) -> None:
+    def __init__(self, stream: SecondStream, weights: Weights, bound: float, unsure_below: float | None = None) -> None:
         require_number("bound", bound, at_least=0.0, at_most=1.0)
+        self._unsure_below = unsure_below
         self._stream = stream
         self._weights = weights
         self._bound = bound
@@ -58,6 +61,9 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         if self._bound > 0.0:
             least = first.amax(dim=-1, keepdim=True) + math.log(self._bound)
             weighed = weighed.masked_fill(first < least, -torch.inf)
+        if self._unsure_below is not None:
+            sure = first.amax(dim=-1, keepdim=True).exp() >= self._unsure_below
+            weighed = torch.where(sure, first, weighed)
         return weighed.log_softmax(dim=-1)
 
     def _second(self, ids: Tensor) -> Tensor:

@@ -97,6 +97,12 @@ def _made(contrast: Contrast, model: PreTrainedModel, inputs: Inputs, other: Inp
     return contrast.processor(Asked(model, inputs, (), ("asked",), lambda _, __: other))
 
 
+def _forgetting(step: int) -> tuple[float, float]:
+    """Return M3ID's weights at rate 0.5; its tokens count from 1."""
+    g = math.exp(-(step + 1) / 2)
+    return 1 + (1 - g) / g, -(1 - g) / g
+
+
 def _cases(model: PreTrainedModel, inputs: Inputs, text: Inputs) -> dict[str, tuple[Processor, Inputs, Weights, float]]:
     """Return processor, second inputs, weights and bound of every method."""
     noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], 700, 1)}
@@ -106,17 +112,15 @@ def _cases(model: PreTrainedModel, inputs: Inputs, text: Inputs) -> dict[str, tu
         "VCD": (_made(NoisedImage(noise_step=700, seed=1), model, inputs), noised, lambda _: (2.0, -1.0), 0.1),
         "ICD": (_made(DisturbedPrompt(alpha=0.5), model, inputs, disturbed), disturbed, lambda _: (1.5, -0.5), 0.1),
         "PAI": (_made(ImageFree(gamma=1.5, bound=0.3), model, inputs), text, lambda _: (1.5, -0.5), 0.3),
-        "M3ID": (
-            _made(FadingImage(rate=0.5, bound=0.0), model, inputs),
-            text,
-            lambda t: (1 + (1 - math.exp(-t / 2)) / math.exp(-t / 2), -(1 - math.exp(-t / 2)) / math.exp(-t / 2)),
-            0.0,
+        "M3ID": (_made(FadingImage(rate=0.5), model, inputs), text, _forgetting, 0.1),
+        "M3ID, paper": (
+            _made(FadingImage(rate=0.5, mode="paper", unsure_below=1.0), model, inputs), text, _forgetting, 0.0
         ),
         "RITUAL": (_made(ChangedImage(), model, inputs, changed), changed, lambda _: (1.0, 3.0), 0.1),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["VCD", "ICD", "PAI", "M3ID", "RITUAL"])
+@pytest.mark.parametrize("method", ["VCD", "ICD", "PAI", "M3ID", "M3ID, paper", "RITUAL"])
 def test_equals_a_plain_loop_over_two_models(method: str, tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
@@ -127,6 +131,27 @@ def test_equals_a_plain_loop_over_two_models(method: str, tiny: Build) -> None:
         assert equal(got.sequences[:, -5:], answer)
         assert distance(scores, got.scores) < CLOSE_SCORES  # a token excluded in one is excluded in the other
     assert distance(got.logits[1].log_softmax(-1), got.scores[1]) > 2e-2  # empty otherwise
+
+
+def test_the_papers_gate_leaves_a_sure_row_alone(tiny: Build) -> None:
+    """The first row's largest probability is 0.6, the second's 0.4; the gate stands at 0.5."""
+    model = tiny("llava").model
+    inputs, _ = _batch()
+    others = torch.tensor([[0.4], [0.6]]).expand(2, 199) / 199
+    first = torch.cat([torch.tensor([[0.6], [0.4]]), others], dim=1).log()
+    got = _made(FadingImage(rate=0.5, mode="paper", unsure_below=0.5), model, inputs)(inputs["input_ids"], first)
+    assert distance(got[:1], first[:1]) < rounding(torch.float32, 200)
+    assert distance(got[1:], first[1:]) > 0.1
+    ungated = _made(FadingImage(rate=0.5, bound=0.0), model, inputs)(inputs["input_ids"], first)
+    assert distance(got[1:], ungated[1:]) < rounding(torch.float32, 200)
+
+
+def test_m3id_acts_on_the_first_token(tiny: Build) -> None:
+    """At rate 0.5 the image-free stream is weighed with 1 - e^0.5 there: a yes or no can change."""
+    model = tiny("llava").model
+    inputs, _ = _batch()
+    got = _generated(model, inputs, _made(FadingImage(rate=0.5, bound=0.0), model, inputs))
+    assert distance(got.scores[0], got.logits[0].log_softmax(-1)) > 1e-2
 
 
 def test_the_comparison_sees_wrong_weights(tiny: Build) -> None:

@@ -107,6 +107,14 @@ class Contrast(Method):
         """Return the weights of the first and the second stream at a step, counted from 0."""
         ...
 
+    def mask(self) -> float:
+        """Return the share of the most probable token's probability below which tokens are excluded; 0 for no mask."""
+        return self.bound
+
+    def gate(self) -> float | None:
+        """Return the probability that leaves a row alone where its most probable token reaches it; None for no gate."""
+        return None
+
     def processor(self, asked: Asked) -> ContrastProcessor:
         """Return what `generate` takes as a logits processor; for this batch alone.
 
@@ -114,4 +122,4 @@ class Contrast(Method):
             BadOption, UnsupportedModel: see `second_stream`.
         """
         weigh: Weights = self.weights
-        return ContrastProcessor(self.second_stream(asked), weigh, self.bound)
+        return ContrastProcessor(self.second_stream(asked), weigh, self.mask(), self.gate())
