@@ -57,6 +57,10 @@ def findings(
 def league(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the tables.")] = Path("runs/league"),
     only: Annotated[str | None, typer.Option("--only", help="route: RouteGain's rows alone, for another seed.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Option("--with", "-w", metavar="WORDS", help="These alone, as m3id or 'vhr vcd'; several times."),
+    ] = None,
     scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
     write: Annotated[Path | None, typer.Option("--write", help="Page whose block `league` is filled in.")] = None,
     model: Model = DEFAULT_MODEL,
@@ -67,7 +71,7 @@ def league(
     """Play every method on the same scenes at equal recall; `torchrun` shares the work between processes."""
     from vlm_app.studies.league.play import play
 
-    found = play(out, model=model, only=only, scale=scale, write=write, seed=seed, device=device)
+    found = play(out, model=model, only=only, scale=scale, write=write, seed=seed, device=device, given=words or ())
     if found is None:
         return  # another process of the same start prints
     if json:

@@ -19,6 +19,7 @@ from vlm_evals.protocol import DESCRIBE
 from vlm_evals.records import Answer, write_json
 from vlm_evals.runs import answers_in
 
+from tests.support.command import Command, Mistake
 from vlm_heads import VLM, HeadReinforcement, parse_mitigation
 
 FEW = [
@@ -165,3 +166,17 @@ def test_an_unknown_part_of_the_league_is_refused(
     assert "route" in mistake("study", "league", "--only", "vhr")
     assert "--results or --route" in mistake("study", "pages", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_given_settings_play_alone(command: Command, tmp_path: Path) -> None:
+    words = ("--with", "m3id", "--with", "vhr vcd", "--scale", 0, "--out", tmp_path, "--json")
+    found = command("study", "league", *words).value
+    assert [one["split"] for one in found["final"]] == ["held-out", "shifted"]
+    assert list(found["rows"]) == ["m3id", "vhr+vcd"]
+    assert list(found["final"][0]["chair"]["controls"]) == ["m3id", "vhr+vcd"]
+    assert "`vhr vcd`" in (tmp_path / "league.md").read_text()
+
+
+def test_a_given_setting_that_cannot_be_read_is_refused_first(mistake: Mistake, tmp_path: Path) -> None:
+    assert "did you mean 'm3id'" in mistake("study", "league", "--with", "m3di", "--out", tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -97,6 +97,15 @@ def other_methods(adhh_heads: str | None) -> list[Entry]:
     return [Entry(name, some, label=name) for name, some in words.items()]
 
 
+def given_entry(text: str) -> Entry:
+    """Return the entry of a mitigation in words, several separated by spaces.
+
+    Raises:
+        BadOption: if a word cannot be read.
+    """
+    return Entry(text, Mitigation.parse(text).words(), label="given")
+
+
 def choose(sweep: Sequence[Entry], measured: Mapping[str, Any]) -> list[Entry]:
     """Return one entry per method: the lowest CHAIR_S at equal recall; none for one that left the curve."""
     best: dict[str, tuple[float, Entry]] = {}

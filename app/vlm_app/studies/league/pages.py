@@ -44,7 +44,8 @@ def results_page(found: Found) -> str:
     parts = [head, NOTES, "## What it says", *(summary(found, one) for one in found["final"])]
     for one in found["final"]:
         parts += [f"## {_title(one)}", table(found, one)]
-    parts += [f"## {_title(found['sweep'])}", table(found, found["sweep"])]
+    if found["sweep"] is not None:
+        parts += [f"## {_title(found['sweep'])}", table(found, found["sweep"])]
     return "\n\n".join(parts) + "\n"
 
 

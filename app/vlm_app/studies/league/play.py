@@ -35,7 +35,15 @@ from vlm_evals.tasks import bind
 from vlm_app.console import progress, remark
 from vlm_app.models import load_vlm, parse_mitigations
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
-from vlm_app.studies.league.entries import PUBLISHED, Entry, choose, finalists, other_methods, sweep_of_settings
+from vlm_app.studies.league.entries import (
+    PUBLISHED,
+    Entry,
+    choose,
+    finalists,
+    given_entry,
+    other_methods,
+    sweep_of_settings,
+)
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, write_block
 from vlm_heads import HeadProfile, Mitigation, score_heads
@@ -189,7 +197,15 @@ def about(model: str, weights: str, rounds: Sequence[Round], processes: Processe
 
 
 def play(
-    out: Path, *, model: str, only: str | None, scale: float, write: Path | None, seed: int, device: str | None
+    out: Path,
+    *,
+    model: str,
+    only: str | None,
+    scale: float,
+    write: Path | None,
+    seed: int,
+    device: str | None,
+    given: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Play the league, write league.md and league.json, and return what it holds; None in all processes but the first.
 
@@ -201,17 +217,20 @@ def play(
         write: page whose block `league` is filled in.
         seed: draws the scenes and the resamples.
         device: of the model; a GPU by default if there is one.
+        given: mitigations in words that play alone, beside the plain model; then nothing is swept or chosen.
 
     Raises:
+        BadOption: for a word that cannot be read.
         TaskError: for another word in `only`, or a page without the block.
     """
     if only not in (None, "route"):
         raise TaskError(f"--only {only}: the one word it knows is route")
+    entries = [given_entry(words) for words in given]
     processes = Processes.current(device)
     vlm = load_vlm(model, device, seed)
     league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, processes, seed)
     rounds = [_scaled(where, scale) for where in ROUNDS]
-    found = _played(league, rounds, route_only=only == "route")
+    found = _these(league, rounds, entries) if entries else _played(league, rounds, route_only=only == "route")
     if not processes.first:
         return None
     found["about"] = about(model, fingerprint(vlm.model), rounds, processes, seed)
@@ -220,6 +239,15 @@ def play(
     if write is not None:
         write_block(write, "league", results_page(found))
     return found
+
+
+def _these(league: League, rounds: Sequence[Round], entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return what the given entries do on the scenes that nothing is chosen on."""
+    first, *rest = rounds
+    if any(entry.reads_profile for entry in entries):
+        league = league.with_profile(first)
+    results = [league.measure(entries, where) for where in rest if not where.route_only]
+    return {"rows": {entry.name: asdict(entry) for entry in entries}, "unfit": {}, "sweep": None, "final": results}
 
 
 def _scaled(where: Round, scale: float) -> Round:
