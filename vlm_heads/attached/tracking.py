@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
 from vlm_heads.attached.layer_edit import Backend, GenerationEdits
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.attention import PlainAttention
@@ -136,6 +137,8 @@ class Tracker:
         acting = self._acting.get(layer, ()) if state is not None and state.key_map.any_image else ()
         watching = self._watching.get(layer, ())
         if state is None or not (acting or watching):
+            if state is None:
+                refuse_recomputation()
             return compute()
         call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, LayerTally())
         call.scale, call.hidden = settings.get("scaling"), self._hidden
@@ -247,6 +250,7 @@ class Tracker:
         previous = None if cached or inputs.get("use_cache") else self._without_cache(ids)
         if previous is not None:
             return previous
+        refuse_checkpointing(self._anatomy.decoder)
         key_map = self._key_map(ids, inputs)
         state = TrackedGeneration(key_map, memories=[dict(known) for known in self._prepared])
         self._receipt.generations += 1
