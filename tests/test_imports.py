@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "vlm_heads": (
         "errors attention",
-        "families key_map receipt blind stored",
+        "families generate_call key_map receipt blind stored",
         "profile models",
         "call",
         "toolkit",

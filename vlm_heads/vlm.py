@@ -17,6 +17,7 @@ from transformers import StoppingCriteria, TextIteratorStreamer
 from vlm_heads.attach import Attachment, attach
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadOption, BadPrompt
+from vlm_heads.generate_call import effective_config, with_defaults
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.models.images import ImageSource, load_image
 from vlm_heads.models.loading import load
@@ -186,13 +187,12 @@ class VLM:
             return self.inputs(images, prompts), decoding
         upright, each = [load_image(image) for image in images], _one_each(prompts, len(images))
         asked = Asked(self.model, self.inputs(upright, each), upright, each, self.inputs)
-        processors = [*decoding.pop("logits_processor", ()), contrast.processor(asked)]
+        processors = [*(decoding.pop("logits_processor", None) or ()), contrast.processor(asked)]
         return dict(asked.inputs), {**decoding, "logits_processor": processors}
 
     def _ends(self, decoding: dict[str, Any]) -> set[int]:
         """Return the ids that end an answer."""
-        config = decoding.get("generation_config") or self.model.generation_config
-        ends = decoding.get("eos_token_id", config.eos_token_id)
+        ends = effective_config(self.model, decoding).eos_token_id
         return set(ends) if isinstance(ends, list | tuple) else {ends}
 
     @contextmanager
@@ -212,7 +212,7 @@ class VLM:
         start = time.perf_counter()
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = _Stop()
-        criteria = [*decoding.pop("stopping_criteria", ()), stop]
+        criteria = [*(decoding.pop("stopping_criteria", None) or ()), stop]
         arguments = {**inputs, **decoding, "stopping_criteria": criteria}
         with self._attached(mitigation) as run, ThreadPoolExecutor(1, "vlm-heads-stream") as thread:
             work = thread.submit(_generate, self.model, streamer, arguments)
@@ -270,10 +270,9 @@ def _generate(model: Any, streamer: TextIteratorStreamer, arguments: dict[str, A
 
 def _decoding(generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return arguments of `generate`: greedy and 256 new tokens where nothing is said."""
-    defaults: dict[str, Any] = {} if "do_sample" in generate_kwargs else {"do_sample": False}
-    if not {"max_new_tokens", "max_length", "generation_config"} & generate_kwargs.keys():
-        defaults["max_new_tokens"] = 256
-    return defaults | generate_kwargs
+    config = generate_kwargs.get("generation_config")
+    bounded = "max_length" in generate_kwargs or getattr(config, "max_length", None) is not None
+    return with_defaults(generate_kwargs, {"do_sample": False} | ({} if bounded else {"max_new_tokens": 256}))
 
 
 def _generated(output: Any, inputs: dict[str, Any], ends: set[int]) -> list[list[int]]:

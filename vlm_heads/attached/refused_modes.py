@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from vlm_heads.errors import UnsupportedGeneration
+from vlm_heads.generate_call import GenerateCall
 
 # argument of generate() -> what it does that cannot be followed
 _ARGUMENTS: Mapping[str, str] = {
@@ -28,7 +29,7 @@ _CONTINUOUS = "packs many prompts into one row, and takes no image"
 _CONTINUOUS_METHODS = ("generate_batch", "init_continuous_batching")
 
 
-Change = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
+Change = Callable[[GenerateCall], Mapping[str, Any]]
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def refusing(model: nn.Module, change: Change | None = None) -> Iterator[None]:
 
     Args:
         model: whose `generate` it is.
-        change: gives the keyword arguments in place of those of a call, from its positional and keyword ones.
+        change: gives the arguments in place of those of a call, by name.
     """
     before = {name: vars(model)[name] for name in ("generate", *_CONTINUOUS_METHODS) if name in vars(model)}
     guarded = [name for name in ("generate", *_CONTINUOUS_METHODS) if callable(getattr(model, name, None))]
@@ -58,15 +59,29 @@ def refusing(model: nn.Module, change: Change | None = None) -> Iterator[None]:
 def _checked(model: Any, generate: Callable[..., Any], change: Change | None) -> Callable[..., Any]:
     @functools.wraps(generate)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
-        for name, reason in _ARGUMENTS.items():
-            if kwargs.get(name, getattr(config, name, None)):
-                raise UnsupportedGeneration(f"{name} {reason}: leave it out inside attach")
-        if kwargs.get("cache_implementation", getattr(config, "cache_implementation", None)) == "paged":
-            raise UnsupportedGeneration(f"cache_implementation='paged' {_CONTINUOUS}: leave it out inside attach")
-        return generate(*args, **(kwargs if change is None else change(args, kwargs)))
+        call = GenerateCall.of(model, args, kwargs)
+        _refuse(call)
+        return generate(*args, **kwargs) if change is None else generate(**change(call))
 
     return checked
+
+
+def _refuse(call: GenerateCall) -> None:
+    for name, reason in _ARGUMENTS.items():
+        value = call.arguments.get(name, getattr(call.config, name, None))
+        if value is not None and value is not False:  # transformers asks for no more either
+            raise UnsupportedGeneration(f"{name} {reason}: {_left_out(call, name)}")
+    if call.config.cache_implementation == "paged":
+        raise UnsupportedGeneration(
+            f"cache_implementation='paged' {_CONTINUOUS}: {_left_out(call, 'cache_implementation')}"
+        )
+
+
+def _left_out(call: GenerateCall, name: str) -> str:
+    """Return what to do about a setting, which the model's own config may bring to every call."""
+    own = call.arguments.get("generation_config")
+    stated = name in call.arguments or getattr(own, name, None) is not None
+    return "leave it out inside attach" if stated else f"the model's generation_config says so; give {name}=None"
 
 
 def _refused(name: str) -> Callable[..., Any]:
