@@ -10,6 +10,7 @@ from typing import Any, Self, get_args
 import torch
 from torch import nn
 
+from vlm_heads.attached.copies import no_copies
 from vlm_heads.attached.installing import installed
 from vlm_heads.attached.layer_edit import Backend
 from vlm_heads.attached.refused_modes import refusing
@@ -104,7 +105,7 @@ def attach(
     Raises:
         UnsupportedModel: if the model, or an intervention on this model, cannot work; nothing was changed then.
         BadOption: if an option does not fit the model, or a contrast needs more than the model's inputs.
-        AlreadyAttached: if the model is inside another attach.
+        AlreadyAttached: if the model is inside another attach; inside, if it is copied or pickled.
         UnsupportedGeneration: inside, if `generate` is asked for a way that cannot be followed; see `refused_modes`.
         NothingIntervened: on the way out, if an intervention or a contrast never acted.
     """
@@ -127,6 +128,7 @@ def attach(
         if interventions or watch:  # a contrast leaves attention as it is
             undo.enter_context(installed(anatomy, tracker))
         undo.enter_context(refusing(model, added))
+        undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added)
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
     return attachment
