@@ -15,6 +15,7 @@ from vlm_heads.attached.installing import installed
 from vlm_heads.attached.layer_edit import Backend
 from vlm_heads.attached.refused_modes import refusing
 from vlm_heads.attached.tracking import Tracker
+from vlm_heads.attached.turns import ModelTurn, turn_of
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.contrasts.added import AddedContrast
 from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel, suggest
@@ -35,16 +36,21 @@ class Attachment:
         receipt: what fired so far.
     """
 
-    def __init__(self, anatomy: Anatomy, receipt: Receipt, tracker: Tracker, added: AddedContrast | None) -> None:
+    def __init__(
+        self, anatomy: Anatomy, receipt: Receipt, tracker: Tracker, added: AddedContrast | None, turn: ModelTurn
+    ) -> None:
         self.anatomy = anatomy
         self.receipt = receipt
         self._tracker = tracker
         self._added = added
+        self._turn = turn
         self._undo: ExitStack | None = None
         self._allow_idle = False
 
     def detach(self) -> None:
         """Leave the model exactly as it was before; nothing where that was done already.
+
+        What another thread generates is said to its end first.
 
         Raises:
             NothingIntervened: after that, if an intervention or a contrast never acted and idleness was not allowed.
@@ -68,7 +74,8 @@ class Attachment:
         undo, self._undo = self._undo, None
         if undo is None:
             return False
-        undo.close()
+        with self._turn.ending():
+            undo.close()
         return True
 
     def _require_fired(self) -> None:
@@ -122,14 +129,14 @@ def attach(
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
     )
-    with ExitStack() as undo:
+    with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
         tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watch)
         if interventions or watch:  # a contrast leaves attention as it is
             undo.enter_context(installed(anatomy, tracker))
-        undo.enter_context(refusing(model, added))
+        undo.enter_context(refusing(model, added, tracker.calling))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
-        attachment = Attachment(anatomy, receipt, tracker, added)
+        attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
     return attachment
 

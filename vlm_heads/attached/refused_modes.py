@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 
+from vlm_heads.attached.turns import turn_of
 from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.generate_call import GenerateCall
 
@@ -33,20 +34,26 @@ Change = Callable[[GenerateCall], Mapping[str, Any]]
 
 
 @contextmanager
-def refusing(model: nn.Module, change: Change | None = None) -> Iterator[None]:
+def refusing(
+    model: nn.Module,
+    change: Change | None = None,
+    during: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Iterator[None]:
     """Let the model's own `generate` refuse these ways of generating while the context lasts.
 
     Its other ways go through, unchanged or with the keyword arguments that `change` returns. What was set on the model
-    itself before is there again afterwards.
+    itself before is there again afterwards. A call from another thread waits until an answer that has the model to
+    itself, see `turns`, is over.
 
     Args:
         model: whose `generate` it is.
         change: gives the arguments in place of those of a call, by name.
+        during: makes a context for each call that goes through.
     """
     before = {name: vars(model)[name] for name in ("generate", *_CONTINUOUS_METHODS) if name in vars(model)}
     guarded = [name for name in ("generate", *_CONTINUOUS_METHODS) if callable(getattr(model, name, None))]
     for name in guarded:
-        guard = _checked(model, getattr(model, name), change) if name == "generate" else _refused(name)
+        guard = _checked(model, getattr(model, name), change, during) if name == "generate" else _refused(name)
         vars(model)[name] = guard
     try:
         yield
@@ -56,12 +63,21 @@ def refusing(model: nn.Module, change: Change | None = None) -> Iterator[None]:
         vars(model).update(before)
 
 
-def _checked(model: Any, generate: Callable[..., Any], change: Change | None) -> Callable[..., Any]:
+def _checked(
+    model: Any,
+    generate: Callable[..., Any],
+    change: Change | None,
+    during: Callable[[], AbstractContextManager[object]],
+) -> Callable[..., Any]:
     @functools.wraps(generate)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        turn = turn_of(model)
+        if turn.waited():  # what was attached for somebody else's answer is gone by now
+            return model.generate(*args, **kwargs)
         call = GenerateCall.of(model, args, kwargs)
         _refuse(call)
-        return generate(*args, **kwargs) if change is None else generate(**change(call))
+        with turn.generating(), during():
+            return generate(*args, **kwargs) if change is None else generate(**change(call))
 
     return checked
 

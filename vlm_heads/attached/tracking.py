@@ -21,6 +21,8 @@ from transformers.cache_utils import Cache
 
 from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
 from vlm_heads.attached.layer_edit import Backend, GenerationEdits
+from vlm_heads.attached.turns import ForwardTurns
+from vlm_heads.attached.uncached import Uncached
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.attention import PlainAttention
 from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, untouched
@@ -44,6 +46,21 @@ class TrackedGeneration(GenerationState):
     edits: GenerationEdits = field(default_factory=GenerationEdits)
 
 
+class _OfOneThread(threading.local):
+    """What a thread has under way: a generation runs in one thread from its prompt to its end.
+
+    Attributes:
+        paused: whether forwards are plain and belong to no generation.
+        uncached: the generations without a cache.
+        embedded_ids: ids whose embeddings are on their way to a decoder.
+    """
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.uncached: Uncached[TrackedGeneration] = Uncached()
+        self.embedded_ids: Tensor | None = None
+
+
 class Tracker:
     """Follows one model's forwards while attached, and computes its attention.
 
@@ -63,7 +80,7 @@ class Tracker:
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.attention_calls = 0
-        self._pausing = threading.local()
+        self._mine = _OfOneThread()
         self._prepared = [*prepared, *({} for _ in watchers)]
         self._hidden: Tensor | None = None
         self._model = model
@@ -76,23 +93,30 @@ class Tracker:
         self._acting = _acting_by_layer(interventions, anatomy, receipt)
         self._watching = _watching_by_layer(watchers, anatomy, first_memory=len(interventions))
         self._states: WeakKeyDictionary[Cache, TrackedGeneration] = WeakKeyDictionary()
-        self._uncached: tuple[Tensor, TrackedGeneration] | None = None
         self._current: TrackedGeneration | None = None
-        self._turns = _Turns()
+        self._turns = ForwardTurns()
         self._recording: Recording | None = None
         self._stream: LockstepStream | None = None
-        self._embedded_ids: Tensor | None = None
         self._entry = anatomy.decoder if anatomy.quirks.blind_from_decoder else model
         self._signature = inspect.signature(self._entry.forward)
 
     @property
     def paused(self) -> bool:
         """Whether forwards of this thread are plain and belong to no generation."""
-        return getattr(self._pausing, "on", False)
+        return self._mine.paused
 
     @paused.setter
     def paused(self, on: bool) -> None:
-        self._pausing.on = on
+        self._mine.paused = on
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Let this thread's forwards belong to one call of `generate` while the context lasts."""
+        before, self._mine.uncached = self._mine.uncached, Uncached(whole_call=True)
+        try:
+            yield
+        finally:
+            self._mine.uncached = before
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -197,8 +221,8 @@ class Tracker:
             self._current = self._begin(ids, inputs, cached=cache is not None)
         elif known is None:
             raise UnsupportedGeneration(
-                "the cache was filled outside of attach, so nothing is known about its image; start the conversation "
-                "inside attach"
+                "the cache was filled outside of attach, or by a generation begun before it, so nothing is known about "
+                "its image; start the conversation inside attach"
             )
         else:
             _continue(known, past, _new_columns(inputs), ids, self._anatomy.image_token_id)
@@ -226,7 +250,7 @@ class Tracker:
     def _note_ids(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input")
         if isinstance(ids, Tensor) and self._recording is None and self._current is None and not self.paused:
-            self._embedded_ids = ids
+            self._mine.embedded_ids = ids
 
     def _note_hidden(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._recording is None and not self.paused and self._current is not None and self._current.prefill:
@@ -236,8 +260,8 @@ class Tracker:
         """Return the ids of this forward `[B, T]`, as they were embedded where the model's own forward is bypassed."""
         ids: Tensor | None = inputs.get("input_ids")
         embeddings = inputs.get("inputs_embeds")
-        if ids is None and self._embedded_ids is not None and embeddings is not None:
-            seen, self._embedded_ids = self._embedded_ids, None
+        if ids is None and self._mine.embedded_ids is not None and embeddings is not None:
+            seen, self._mine.embedded_ids = self._mine.embedded_ids, None
             if seen.shape[1] == embeddings.shape[1]:
                 ids = seen.repeat_interleave(embeddings.shape[0] // seen.shape[0], dim=0)
         return ids
@@ -247,9 +271,13 @@ class Tracker:
             raise UnsupportedGeneration(
                 "the prompt came as inputs_embeds without input_ids, so its image positions are not known; give the ids"
             )
-        previous = None if cached or inputs.get("use_cache") else self._without_cache(ids)
-        if previous is not None:
-            return previous
+        uncached = None if cached else self._mine.uncached
+        if uncached is not None and not inputs.get("use_cache"):
+            previous = uncached.continued(ids, inputs)
+            if previous is not None:
+                previous.key_map.grow(ids.shape[1] - 1, 1)
+                previous.prefill = False
+                return previous
         refuse_checkpointing(self._anatomy.decoder)
         key_map = self._key_map(ids, inputs)
         state = TrackedGeneration(key_map, memories=[dict(known) for known in self._prepared])
@@ -257,27 +285,14 @@ class Tracker:
         self._receipt.imageless += not key_map.any_image
         if key_map.any_image and self._modes:
             self._look_without_image(state, {**inputs, "input_ids": ids})
-        if not cached:
-            self._uncached = (ids, state)
+        if uncached is not None:
+            uncached.begin(ids, inputs, state)
         return state
 
     def _key_map(self, ids: Tensor, inputs: dict[str, Any]) -> KeyMap:
         mask = inputs.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         return KeyMap.of_prompt(ids, mask, self._anatomy.image_token_id)
-
-    def _without_cache(self, ids: Tensor) -> TrackedGeneration | None:
-        """Return the state of the generation that `ids` continues by one token, where it runs without a cache."""
-        if self._uncached is None:
-            return None
-        before, state = self._uncached
-        past = before.shape[1]
-        if ids.shape != (before.shape[0], past + 1) or not bool((ids[:, :past] == before).all()):
-            return None
-        state.key_map.grow(past, 1)
-        state.prefill = False
-        self._uncached = (ids, state)
-        return state
 
     def _look_without_image(self, state: TrackedGeneration, inputs: dict[str, Any]) -> None:
         """Make the extra passes that the interventions asked for."""
@@ -304,31 +319,14 @@ class Tracker:
         return text.of_inputs(inputs, self._signature.parameters)
 
     def _record(self, recording: Recording, entry: nn.Module, inputs: dict[str, Any]) -> None:
+        self._turns.take()
         self._recording = recording
         try:
             with untouched(self._model):
                 entry(**inputs)
         finally:
             self._recording = None
-
-
-class _Turns:
-    """Lets one thread at a time run a forward of the model, nested ones included."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._holders: list[int] = []
-
-    def take(self) -> None:
-        """Wait until no other thread runs a forward."""
-        self._lock.acquire()
-        self._holders.append(threading.get_ident())
-
-    def give_back(self) -> None:
-        """End the turn; nothing where somebody else's hook failed before it began."""
-        if self._holders and self._holders[-1] == threading.get_ident():
-            self._holders.pop()
-            self._lock.release()
+            self._turns.give_back()
 
 
 def _acting_by_layer(
