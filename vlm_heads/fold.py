@@ -63,11 +63,8 @@ def gains_of(profile_or_gains: HeadProfile | Tensor, anatomy: Anatomy) -> Tensor
     profile.check(anatomy)
     if profile.gains is None:
         raise BadProfile("the profile holds scores and no gains; `vlm-heads calibrate` makes one with gains")
-    layers = changed_layers(profile.gains)
-    if not layers:
+    if not changed_layers(profile.gains):
         raise BadProfile("every gain of the profile is 1, so there is nothing to fold")
-    if without := [layer for layer in layers if layer not in anatomy.attentions]:
-        raise BadProfile(f"the profile has gains on layer {without[0]}, which has no self-attention in this model")
     return profile.gains
 
 

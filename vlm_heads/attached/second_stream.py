@@ -48,7 +48,9 @@ class SecondStream:
                 kwargs["position_ids"] = self._model._prepare_position_ids_for_generation(ids, kwargs)
             logits = self._forward(ids, kwargs, first=True)
         if copies > 1:
-            self._kwargs["past_key_values"].batch_repeat_interleave(copies)
+            # not batch_repeat_interleave: the states of a linear attention have none
+            rows = torch.arange(self.rows, device=ids.device).repeat_interleave(copies)
+            self._kwargs["past_key_values"].reorder_cache(rows)
             self._kwargs = {name: self._repeated(name, value, copies) for name, value in self._kwargs.items()}
         return logits.repeat_interleave(copies, dim=0)
 
