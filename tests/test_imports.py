@@ -40,7 +40,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "vlm_heads": (
         "errors attention",
-        "families generate_call key_map receipt blind stored",
+        "families generate_call key_map receipt stored",
+        "blind",
         "profile models",
         "call",
         "toolkit",

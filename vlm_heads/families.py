@@ -18,6 +18,8 @@ from vlm_heads.errors import UnsupportedModel
 PROJECTION_NAMES = ("o_proj", "out_proj", "dense", "c_proj")
 _SOFTMAX_KINDS = ("attention", "full_attention", "sliding_attention", "chunked_attention")  # in a config's layer_types
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
+VIDEO_TOKEN_NAMES = ("video_token_id", "video_token_index")
+SOUND_TOKEN_NAMES = ("audio_token_id", "audio_token_index")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Anatomy:
         width: size of the hidden state.
         image_token_id: the id that stands for one image position in `input_ids`.
         quirks: what the family does differently.
+        video_token_id: the same for a video, None where the family takes none.
+        sound_token_id: the same for sound, None where the family takes none.
     """
 
     model_type: str
@@ -80,6 +84,13 @@ class Anatomy:
     width: int
     image_token_id: int
     quirks: Quirks
+    video_token_id: int | None = None
+    sound_token_id: int | None = None
+
+    @property
+    def vision_token_ids(self) -> tuple[int, ...]:
+        """The ids that stand for something seen; none of them is text, with the image or without it."""
+        return (self.image_token_id,) if self.video_token_id is None else (self.image_token_id, self.video_token_id)
 
     @property
     def depth(self) -> int:
@@ -116,18 +127,28 @@ def examine(model: nn.Module) -> Anatomy:
         width=int(text.hidden_size),
         image_token_id=image_token_id,
         quirks=quirks,
+        video_token_id=_token_id(config, VIDEO_TOKEN_NAMES),
+        sound_token_id=_token_id(config, SOUND_TOKEN_NAMES),
     )
 
 
 def _image_token_id(config: Any, quirks: Quirks, model_type: str) -> int:
-    names = (quirks.image_token,) if quirks.image_token else IMAGE_TOKEN_NAMES
-    for name in names:
-        token_id = getattr(config, name, None)
-        if token_id is not None:
-            return int(token_id)
+    token_id = _token_id(config, (quirks.image_token,) if quirks.image_token else IMAGE_TOKEN_NAMES)
+    if token_id is not None:
+        return token_id
+    if _token_id(config, VIDEO_TOKEN_NAMES) is not None:
+        raise UnsupportedModel(
+            f"{model_type} takes videos and no images: its config names no image token, and videos alone are not "
+            "looked at; give a model that takes images"
+        )
     raise UnsupportedModel(
         f"{model_type} is a text-only model: its config names no image token; give a vision-language model"
     )
+
+
+def _token_id(config: Any, names: Sequence[str]) -> int | None:
+    found = (getattr(config, name, None) for name in names)
+    return next((int(token_id) for token_id in found if token_id is not None), None)
 
 
 def _decoder(model: nn.Module, quirks: Quirks, depth: int, model_type: str) -> tuple[nn.Module, tuple[nn.Module, ...]]:

@@ -25,7 +25,7 @@ from vlm_heads.attached.turns import ForwardTurns
 from vlm_heads.attached.uncached import Uncached
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.attention import PlainAttention
-from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, untouched
+from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, refuse_sound, untouched
 from vlm_heads.call import AttentionCall, GenerationState
 from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.families import Anatomy
@@ -197,6 +197,7 @@ class Tracker:
     def look_both_ways(self, inputs: dict[str, Any], positions: int) -> tuple[Recording, Recording]:
         """Return the heads at each row's last `positions` with the image and without it, nothing changed."""
         key_map = self._key_map(inputs["input_ids"], inputs)
+        refuse_sound(inputs["input_ids"], self._anatomy)
         text = TextOnly.of_classes(key_map.classes)
         with_image = Recording(positions, key_map.last_positions)
         self._record(with_image, self._model, {**inputs, "use_cache": False})
@@ -225,7 +226,7 @@ class Tracker:
                 "its image; start the conversation inside attach"
             )
         else:
-            _continue(known, past, _new_columns(inputs), ids, self._anatomy.image_token_id)
+            _continue(known, past, _new_columns(inputs), ids, self._anatomy.vision_token_ids)
             self._current = known
         if cache is not None and self._current is not None:
             self._states[cache] = self._current
@@ -292,10 +293,11 @@ class Tracker:
     def _key_map(self, ids: Tensor, inputs: dict[str, Any]) -> KeyMap:
         mask = inputs.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        return KeyMap.of_prompt(ids, mask, self._anatomy.image_token_id)
+        return KeyMap.of_prompt(ids, mask, *self._anatomy.vision_token_ids)
 
     def _look_without_image(self, state: TrackedGeneration, inputs: dict[str, Any]) -> None:
         """Make the extra passes that the interventions asked for."""
+        refuse_sound(inputs["input_ids"], self._anatomy)
         text = TextOnly.of_classes(state.key_map.classes)
         recorded = LayerInputs()
         state.blind = Recording()
@@ -366,10 +368,10 @@ def _cached_length(cache: Cache | None, known: TrackedGeneration | None, inputs:
     return int(length)
 
 
-def _continue(state: TrackedGeneration, past: int, count: int, ids: Tensor | None, image_token_id: int) -> None:
+def _continue(state: TrackedGeneration, past: int, count: int, ids: Tensor | None, vision: tuple[int, ...]) -> None:
     """Let the map grow by a generated token, or by the prompt of a next turn."""
     state.prefill = False
     if count == 1 or ids is None:
         state.key_map.grow(past, count)
     else:
-        state.key_map.append(past, KeyMap.of_prompt(ids, None, image_token_id).classes)
+        state.key_map.append(past, KeyMap.of_prompt(ids, None, *vision).classes)
