@@ -40,6 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "vlm_heads": (
         "errors attention",
+        "wrappers",
         "families generate_call key_map receipt stored",
         "blind",
         "profile models",

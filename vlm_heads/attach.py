@@ -24,6 +24,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import InterventionReceipt, Receipt
+from vlm_heads.wrappers import unwrapped
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
@@ -101,7 +102,8 @@ def attach(
     Nothing about the call to `generate` changes. On the way out, by an exception too, the model is as it was.
 
     Args:
-        model: a vision-language model of transformers whose language attention goes through the attention interface.
+        model: a vision-language model of transformers whose language attention goes through the attention interface;
+            PEFT's wrapper for adapters, `torch.compile`'s and DistributedDataParallel may be around it.
         what: interventions, contrasts that need the model's inputs alone, words for them, or a `Mitigation`; one,
             several, or a list. Gains multiply and boosts add, so their order does not matter.
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
@@ -116,6 +118,7 @@ def attach(
         UnsupportedGeneration: inside, if `generate` is asked for a way that cannot be followed; see `refused_modes`.
         NothingIntervened: on the way out, if an intervention or a contrast never acted.
     """
+    model = unwrapped(model)
     mitigation = Mitigation.of(*what, profile=profile)
     interventions, profile = mitigation.interventions, mitigation.profile
     anatomy = examine(model)

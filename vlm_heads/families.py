@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from vlm_heads.errors import UnsupportedModel
+from vlm_heads.wrappers import unwrapped
 
 PROJECTION_NAMES = ("o_proj", "out_proj", "dense", "c_proj")
 _SOFTMAX_KINDS = ("attention", "full_attention", "sliding_attention", "chunked_attention")  # in a config's layer_types
@@ -99,15 +100,14 @@ class Anatomy:
 
 
 def examine(model: nn.Module) -> Anatomy:
-    """Return where the parts of a vision-language model are.
+    """Return where the parts of a vision-language model are, that inside a wrapper included.
 
     Raises:
         UnsupportedModel: if there is no image token, no decoder that can be found, or an attention that does not go
             through the attention interface of transformers.
     """
-    config = getattr(model, "config", None)
-    if config is None or not hasattr(config, "get_text_config"):
-        raise UnsupportedModel(f"{type(model).__name__} is no transformers model: it has no config")
+    model = unwrapped(model)
+    config: Any = model.config
     model_type = str(config.model_type)
     quirks = QUIRKS.get(model_type, Quirks())
     image_token_id = _image_token_id(config, quirks, model_type)

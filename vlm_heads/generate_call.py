@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import GenerationConfig, GenerationMixin
 
+from vlm_heads.wrappers import unwrapped
+
 
 @dataclass(frozen=True)
 class GenerateCall:
@@ -29,6 +31,7 @@ class GenerateCall:
     @classmethod
     def of(cls, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> GenerateCall:
         """Return what `model.generate(*args, **kwargs)` asks for; nothing given is changed."""
+        model = unwrapped(model)
         own = _parameters(model.generate)
         given = dict(zip(own, args, strict=False)) | dict(kwargs)
         base = given.get("generation_config")

@@ -95,12 +95,10 @@ def test_a_video_token_in_a_prompt_is_refused() -> None:
     assert chat_text(processor, "what happens?") == "<image>\nwhat happens?"
 
 
-def test_a_model_of_videos_alone_is_refused() -> None:
-    config = T.InstructBlipVideoConfig(video_token_index=VIDEO)
-    model = torch.nn.Linear(1, 1)
-    model.config = config
+def test_a_model_of_videos_alone_is_refused(llava: Tiny) -> None:
+    llava.model.config = T.InstructBlipVideoConfig(video_token_index=VIDEO)
     with pytest.raises(errors.UnsupportedModel, match="takes videos and no images"):
-        examine(model)
+        examine(llava.model)
 
 
 def test_sound_is_refused_where_the_image_free_pass_would_lose_it(llava: Tiny) -> None:

@@ -10,7 +10,8 @@ from torch import nn
 
 from vlm_heads.errors import AlreadyAttached
 
-_HOW_COPIES_ARE_MADE = ("__deepcopy__", "__reduce_ex__")  # copy.deepcopy, copy.copy, pickle and torch.save
+# copy.deepcopy; copy.copy, pickle and torch.save; DataParallel's copies on other devices
+_HOW_COPIES_ARE_MADE = ("__deepcopy__", "__reduce_ex__", "_replicate_for_data_parallel")
 
 
 @contextmanager

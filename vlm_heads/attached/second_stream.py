@@ -14,6 +14,7 @@ from vlm_heads import attention
 from vlm_heads.blind import untouched
 from vlm_heads.errors import UnsupportedModel
 from vlm_heads.families import Anatomy, examine
+from vlm_heads.wrappers import unwrapped
 
 
 class SecondStream:
@@ -31,7 +32,7 @@ class SecondStream:
         anatomy = examine(model)
         require_second_stream(anatomy)
         self.rows = int(inputs["input_ids"].shape[0])
-        self._model: Any = model
+        self._model: Any = unwrapped(model)
         self._attentions = tuple(anatomy.attentions.values())
         self._inputs = dict(inputs)
         self._kwargs: dict[str, Any] = {}

@@ -162,7 +162,7 @@ class Tracker:
         watching = self._watching.get(layer, ())
         if state is None or not (acting or watching):
             if state is None:
-                refuse_recomputation()
+                self._refuse_stray()
             return compute()
         call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, LayerTally())
         call.scale, call.hidden = settings.get("scaling"), self._hidden
@@ -172,6 +172,15 @@ class Tracker:
             call.memory, call.output = state.memories[index], output
             watcher.see(call)
         return output, weights
+
+    def _refuse_stray(self) -> None:
+        """Raise `UnsupportedGeneration` where attention runs, and no forward that is followed."""
+        refuse_recomputation()
+        raise UnsupportedGeneration(
+            "the language model ran outside a forward of the model that was attached, as by model.forward(...) or a "
+            "wrapper that goes round it, so it is not known whose generation this is: call model(...) or "
+            "model.generate(...)"
+        )
 
     def _plan(
         self, call: AttentionCall, state: TrackedGeneration, acting: Sequence[tuple[int, Intervention, LayerTally]]
@@ -250,7 +259,7 @@ class Tracker:
 
     def _note_ids(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input")
-        if isinstance(ids, Tensor) and self._recording is None and self._current is None and not self.paused:
+        if isinstance(ids, Tensor) and not self._turns.mine and not self.paused:
             self._mine.embedded_ids = ids
 
     def _note_hidden(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

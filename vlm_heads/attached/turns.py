@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from vlm_heads.errors import UnsupportedGeneration
+from vlm_heads.wrappers import unwrapped
 
 
 class ForwardTurns:
@@ -24,6 +25,11 @@ class ForwardTurns:
         """Wait until no other thread runs a forward."""
         self._lock.acquire()
         self._holders.append(threading.get_ident())
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread runs a forward."""
+        return threading.get_ident() in self._holders
 
     def give_back(self) -> None:
         """End the turn; nothing where somebody else's hook failed before it began."""
@@ -112,6 +118,6 @@ _MAKING = threading.Lock()
 
 
 def turn_of(model: nn.Module) -> ModelTurn:
-    """Return whose turn it is on this model; one object for a model, as long as it lives."""
+    """Return whose turn it is on this model, wrapped or not; one object for a model, as long as it lives."""
     with _MAKING:
-        return _TURNS.setdefault(model, ModelTurn())
+        return _TURNS.setdefault(unwrapped(model), ModelTurn())

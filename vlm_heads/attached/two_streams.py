@@ -12,6 +12,7 @@ from vlm_heads.attached.turns import turn_of
 from vlm_heads.blind import Recording
 from vlm_heads.families import Anatomy
 from vlm_heads.receipt import Receipt
+from vlm_heads.wrappers import unwrapped
 
 
 def both_streams(
@@ -29,6 +30,7 @@ def both_streams(
         UnsupportedModel: if the model uses an attention that cannot be followed.
         UnsupportedGeneration: if a row has fewer positions than asked for.
     """
+    model = unwrapped(model)
     tracker = Tracker(model, anatomy, (), Receipt(anatomy.model_type, anatomy.heads, ()))
     with turn_of(model).between(), installed(anatomy, tracker):
         return tracker.look_both_ways(inputs, positions)
