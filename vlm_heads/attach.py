@@ -11,9 +11,11 @@ import torch
 from torch import nn
 from vlm_kernels import Backend
 
+from vlm_heads.attached.copies import no_copies
 from vlm_heads.attached.installing import installed
 from vlm_heads.attached.refused_modes import refusing
 from vlm_heads.attached.tracking import Tracker
+from vlm_heads.attached.turns import ModelTurn, turn_of
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.contrasts.added import AddedContrast
 from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel, suggest
@@ -22,6 +24,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import InterventionReceipt, Receipt
+from vlm_heads.wrappers import unwrapped
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
@@ -34,16 +37,21 @@ class Attachment:
         receipt: what fired so far.
     """
 
-    def __init__(self, anatomy: Anatomy, receipt: Receipt, tracker: Tracker, added: AddedContrast | None) -> None:
+    def __init__(
+        self, anatomy: Anatomy, receipt: Receipt, tracker: Tracker, added: AddedContrast | None, turn: ModelTurn
+    ) -> None:
         self.anatomy = anatomy
         self.receipt = receipt
         self._tracker = tracker
         self._added = added
+        self._turn = turn
         self._undo: ExitStack | None = None
         self._allow_idle = False
 
     def detach(self) -> None:
         """Leave the model exactly as it was before; do nothing if that was done already.
+
+        What another thread generates is said to its end first.
 
         Raises:
             NothingIntervened: afterwards, if a method never acted and `allow_idle` is off.
@@ -67,7 +75,8 @@ class Attachment:
         undo, self._undo = self._undo, None
         if undo is None:
             return False
-        undo.close()
+        with self._turn.ending():
+            undo.close()
         return True
 
     def _require_fired(self) -> None:
@@ -93,7 +102,8 @@ def attach(
     Nothing about the call to `generate` changes. On the way out, by an exception too, the model is as it was.
 
     Args:
-        model: a vision-language model of transformers whose language attention goes through the attention interface.
+        model: a vision-language model of transformers whose language attention goes through the attention interface;
+            PEFT's wrapper for adapters, `torch.compile`'s and DistributedDataParallel may be around it.
         what: interventions, contrasts that need the model's inputs alone, words for them, or a `Mitigation`; one,
             several, or a list. Gains multiply and boosts add, so their order does not matter.
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
@@ -104,10 +114,11 @@ def attach(
     Raises:
         UnsupportedModel: if the model, or a method on this model, cannot work; then nothing was changed.
         BadOption: if an option does not fit the model, or a contrast needs more than the model's inputs.
-        AlreadyAttached: if the model is inside another attach.
+        AlreadyAttached: if the model is inside another attach; inside, if it is copied or pickled.
         UnsupportedGeneration: inside, if `generate` is asked for what cannot be followed; see `refused_modes`.
         NothingIntervened: on the way out, if an intervention or a contrast never acted.
     """
+    model = unwrapped(model)
     mitigation = Mitigation.of(*what, profile=profile)
     interventions, profile = mitigation.interventions, mitigation.profile
     anatomy = examine(model)
@@ -121,13 +132,14 @@ def attach(
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
     )
-    with ExitStack() as undo:
+    with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
         tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watch)
         if interventions or watch:  # a contrast leaves attention as it is
             undo.enter_context(installed(anatomy, tracker))
-        undo.enter_context(refusing(model, added))
-        attachment = Attachment(anatomy, receipt, tracker, added)
+        undo.enter_context(refusing(model, added, tracker.calling))
+        undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
+        attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
     return attachment
 

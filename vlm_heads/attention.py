@@ -23,6 +23,8 @@ PlainAttention = Callable[..., tuple[Tensor, Tensor | None]]
 # changes no bit of its output.
 MASKS: dict[str, Callable[..., Any]] = {"sdpa": sdpa_mask, "eager": eager_mask}
 
+_PREFIX = "vlm_heads_"
+
 
 class LayerRunner(Protocol):
     """What stands in for the attention function in one model.
@@ -52,12 +54,20 @@ _RUNNERS: WeakKeyDictionary[nn.Module, LayerRunner] = WeakKeyDictionary()
 
 def registered_name(base: str) -> str:
     """Return the name under which our function stands in for `base`; register it on first use."""
-    name = f"vlm_heads_{base}"
+    name = f"{_PREFIX}{base}"
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, _stand_in(base))
         # Without this one the mask is silently None, and padded batches go wrong.
         AttentionMaskInterface.register(name, MASKS[base])
     return name
+
+
+def base_of(name: str) -> str:
+    """Return the attention that our function of this name stands in for; any other name as it is.
+
+    A config that was copied inside an attach still names ours.
+    """
+    return name.removeprefix(_PREFIX)
 
 
 def bind(modules: Iterable[nn.Module], runner: LayerRunner) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlm_kernels import KeyClass
 
 from vlm_heads.errors import UnsupportedGeneration
+from vlm_heads.families import Anatomy
 
 BlindMode = Literal["plain", "lockstep", "two-pass"]
 
@@ -102,6 +103,15 @@ class TextOnly:
             "position_ids": self.position_ids,
             "use_cache": False,
         }
+
+
+def refuse_sound(ids: Tensor, anatomy: Anatomy) -> None:
+    """Raise `UnsupportedGeneration` if a prompt `[B, T]` has sound, which a pass without image would lose too."""
+    if anatomy.sound_token_id is not None and bool((ids == anatomy.sound_token_id).any()):
+        raise UnsupportedGeneration(
+            "the prompt has sound, and a pass without its image would be one without its sound too: leave the sound "
+            "out, or take a method without an image-free pass, as pai"
+        )
 
 
 @contextmanager

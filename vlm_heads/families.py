@@ -5,17 +5,21 @@ They are found by looking at the model. A row of `QUIRKS` states what looking do
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
 from vlm_heads.errors import UnsupportedModel
+from vlm_heads.wrappers import unwrapped
 
 PROJECTION_NAMES = ("o_proj", "out_proj", "dense", "c_proj")
+_SOFTMAX_KINDS = ("attention", "full_attention", "sliding_attention", "chunked_attention")  # in a config's layer_types
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
+VIDEO_TOKEN_NAMES = ("video_token_id", "video_token_index")
+SOUND_TOKEN_NAMES = ("audio_token_id", "audio_token_index")
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,17 @@ class Anatomy:
         model_type: the family's name in the config.
         decoder: the module whose forward runs the decoder layers.
         layers: the decoder layers, in order.
-        attentions: self-attention module by layer. Layers without one (cross attention only) are missing.
-        projections: output projection by layer; its input is the concatenation of the heads' outputs.
+        attentions: self-attention module by layer. Layers without heads are missing: cross attention alone, linear
+            attention, short convolutions.
+        projections: output projection by layer; its input is the concatenation of the heads' outputs, gated in some
+            families.
         heads: query heads `Hq`.
         key_heads: key and value heads `Hkv`.
         width: size of the hidden state.
         image_token_id: the id that stands for one image position in `input_ids`.
         quirks: what looking does not tell.
+        video_token_id: the same for a video, None where the family takes none.
+        sound_token_id: the same for sound, None where the family takes none.
     """
 
     model_type: str
@@ -92,6 +100,13 @@ class Anatomy:
     width: int
     image_token_id: int
     quirks: Quirks
+    video_token_id: int | None = None
+    sound_token_id: int | None = None
+
+    @property
+    def vision_token_ids(self) -> tuple[int, ...]:
+        """The ids that stand for something seen; none of them is text, with the image or without it."""
+        return (self.image_token_id,) if self.video_token_id is None else (self.image_token_id, self.video_token_id)
 
     @property
     def depth(self) -> int:
@@ -100,15 +115,14 @@ class Anatomy:
 
 
 def examine(model: nn.Module) -> Anatomy:
-    """Return where the parts of a vision-language model are.
+    """Return where the parts of a vision-language model are, that inside a wrapper included.
 
     Raises:
         UnsupportedModel: if there is no image token, no decoder that can be found, or an attention that does not go
             through the attention interface of transformers.
     """
-    config = getattr(model, "config", None)
-    if config is None or not hasattr(config, "get_text_config"):
-        raise UnsupportedModel(f"{type(model).__name__} is no transformers model: it has no config")
+    model = unwrapped(model)
+    config: Any = model.config
     model_type = str(config.model_type)
     quirks = QUIRKS.get(model_type, Quirks())
     image_token_id = _image_token_id(config, quirks, model_type)
@@ -118,9 +132,7 @@ def examine(model: nn.Module) -> Anatomy:
             f"{model_type} generates with an encoder-decoder; a decoder-only language model is needed"
         )
     decoder, layers = _decoder(model, quirks, int(text.num_hidden_layers), model_type)
-    attentions = {index: found for index, layer in enumerate(layers) if (found := _attention(layer, quirks))}
-    for attention in attentions.values():
-        _require_interface(attention, model_type)
+    attentions = _attentions(layers, quirks, text, model_type)
     return Anatomy(
         model_type=model_type,
         decoder=decoder,
@@ -132,18 +144,28 @@ def examine(model: nn.Module) -> Anatomy:
         width=int(text.hidden_size),
         image_token_id=image_token_id,
         quirks=quirks,
+        video_token_id=_token_id(config, VIDEO_TOKEN_NAMES),
+        sound_token_id=_token_id(config, SOUND_TOKEN_NAMES),
     )
 
 
 def _image_token_id(config: Any, quirks: Quirks, model_type: str) -> int:
-    names = (quirks.image_token,) if quirks.image_token else IMAGE_TOKEN_NAMES
-    for name in names:
-        token_id = getattr(config, name, None)
-        if token_id is not None:
-            return int(token_id)
+    token_id = _token_id(config, (quirks.image_token,) if quirks.image_token else IMAGE_TOKEN_NAMES)
+    if token_id is not None:
+        return token_id
+    if _token_id(config, VIDEO_TOKEN_NAMES) is not None:
+        raise UnsupportedModel(
+            f"{model_type} takes videos and no images: its config names no image token, and videos alone are not "
+            "looked at; give a model that takes images"
+        )
     raise UnsupportedModel(
         f"{model_type} is a text-only model: its config names no image token; give a vision-language model"
     )
+
+
+def _token_id(config: Any, names: Sequence[str]) -> int | None:
+    found = (getattr(config, name, None) for name in names)
+    return next((int(token_id) for token_id in found if token_id is not None), None)
 
 
 def _decoder(model: nn.Module, quirks: Quirks, depth: int, model_type: str) -> tuple[nn.Module, tuple[nn.Module, ...]]:
@@ -154,7 +176,7 @@ def _decoder(model: nn.Module, quirks: Quirks, depth: int, model_type: str) -> t
         )
     for root in _likely_roots(model):
         for parent, children in _module_lists(root):
-            if len(children) == depth and any(_attention(child, quirks) is not None for child in children):
+            if len(children) == depth and any(_mixers(child, quirks) for child in children):
                 return parent, tuple(children)
     raise UnsupportedModel(
         f"{model_type}: no list of {depth} decoder layers with a self-attention that knows its layer was found; "
@@ -176,16 +198,50 @@ def _module_lists(root: nn.Module) -> Iterator[tuple[nn.Module, nn.ModuleList]]:
                 yield module, child
 
 
-def _attention(layer: nn.Module, quirks: Quirks) -> nn.Module | None:
-    """Return the self-attention inside a decoder layer: the module that knows its layer and projects its output."""
+def _attentions(layers: Sequence[nn.Module], quirks: Quirks, text: Any, model_type: str) -> dict[int, nn.Module]:
+    """Return each layer's softmax attention.
+
+    Raises:
+        UnsupportedModel: if one computes attention on its own, and not through transformers' attention interface.
+    """
+    kinds: Sequence[str] = getattr(text, "layer_types", None) or ()
+    mixers = {index: found for index, layer in enumerate(layers) if (found := _mixers(layer, quirks))}
+    asking = {index: [one for one in found if _asks_the_interface(one)] for index, found in mixers.items()}
+    attentions = {index: found[0] for index, found in asking.items() if found}
+    # a mixer beside attentions is taken for none of them, unless the config calls it one
+    named = [index for index in mixers if index < len(kinds) and kinds[index] in _SOFTMAX_KINDS]
+    own = [index for index in (named if attentions else mixers) if index not in attentions]
+    if own:
+        raise UnsupportedModel(
+            f"{model_type}: {type(mixers[own[0]][0]).__name__} computes attention on its own and not through the "
+            "attention interface of transformers, so nothing can be changed in it from outside"
+        )
+    return attentions
+
+
+def _mixers(layer: nn.Module, quirks: Quirks) -> list[nn.Module]:
+    """Return what mixes positions in a decoder layer: modules that know their layer and project their output.
+
+    A linear attention or a short convolution is one too.
+    """
     names = (quirks.projection,) if quirks.projection else PROJECTION_NAMES
-    modules: list[tuple[str, nn.Module]] = list(layer.named_modules())
-    for path, module in modules:
-        if path.split(".")[0] in quirks.cross_attention or getattr(module, "layer_idx", None) is None:
-            continue
-        if any(isinstance(getattr(module, name, None), nn.Module) for name in names):
-            return module
-    return None
+    return [
+        module
+        for path, module in layer.named_modules()
+        if path.split(".")[0] not in quirks.cross_attention
+        and getattr(module, "layer_idx", None) is not None
+        and any(isinstance(getattr(module, name, None), nn.Module) for name in names)
+    ]
+
+
+def _asks_the_interface(mixer: nn.Module) -> bool:
+    """Whether a module looks its attention function up in transformers' attention interface."""
+    for kind in type(mixer).__mro__:
+        for method in vars(kind).values():
+            code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
+            if code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names:
+                return True
+    return False
 
 
 def _projection(attention: nn.Module, quirks: Quirks) -> nn.Module:
@@ -193,13 +249,3 @@ def _projection(attention: nn.Module, quirks: Quirks) -> nn.Module:
     found = next(child for name in names if isinstance(child := getattr(attention, name, None), nn.Module))
     assert isinstance(found, nn.Module)
     return found
-
-
-def _require_interface(attention: nn.Module, model_type: str) -> None:
-    """Raise unless the attention looks its function up in transformers' attention interface."""
-    source = sys.modules.get(type(attention).__module__)
-    if source is None or not hasattr(source, "ALL_ATTENTION_FUNCTIONS"):
-        raise UnsupportedModel(
-            f"{model_type}: {type(attention).__name__} computes attention on its own and not through the attention "
-            "interface of transformers, so nothing can be changed in it from outside"
-        )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vlm_heads.errors import BadProfile, UnsupportedModel
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.profile import HeadProfile
+from vlm_heads.wrappers import unwrapped
 
 FOLD_MARK = "vlm_heads_fold"  # entry of a folded model's config
 FOLDABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -37,6 +38,7 @@ def fold_gains(model: nn.Module, profile_or_gains: HeadProfile | Tensor) -> None
         BadProfile: if there are no gains, or all are 1, or they do not fit the model.
         UnsupportedModel: if weights are quantised, folded already, or not in memory; nothing was changed then.
     """
+    model = unwrapped(model)
     anatomy = examine(model)
     gains = gains_of(profile_or_gains, anatomy)
     refuse_config(model.config.to_dict())  # type: ignore[union-attr, operator]
@@ -63,11 +65,8 @@ def gains_of(profile_or_gains: HeadProfile | Tensor, anatomy: Anatomy) -> Tensor
     profile.check(anatomy)
     if profile.gains is None:
         raise BadProfile("the profile holds scores and no gains; `vlm-heads calibrate` makes one with gains")
-    layers = changed_layers(profile.gains)
-    if not layers:
+    if not changed_layers(profile.gains):
         raise BadProfile("every gain of the profile is 1, so there is nothing to fold")
-    if without := [layer for layer in layers if layer not in anatomy.attentions]:
-        raise BadProfile(f"the profile has gains on layer {without[0]}, which has no self-attention in this model")
     return profile.gains
 
 

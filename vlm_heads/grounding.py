@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ def token_grounding(
     if top is not None and top < 1:
         raise BadOption(f"top={top}: at least one head in each layer must be counted")
     inputs = model_inputs(model, processor, [load_image(image)], [prompt])
-    ids = _token_ids(processor, text, anatomy.image_token_id)
+    ids = _token_ids(processor, text, anatomy.vision_token_ids)
     # the last token is predicted, and predicts no token of the text
     sighted, blind = both_streams(model, anatomy, with_answer(inputs, ids[:-1]), positions=len(ids))
     total = torch.zeros(len(ids), dtype=torch.float64)
@@ -77,11 +77,11 @@ def token_grounding(
     return _pieces(processor.tokenizer, ids, total.tolist())
 
 
-def _token_ids(processor: Any, text: str | Sequence[int], image_token_id: int) -> list[int]:
+def _token_ids(processor: Any, text: str | Sequence[int], vision: Collection[int]) -> list[int]:
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else list(text)
     if not ids:
         raise BadPrompt("the text is empty, so there is no token to trace back to the image")
-    if image_token_id in ids:
+    if any(token_id in vision for token_id in ids):
         raise BadPrompt("the text carries the image token; give the answer alone")
     return [int(token_id) for token_id in ids]
 

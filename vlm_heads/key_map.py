@@ -33,16 +33,18 @@ class KeyMap:
         self.after_image = (image * columns).amax(dim=1)
 
     @classmethod
-    def of_prompt(cls, input_ids: Tensor, attention_mask: Tensor | None, image_token_id: int) -> KeyMap:
+    def of_prompt(cls, input_ids: Tensor, attention_mask: Tensor | None, image_token_id: int, *more: int) -> KeyMap:
         """Return the map of a prompt.
 
         Args:
             input_ids: `[B, T]`, one image token per image position.
             attention_mask: `[B, T]`, 0 where a position is padding; None where nothing is.
             image_token_id: the id of an image position.
+            more: ids of what else is seen, as a video's positions.
         """
         classes = torch.full_like(input_ids, int(KeyClass.TEXT), dtype=torch.int8)
-        classes[input_ids == image_token_id] = int(KeyClass.IMAGE)
+        for token_id in (image_token_id, *more):
+            classes[input_ids == token_id] = int(KeyClass.IMAGE)
         if attention_mask is not None:
             classes[attention_mask[:, -input_ids.shape[1] :] == 0] = int(KeyClass.PADDING)
         return cls(classes)

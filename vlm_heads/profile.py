@@ -75,7 +75,7 @@ class HeadProfile:
         return [(index // heads, index % heads, score) for index, score in pairs]
 
     def check(self, anatomy: Anatomy) -> None:
-        """Raise `BadProfile` unless the profile is of this family and has this model's layers and heads."""
+        """Raise `BadProfile` unless the profile is of this family and fits this model's layers and heads."""
         if self.model_type and self.model_type != anatomy.model_type:
             raise BadProfile(
                 f"the profile was taken from a {self.model_type} and the model is a {anatomy.model_type}; score this "
@@ -87,6 +87,9 @@ class HeadProfile:
                 f"the profile has {self.scores.shape[0]} layers of {self.scores.shape[1]} heads, the model "
                 f"({anatomy.model_type}) has {expected[0]} of {expected[1]}; score this model's heads first"
             )
+        changed = [] if self.gains is None else (self.gains != 1).any(dim=1).nonzero()[:, 0].tolist()
+        if without := [layer for layer in changed if layer not in anatomy.attentions]:
+            raise BadProfile(f"the profile has gains on layer {without[0]}, which has no self-attention in this model")
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the profile into a folder, made where missing. Each file is complete or not there at all."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ import torch
 from torch import nn
 from transformers import StoppingCriteria, TextIteratorStreamer
 
-from vlm_heads.attach import Attachment, attach
+from vlm_heads.attach import attach
+from vlm_heads.attached.turns import turn_of
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadOption, BadPrompt
+from vlm_heads.generate_call import effective_config, with_defaults
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.models.images import ImageSource, load_image
 from vlm_heads.models.loading import load
@@ -137,11 +138,9 @@ class VLM:
         start = time.perf_counter()
         whole = _whole(interventions, contrast, profile)
         inputs, decoding = self._asked(images, prompts, whole.contrast, generate_kwargs)
-        with self._attached(whole) as run, torch.inference_mode():
-            output = self.model.generate(**inputs, **decoding)
+        output, receipt = self._generate({**inputs, **decoding}, whole)
         rows = _generated(output, inputs, self._ends(decoding))
         seconds = time.perf_counter() - start
-        receipt = run.receipt.to_dict() if run is not None else None
         return [self._answer(row, seconds, receipt) for row in rows]
 
     def stream(
@@ -156,7 +155,8 @@ class VLM:
     ) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece, as it is generated in another thread; see `answer`.
 
-        The model is free again when the iterator is exhausted or closed. A failure in the other thread is raised here.
+        The model is free again when the answer is whole or the iterator is closed; another answer of this model waits
+        until then. A failure in the other thread is raised here.
         What the generator returns in the end, as `yield from` gives it, is the whole `Answer`.
         """
         whole = _whole(interventions, contrast, profile)
@@ -186,22 +186,22 @@ class VLM:
             return self.inputs(images, prompts), decoding
         upright, each = [load_image(image) for image in images], _one_each(prompts, len(images))
         asked = Asked(self.model, self.inputs(upright, each), upright, each, self.inputs)
-        processors = [*decoding.pop("logits_processor", ()), contrast.processor(asked)]
+        processors = [*(decoding.pop("logits_processor", None) or ()), contrast.processor(asked)]
         return dict(asked.inputs), {**decoding, "logits_processor": processors}
 
     def _ends(self, decoding: dict[str, Any]) -> set[int]:
         """Return the ids that end an answer."""
-        config = decoding.get("generation_config") or self.model.generation_config
-        ends = decoding.get("eos_token_id", config.eos_token_id)
+        ends = effective_config(self.model, decoding).eos_token_id
         return set(ends) if isinstance(ends, list | tuple) else {ends}
 
-    @contextmanager
-    def _attached(self, mitigation: Mitigation) -> Iterator[Attachment | None]:
-        if not mitigation.interventions:
-            yield None
-            return
-        with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
-            yield run
+    def _generate(self, arguments: dict[str, Any], mitigation: Mitigation) -> tuple[Any, dict[str, Any] | None]:
+        """Return what `generate` returns, and the receipt; answers on one model wait for one another."""
+        with turn_of(self.model).whole(), torch.inference_mode():
+            if not mitigation.interventions:
+                return self.model.generate(**arguments), None
+            with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
+                output = self.model.generate(**arguments)
+            return output, run.receipt.to_dict()
 
     def _pieces(
         self,
@@ -212,17 +212,23 @@ class VLM:
         start = time.perf_counter()
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = _Stop()
-        criteria = [*decoding.pop("stopping_criteria", ()), stop]
-        arguments = {**inputs, **decoding, "stopping_criteria": criteria}
-        with self._attached(mitigation) as run, ThreadPoolExecutor(1, "vlm-heads-stream") as thread:
-            work = thread.submit(_generate, self.model, streamer, arguments)
+        criteria = [*(decoding.pop("stopping_criteria", None) or ()), stop]
+        arguments = {**inputs, **decoding, "stopping_criteria": criteria, "streamer": streamer}
+
+        def generate() -> tuple[Any, dict[str, Any] | None]:
+            try:
+                return self._generate(arguments, mitigation)
+            finally:
+                streamer.end()  # whoever listens must not wait for a generation that failed
+
+        with ThreadPoolExecutor(1, "vlm-heads-stream") as thread:
+            work = thread.submit(generate)
             try:
                 yield from (piece for piece in streamer if piece)
             finally:
                 stop.requested = True
-            output = work.result()
+            output, receipt = work.result()
         rows = _generated(output, inputs, self._ends(decoding))
-        receipt = run.receipt.to_dict() if run is not None else None
         return self._answer(rows[0], time.perf_counter() - start, receipt)
 
     def _answer(self, ids: list[int], seconds: float, receipt: dict[str, Any] | None) -> Answer:
@@ -260,20 +266,11 @@ def _one_each(prompts: str | Sequence[str], count: int) -> list[str]:
     return each
 
 
-def _generate(model: Any, streamer: TextIteratorStreamer, arguments: dict[str, Any]) -> Any:
-    try:
-        with torch.inference_mode():
-            return model.generate(**arguments, streamer=streamer)
-    finally:
-        streamer.end()  # whoever listens must not wait for a generation that failed
-
-
 def _decoding(generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return arguments of `generate`: greedy and 256 new tokens where nothing is said."""
-    defaults: dict[str, Any] = {} if "do_sample" in generate_kwargs else {"do_sample": False}
-    if not {"max_new_tokens", "max_length", "generation_config"} & generate_kwargs.keys():
-        defaults["max_new_tokens"] = 256
-    return defaults | generate_kwargs
+    config = generate_kwargs.get("generation_config")
+    bounded = "max_length" in generate_kwargs or getattr(config, "max_length", None) is not None
+    return with_defaults(generate_kwargs, {"do_sample": False} | ({} if bounded else {"max_new_tokens": 256}))
 
 
 def _generated(output: Any, inputs: dict[str, Any], ends: set[int]) -> list[list[int]]:

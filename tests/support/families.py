@@ -132,6 +132,29 @@ def _glm4v() -> Built:
     return _qwen(T.Glm4vConfig, T.Glm4vForConditionalGeneration, dict(image_size=56, **_VISION), text, **tokens)
 
 
+def _qwen3_5() -> Built:
+    """One softmax attention between two linear ones; its heads' outputs are gated before the output projection."""
+    rope = dict(rope_type="default", rope_theta=1e4, mrope_interleaved=True, mrope_section=[1, 1, 0])
+    text = dict(
+        head_dim=16, rope_parameters={**rope, "partial_rotary_factor": 0.25}, linear_num_key_heads=2,
+        linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+    )  # fmt: skip
+    vision = dict(num_position_embeddings=16, **_VISION)
+    return _qwen(T.Qwen3_5Config, T.Qwen3_5ForConditionalGeneration, vision, text, **_SPAN)
+
+
+def _lfm2_vl() -> Built:
+    """One softmax attention between two short convolutions."""
+    config = T.Lfm2VlConfig(
+        text_config=T.Lfm2Config(**TEXT, layer_types=["conv", "full_attention", "conv"]), image_token_id=IMAGE,
+        downsample_factor=2, vision_config=dict(model_type="siglip2_vision_model", num_patches=16, **TOWER),
+    )  # fmt: skip
+    shown = dict(pixel_values=_pixels(1, 16, 3 * PATCH * PATCH), spatial_shapes=torch.tensor([[4, 4]]))
+    shown |= dict(pixel_attention_mask=torch.ones(1, 16).long())
+    return T.Lfm2VlForConditionalGeneration(config), dict(input_ids=_ids(), **shown)
+
+
 def _internvl() -> Built:
     vision = T.InternVLVisionConfig(**{**TOWER, "patch_size": [PATCH, PATCH]}, image_size=[56, 56])
     config = T.InternVLConfig(
@@ -254,7 +277,8 @@ def _mllama() -> Built:
 
 FAMILIES: dict[str, Callable[..., Built]] = {
     "llava": _llava, "vipllava": _vipllava, "llava_next": _llava_next, "llava_onevision": _llava_onevision,
-    "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "internvl": _internvl,
+    "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "qwen3_5": _qwen3_5,
+    "lfm2_vl": _lfm2_vl, "internvl": _internvl,
     "idefics2": _idefics2, "idefics3": _idefics3, "smolvlm": _smolvlm, "paligemma": _paligemma, "gemma3": _gemma3,
     "mistral3": _mistral3, "ayavision": _ayavision, "cohere2_vision": _cohere2_vision, "glm4v": _glm4v,
     "janus": _janus, "instructblip": _instructblip, "blip2": _blip2, "mllama": _mllama,
@@ -291,6 +315,17 @@ class Tiny:
             if hasattr(layer, "self_attn"):
                 attention = layer.get_submodule("self_attn")
                 found[index] = attention.get_submodule("o_proj" if hasattr(attention, "o_proj") else "out_proj")
+        return found
+
+    def gates(self) -> dict[int, nn.Module]:
+        """What computes a gate for each head's output beside its query, by layer; empty where nothing does."""
+        found: dict[int, nn.Module] = {}
+        for index, projection in self.projections().items():
+            queries = getattr(self.decoder_layers[index].self_attn, "q_proj", None)
+            if not (isinstance(queries, nn.Linear) and isinstance(projection, nn.Linear)):
+                continue
+            if queries.out_features == 2 * projection.in_features:
+                found[index] = queries
         return found
 
     def generate(self, steps: int = 5, **changes: object) -> Generated:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -24,7 +25,8 @@ class HookedVhr:
     """VHR on one unpadded row, written with forward hooks on the output projections and nothing of the library.
 
     The prompt without its image tokens runs first and each projection's input at the last position is kept. With the
-    image, heads whose input moved more than the lower median are scaled, layer by layer, and stay chosen.
+    image, heads whose input moved more than the lower median are scaled, layer by layer, and stay chosen. Where a
+    family gates its heads, what they give before the gate is compared.
     """
 
     tiny: Tiny
@@ -34,15 +36,29 @@ class HookedVhr:
     outlier_filter: bool = True
     blind: dict[int, Tensor] = field(default_factory=dict)
     chosen: dict[int, Tensor] = field(default_factory=dict)
+    gates: dict[int, Tensor] = field(default_factory=dict)
 
     def _split(self, flat: Tensor) -> Tensor:
         return flat.reshape(*flat.shape[:-1], self.heads, -1)
 
+    def _at_the_end(self, layer: int, flat: Tensor) -> Tensor:
+        heads = self._split(flat)[0, -1]
+        return heads / self.gates[layer] if layer in self.gates else heads
+
+    def _hear_gates(self) -> list[RemovableHandle]:
+        def hear(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+                self.gates[layer] = self._split(output)[0, -1].chunk(2, dim=-1)[1].sigmoid()
+
+            return hook
+
+        return [module.register_forward_hook(hear(layer)) for layer, module in self.tiny.gates().items()]
+
     def look_without_image(self) -> None:
         """Fill `blind` from the prompt with its image tokens deleted."""
-        handles = [
+        handles = self._hear_gates() + [
             projection.register_forward_pre_hook(
-                lambda _, args, layer=layer: self.blind.__setitem__(layer, self._split(args[0])[0, -1].clone())
+                lambda _, args, layer=layer: self.blind.__setitem__(layer, self._at_the_end(layer, args[0]).clone())
             )
             for layer, projection in self.tiny.projections().items()
         ]
@@ -71,14 +87,15 @@ class HookedVhr:
             def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                 heads = self._split(args[0])
                 if layer not in self.chosen:
-                    self.chosen[layer] = self._choose(layer, heads[0, -1])
+                    self.chosen[layer] = self._choose(layer, self._at_the_end(layer, args[0]))
                 factor = torch.where(self.chosen[layer], self.gain, 1.0)[:, None]
                 return ((heads * factor).reshape(args[0].shape), *args[1:])
 
             return hook
 
-        projections = self.tiny.projections()
-        handles = [projections[layer].register_forward_pre_hook(scale(layer)) for layer in self.layers & {*projections}]
+        projections, acting = self.tiny.projections(), self.layers & {*self.tiny.projections()}
+        handles = self._hear_gates()
+        handles += [projections[layer].register_forward_pre_hook(scale(layer)) for layer in acting]
         try:
             yield
         finally:

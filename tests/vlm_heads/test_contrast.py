@@ -69,7 +69,7 @@ def _loop(
     return answer, scores
 
 
-def _generated(
+def generated(
     model: PreTrainedModel, inputs: Inputs, processor: Processor, **changes: object
 ) -> GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput:
     arguments = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "return_dict_in_generate": True}
@@ -90,7 +90,7 @@ def _batch() -> tuple[Inputs, Inputs]:
     return first | pixels, text
 
 
-def _made(contrast: Contrast, model: PreTrainedModel, inputs: Inputs, other: Inputs | None = None) -> ContrastProcessor:
+def made(contrast: Contrast, model: PreTrainedModel, inputs: Inputs, other: Inputs | None = None) -> ContrastProcessor:
     """Return a contrast's processor; `other` is what the second stream gets where it is built from image and prompt."""
     if other is None:
         return contrast.processor(Asked(model, inputs))
@@ -109,14 +109,14 @@ def _cases(model: PreTrainedModel, inputs: Inputs, text: Inputs) -> dict[str, tu
     changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(-1)}
     disturbed = {**inputs, "input_ids": inputs["input_ids"].where(inputs["input_ids"] != 9, 42)}
     return {
-        "VCD": (_made(NoisedImage(noise_step=700, seed=1), model, inputs), noised, lambda _: (2.0, -1.0), 0.1),
-        "ICD": (_made(DisturbedPrompt(alpha=0.5), model, inputs, disturbed), disturbed, lambda _: (1.5, -0.5), 0.1),
-        "PAI": (_made(ImageFree(gamma=1.5, bound=0.3), model, inputs), text, lambda _: (1.5, -0.5), 0.3),
-        "M3ID": (_made(FadingImage(rate=0.5), model, inputs), text, _forgetting, 0.1),
+        "VCD": (made(NoisedImage(noise_step=700, seed=1), model, inputs), noised, lambda _: (2.0, -1.0), 0.1),
+        "ICD": (made(DisturbedPrompt(alpha=0.5), model, inputs, disturbed), disturbed, lambda _: (1.5, -0.5), 0.1),
+        "PAI": (made(ImageFree(gamma=1.5, bound=0.3), model, inputs), text, lambda _: (1.5, -0.5), 0.3),
+        "M3ID": (made(FadingImage(rate=0.5), model, inputs), text, _forgetting, 0.1),
         "M3ID, paper": (
-            _made(FadingImage(rate=0.5, mode="paper", unsure_below=1.0), model, inputs), text, _forgetting, 0.0
+            made(FadingImage(rate=0.5, mode="paper", unsure_below=1.0), model, inputs), text, _forgetting, 0.0
         ),
-        "RITUAL": (_made(ChangedImage(), model, inputs, changed), changed, lambda _: (1.0, 3.0), 0.1),
+        "RITUAL": (made(ChangedImage(), model, inputs, changed), changed, lambda _: (1.0, 3.0), 0.1),
     }  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def test_equals_a_plain_loop_over_two_models(method: str, tiny: Build) -> None:
     processor, second, weights, bound = _cases(model, inputs, text)[method]
     answer, scores = _loop(model, inputs, second, weights, bound)
     for _ in range(2):  # the second generation starts clean
-        got = _generated(model, inputs, processor)
+        got = generated(model, inputs, processor)
         assert equal(got.sequences[:, -5:], answer)
         assert distance(scores, got.scores) < CLOSE_SCORES  # a token excluded in one is excluded in the other
     assert distance(got.logits[1].log_softmax(-1), got.scores[1]) > 2e-2  # empty otherwise
@@ -139,10 +139,10 @@ def test_the_papers_gate_leaves_a_sure_row_alone(tiny: Build) -> None:
     inputs, _ = _batch()
     others = torch.tensor([[0.4], [0.6]]).expand(2, 199) / 199
     first = torch.cat([torch.tensor([[0.6], [0.4]]), others], dim=1).log()
-    got = _made(FadingImage(rate=0.5, mode="paper", unsure_below=0.5), model, inputs)(inputs["input_ids"], first)
+    got = made(FadingImage(rate=0.5, mode="paper", unsure_below=0.5), model, inputs)(inputs["input_ids"], first)
     assert distance(got[:1], first[:1]) < rounding(torch.float32, 200)
     assert distance(got[1:], first[1:]) > 0.1
-    ungated = _made(FadingImage(rate=0.5, bound=0.0), model, inputs)(inputs["input_ids"], first)
+    ungated = made(FadingImage(rate=0.5, bound=0.0), model, inputs)(inputs["input_ids"], first)
     assert distance(got[1:], ungated[1:]) < rounding(torch.float32, 200)
 
 
@@ -150,7 +150,7 @@ def test_m3id_acts_on_the_first_token(tiny: Build) -> None:
     """At rate 0.5 the image-free stream is weighed with 1 - e^0.5 there: a yes or no can change."""
     model = tiny("llava").model
     inputs, _ = _batch()
-    got = _generated(model, inputs, _made(FadingImage(rate=0.5, bound=0.0), model, inputs))
+    got = generated(model, inputs, made(FadingImage(rate=0.5, bound=0.0), model, inputs))
     assert distance(got.scores[0], got.logits[0].log_softmax(-1)) > 1e-2
 
 
@@ -159,7 +159,7 @@ def test_the_comparison_sees_wrong_weights(tiny: Build) -> None:
     inputs, text = _batch()
     processor, _, _, _ = _cases(model, inputs, text)["PAI"]
     _, scores = _loop(model, inputs, text, lambda _: (1.4, -0.4), 0.3)
-    assert distance(scores[:1], _generated(model, inputs, processor).scores[:1]) > 2e-4
+    assert distance(scores[:1], generated(model, inputs, processor).scores[:1]) > 2e-4
 
 
 REFUSED = {
@@ -174,27 +174,31 @@ def test_every_family_runs_a_second_stream_or_says_why_not(family: str, tiny: Bu
     changed = {**built.inputs, "pixel_values": built.inputs["pixel_values"].flip(0, -1)}
     if family in REFUSED:
         with pytest.raises(UnsupportedModel, match=REFUSED[family]):
-            _made(DisturbedPrompt(), built.model, built.inputs, changed)
+            made(DisturbedPrompt(), built.model, built.inputs, changed)
         support.states(family, "contrasts", f"refused: {REFUSED[family]}")
         return
     torch.nn.init.zeros_(built.model.get_output_embeddings().weight[150:151])  # no image token in the answer
     answer, scores = _loop(built.model, built.inputs, changed, lambda _: (2.0, -1.0), 0.1)
-    got = _generated(built.model, built.inputs, _made(DisturbedPrompt(), built.model, built.inputs, changed))
+    got = generated(built.model, built.inputs, made(DisturbedPrompt(), built.model, built.inputs, changed))
     assert equal(got.sequences[:, -5:], answer)
     assert distance(scores, got.scores) < CLOSE_SCORES
-    assert _generated(built.model, built.inputs, _made(ImageFree(), built.model, built.inputs)).sequences.shape[0] == 1
+    assert generated(built.model, built.inputs, made(ImageFree(), built.model, built.inputs)).sequences.shape[0] == 1
     support.states(family, "contrasts", "equal a plain loop")
 
 
-class _Uncached(LogitsProcessor):
+class Uncached(LogitsProcessor):
     """VCD's weights with a second stream that remembers nothing."""
 
     def __init__(self, model: PreTrainedModel, second: Inputs) -> None:
         self.model, self.second = model, second
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        copies = len(input_ids) // len(self.second["input_ids"])
-        second = {name: value.repeat_interleave(copies, 0) for name, value in self.second.items()}
+        rows = len(self.second["input_ids"])
+        copies = len(input_ids) // rows
+        second = {  # of one prompt, whatever its picture is cut into
+            name: torch.cat([value] * copies) if rows == 1 else value.repeat_interleave(copies, 0)
+            for name, value in self.second.items()
+        }
         answer = input_ids[:, self.second["input_ids"].shape[1] :]
         return _combined(scores, _uncached(self.model, second, answer), (2.0, -1.0), 0.0)
 
@@ -204,8 +208,8 @@ def test_the_second_stream_follows_its_beams(tiny: Build) -> None:
     inputs, _ = _batch()
     noised = {**inputs, "pixel_values": diffused(inputs["pixel_values"], 999, 0)}
     options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 8, "suppress_tokens": [150]}
-    expected = _generated(model, inputs, _Uncached(model, noised), **options)
-    got = _generated(model, inputs, _made(NoisedImage(noise_step=999, bound=0.0), model, inputs), **options)
+    expected = generated(model, inputs, Uncached(model, noised), **options)
+    got = generated(model, inputs, made(NoisedImage(noise_step=999, bound=0.0), model, inputs), **options)
     assert same_ids(expected, got)
     assert distance(expected.sequences_scores, got.sequences_scores) < CLOSE_SCORES
 
@@ -214,9 +218,9 @@ def test_attach_edits_the_first_stream_only(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     with attach(model, [RouteGain(image=3.0, layers="all")]) as alone:
-        edited = _generated(model, inputs, lambda _, scores: scores)
+        edited = generated(model, inputs, lambda _, scores: scores)
     with attach(model, [RouteGain(image=3.0, layers="all")]) as run:
-        got = _generated(model, inputs, _made(ImageFree(gamma=2.0), model, inputs))
+        got = generated(model, inputs, made(ImageFree(gamma=2.0), model, inputs))
     assert equal(edited.logits[0], got.logits[0])
     assert run.receipt.generations == 1
     assert run.receipt.interventions[0].heads() == alone.receipt.interventions[0].heads()
@@ -229,8 +233,8 @@ def test_attach_edits_the_first_stream_only(tiny: Build) -> None:
 def test_no_contrast_is_the_first_stream(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, _ = _batch()
-    plain = _generated(model, inputs, lambda _, scores: scores)
-    got = _generated(model, inputs, _made(NoisedImage(alpha=0.0, bound=0.0), model, inputs))
+    plain = generated(model, inputs, lambda _, scores: scores)
+    got = generated(model, inputs, made(NoisedImage(alpha=0.0, bound=0.0), model, inputs))
     assert same_ids(plain, got)
     assert distance([logits.log_softmax(-1) for logits in plain.logits], got.scores) < CLOSE_SCORES
 
@@ -239,20 +243,20 @@ def test_what_cannot_be_done_is_refused_by_name(tiny: Build) -> None:
     model = tiny("llava").model
     inputs, text = _batch()
     with pytest.raises(UnsupportedGeneration, match="3 rows"):
-        _made(ImageFree(), model, inputs)(torch.ones(3, 4).long(), torch.zeros(3, 200))
+        made(ImageFree(), model, inputs)(torch.ones(3, 4).long(), torch.zeros(3, 200))
     with pytest.raises(UnsupportedGeneration, match="4 different rows"):
-        _made(ImageFree(), model, inputs)(torch.arange(16).view(4, 4), torch.zeros(4, 200))
-    processor = _made(ImageFree(), model, inputs)
+        made(ImageFree(), model, inputs)(torch.arange(16).view(4, 4), torch.zeros(4, 200))
+    processor = made(ImageFree(), model, inputs)
     processor(torch.ones(2, 13).long(), torch.zeros(2, 200))
     with pytest.raises(UnsupportedGeneration, match="one token after the other"):
         processor(torch.ones(2, 16).long(), torch.zeros(2, 200))
     with pytest.raises(BadOption, match="pixel_values"):
-        _made(NoisedImage(), model, text)
+        made(NoisedImage(), model, text)
     with pytest.raises(BadOption, match="gamma"):
-        _made(ImageFree(gamma=0.5), model, inputs)
+        made(ImageFree(gamma=0.5), model, inputs)
     blip = tiny("blip2")
     with pytest.raises(UnsupportedModel, match="past its own forward"):
-        _made(ImageFree(), blip.model, blip.inputs)
+        made(ImageFree(), blip.model, blip.inputs)
 
 
 def test_noise_grows_with_the_step_and_is_the_same_for_every_image() -> None:

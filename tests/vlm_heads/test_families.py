@@ -1,4 +1,4 @@
-"""Twenty-one families: head reinforcement equals plain hooks, and a neutral gain changes no bit."""
+"""Twenty-three families: head reinforcement equals plain hooks, and a neutral gain changes no bit."""
 
 import pytest
 import torch
@@ -152,7 +152,7 @@ def test_two_images_in_one_prompt_equal_hooks(family: str, tiny: Build, support:
 def test_the_table_holds_every_family_and_every_cell(support: FamilyTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WRITE_FAMILIES", raising=False)
     families = [name.split("[")[0] for name in support.read()[1]]
-    assert len(families) == len(set(families)) == 21
+    assert len(families) == len(set(families)) == 23
     assert all(cell for row in support.read()[1].values() for cell in row.values())
     with pytest.raises(AssertionError, match="stale"):
         support.states("llava", "vhr", "does not work")

@@ -13,6 +13,7 @@ from PIL import Image
 
 import vlm_heads
 from vlm_heads import VLM, Answer, HeadReinforcement, errors
+from vlm_heads.generate_call import effective_config
 from vlm_heads.models.planted import COLOURS, planted_image
 
 
@@ -214,3 +215,39 @@ def test_a_row_that_ends_early_carries_no_padding(vlm: VLM) -> None:
     rows = vlm.answer_batch(pictures, "what do you see?", [HeadReinforcement()], eos_token_id=[2, end])
     assert [len(row.token_ids) for row in rows] == [4, 6]
     assert rows[0].token_ids[-1] == end
+
+
+def test_a_config_that_is_given_decides_and_is_left_as_it_was(vlm: VLM) -> None:
+    """What it leaves open is greedy, 256 tokens, and what the model's own config says."""
+    picture, asked = planted_image("bird"), T.GenerationConfig(num_beams=2, eos_token_id=[2, 9])
+    before = asked.to_dict()
+    calls = []
+    generate = vlm.model.generate
+    vlm.model.generate = lambda **given: calls.append(effective_config(vlm.model, given)) or generate(**given)
+    try:
+        vlm.answer(picture, generation_config=asked)
+        vlm.answer(picture, generation_config=T.GenerationConfig(do_sample=True, max_length=40, top_k=1))
+        vlm.answer(picture, max_new_tokens=3)
+    finally:
+        del vlm.model.generate
+    assert [(one.do_sample, one.max_new_tokens, one.max_length, one.num_beams) for one in calls] == [
+        (False, 256, 20, 2),
+        (True, None, 40, 1),
+        (False, 3, 20, 1),
+    ]
+    assert calls[0].eos_token_id == [2, 9]
+    assert asked.to_dict() == before
+
+
+def test_an_answer_ends_where_the_config_says(vlm: VLM) -> None:
+    """A row that ended is padded; its end comes from the config that `generate` goes by."""
+    end = vlm.processor.tokenizer.convert_tokens_to_ids("bird")
+    pictures = [planted_image("bird"), planted_image("car")]
+    own = vlm.model.generation_config.eos_token_id
+    vlm.model.generation_config.eos_token_id = [2, end]
+    try:
+        config = T.GenerationConfig(max_new_tokens=12)
+        rows = vlm.answer_batch(pictures, "what do you see?", [HeadReinforcement()], generation_config=config)
+    finally:
+        vlm.model.generation_config.eos_token_id = own
+    assert [len(row.token_ids) for row in rows] == [4, 6]

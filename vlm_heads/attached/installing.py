@@ -46,7 +46,7 @@ def _configs(anatomy: Anatomy) -> list[tuple[Any, str]]:
     """
     modules = [anatomy.decoder, *anatomy.attentions.values()]
     configs = {id(config): config for module in modules if (config := getattr(module, "config", None)) is not None}
-    found = [(config, config._attn_implementation) for config in configs.values()]
+    found = [(config, attention.base_of(config._attn_implementation)) for config in configs.values()]
     for _, base in found:
         if base not in attention.MASKS:
             raise UnsupportedModel(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 
+from vlm_heads.attached.turns import turn_of
 from vlm_heads.errors import UnsupportedGeneration
+from vlm_heads.generate_call import GenerateCall
 
 # argument of generate() -> what it does that cannot be followed
 _ARGUMENTS: Mapping[str, str] = {
@@ -28,24 +30,30 @@ _CONTINUOUS = "packs many prompts into one row, and takes no image"
 _CONTINUOUS_METHODS = ("generate_batch", "init_continuous_batching")
 
 
-Change = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
+Change = Callable[[GenerateCall], Mapping[str, Any]]
 
 
 @contextmanager
-def refusing(model: nn.Module, change: Change | None = None) -> Iterator[None]:
+def refusing(
+    model: nn.Module,
+    change: Change | None = None,
+    during: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Iterator[None]:
     """Let the model's own `generate` refuse these ways of generating while the context lasts.
 
-    Other ways go through, unchanged or with the keyword arguments that `change` returns. Afterwards the model has the
-    attributes it had before.
+    Other ways go through, unchanged or with the arguments that `change` returns. Afterwards the model has the
+    attributes it had before. A call from another thread waits until an answer that has the model to itself is over; see
+    `turns`.
 
     Args:
         model: whose `generate` it is.
-        change: takes a call's positional and keyword arguments, and returns the keyword arguments to use.
+        change: takes a call and returns the arguments to use, by name.
+        during: makes a context for each call that goes through.
     """
     before = {name: vars(model)[name] for name in ("generate", *_CONTINUOUS_METHODS) if name in vars(model)}
     guarded = [name for name in ("generate", *_CONTINUOUS_METHODS) if callable(getattr(model, name, None))]
     for name in guarded:
-        guard = _checked(model, getattr(model, name), change) if name == "generate" else _refused(name)
+        guard = _checked(model, getattr(model, name), change, during) if name == "generate" else _refused(name)
         vars(model)[name] = guard
     try:
         yield
@@ -55,18 +63,41 @@ def refusing(model: nn.Module, change: Change | None = None) -> Iterator[None]:
         vars(model).update(before)
 
 
-def _checked(model: Any, generate: Callable[..., Any], change: Change | None) -> Callable[..., Any]:
+def _checked(
+    model: Any,
+    generate: Callable[..., Any],
+    change: Change | None,
+    during: Callable[[], AbstractContextManager[object]],
+) -> Callable[..., Any]:
     @functools.wraps(generate)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
-        for name, reason in _ARGUMENTS.items():
-            if kwargs.get(name, getattr(config, name, None)):
-                raise UnsupportedGeneration(f"{name} {reason}: leave it out inside attach")
-        if kwargs.get("cache_implementation", getattr(config, "cache_implementation", None)) == "paged":
-            raise UnsupportedGeneration(f"cache_implementation='paged' {_CONTINUOUS}: leave it out inside attach")
-        return generate(*args, **(kwargs if change is None else change(args, kwargs)))
+        turn = turn_of(model)
+        if turn.waited():  # what was attached for somebody else's answer is gone by now
+            return model.generate(*args, **kwargs)
+        call = GenerateCall.of(model, args, kwargs)
+        _refuse(call)
+        with turn.generating(), during():
+            return generate(*args, **kwargs) if change is None else generate(**change(call))
 
     return checked
+
+
+def _refuse(call: GenerateCall) -> None:
+    for name, reason in _ARGUMENTS.items():
+        value = call.arguments.get(name, getattr(call.config, name, None))
+        if value is not None and value is not False:  # transformers asks for no more either
+            raise UnsupportedGeneration(f"{name} {reason}: {_left_out(call, name)}")
+    if call.config.cache_implementation == "paged":
+        raise UnsupportedGeneration(
+            f"cache_implementation='paged' {_CONTINUOUS}: {_left_out(call, 'cache_implementation')}"
+        )
+
+
+def _left_out(call: GenerateCall, name: str) -> str:
+    """Return what to do about a setting, which the model's own config may bring to every call."""
+    own = call.arguments.get("generation_config")
+    stated = name in call.arguments or getattr(own, name, None) is not None
+    return "leave it out inside attach" if stated else f"the model's generation_config says so; give {name}=None"
 
 
 def _refused(name: str) -> Callable[..., Any]:

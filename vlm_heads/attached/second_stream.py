@@ -14,6 +14,7 @@ from vlm_heads import attention
 from vlm_heads.blind import untouched
 from vlm_heads.errors import UnsupportedModel
 from vlm_heads.families import Anatomy, examine
+from vlm_heads.wrappers import unwrapped
 
 
 class SecondStream:
@@ -31,7 +32,7 @@ class SecondStream:
         anatomy = examine(model)
         require_second_stream(anatomy)
         self.rows = int(inputs["input_ids"].shape[0])
-        self._model: Any = model
+        self._model: Any = unwrapped(model)
         self._attentions = tuple(anatomy.attentions.values())
         self._inputs = dict(inputs)
         self._kwargs: dict[str, Any] = {}
@@ -48,7 +49,9 @@ class SecondStream:
                 kwargs["position_ids"] = self._model._prepare_position_ids_for_generation(ids, kwargs)
             logits = self._forward(ids, kwargs, first=True)
         if copies > 1:
-            self._kwargs["past_key_values"].batch_repeat_interleave(copies)
+            # not batch_repeat_interleave: the states of a linear attention have none
+            rows = torch.arange(self.rows, device=ids.device).repeat_interleave(copies)
+            self._kwargs["past_key_values"].reorder_cache(rows)
             self._kwargs = {name: self._repeated(name, value, copies) for name, value in self._kwargs.items()}
         return logits.repeat_interleave(copies, dim=0)
 

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from vlm_kernels import Backend
 
+from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
 from vlm_heads.attached.layer_edit import GenerationEdits
+from vlm_heads.attached.turns import ForwardTurns
+from vlm_heads.attached.uncached import Uncached
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.attention import PlainAttention
-from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, untouched
+from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, refuse_sound, untouched
 from vlm_heads.call import AttentionCall, GenerationState
 from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.families import Anatomy
@@ -42,6 +45,21 @@ class TrackedGeneration(GenerationState):
     """
 
     edits: GenerationEdits = field(default_factory=GenerationEdits)
+
+
+class _OfOneThread(threading.local):
+    """What a thread has under way: a generation runs in one thread from its prompt to its end.
+
+    Attributes:
+        paused: whether forwards are plain and belong to no generation.
+        uncached: the generations without a cache.
+        embedded_ids: ids whose embeddings are on their way to a decoder.
+    """
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.uncached: Uncached[TrackedGeneration] = Uncached()
+        self.embedded_ids: Tensor | None = None
 
 
 class Tracker:
@@ -63,7 +81,7 @@ class Tracker:
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.attention_calls = 0
-        self._pausing = threading.local()
+        self._mine = _OfOneThread()
         self._prepared = [*prepared, *({} for _ in watchers)]
         self._hidden: Tensor | None = None
         self._model = model
@@ -76,23 +94,30 @@ class Tracker:
         self._acting = _acting_by_layer(interventions, anatomy, receipt)
         self._watching = _watching_by_layer(watchers, anatomy, first_memory=len(interventions))
         self._states: WeakKeyDictionary[Cache, TrackedGeneration] = WeakKeyDictionary()
-        self._uncached: tuple[Tensor, TrackedGeneration] | None = None
         self._current: TrackedGeneration | None = None
-        self._turns = _Turns()
+        self._turns = ForwardTurns()
         self._recording: Recording | None = None
         self._stream: LockstepStream | None = None
-        self._embedded_ids: Tensor | None = None
         self._entry = anatomy.decoder if anatomy.quirks.blind_from_decoder else model
         self._signature = inspect.signature(self._entry.forward)
 
     @property
     def paused(self) -> bool:
         """Whether forwards of this thread are plain and belong to no generation."""
-        return getattr(self._pausing, "on", False)
+        return self._mine.paused
 
     @paused.setter
     def paused(self, on: bool) -> None:
-        self._pausing.on = on
+        self._mine.paused = on
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Let this thread's forwards belong to one call of `generate` while the context lasts."""
+        before, self._mine.uncached = self._mine.uncached, Uncached(whole_call=True)
+        try:
+            yield
+        finally:
+            self._mine.uncached = before
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -137,6 +162,8 @@ class Tracker:
         acting = self._acting.get(layer, ()) if state is not None and state.key_map.any_image else ()
         watching = self._watching.get(layer, ())
         if state is None or not (acting or watching):
+            if state is None:
+                self._refuse_stray()
             return compute()
         call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, LayerTally())
         call.scale, call.hidden = settings.get("scaling"), self._hidden
@@ -146,6 +173,15 @@ class Tracker:
             call.memory, call.output = state.memories[index], output
             watcher.see(call)
         return output, weights
+
+    def _refuse_stray(self) -> None:
+        """Raise `UnsupportedGeneration` where attention runs, and no forward that is followed."""
+        refuse_recomputation()
+        raise UnsupportedGeneration(
+            "the language model ran outside a forward of the model that was attached, as by model.forward(...) or a "
+            "wrapper that goes round it, so it is not known whose generation this is: call model(...) or "
+            "model.generate(...)"
+        )
 
     def _plan(
         self, call: AttentionCall, state: TrackedGeneration, acting: Sequence[tuple[int, Intervention, LayerTally]]
@@ -171,6 +207,7 @@ class Tracker:
     def look_both_ways(self, inputs: dict[str, Any], positions: int) -> tuple[Recording, Recording]:
         """Return the heads at each row's last `positions` with the image and without it, nothing changed."""
         key_map = self._key_map(inputs["input_ids"], inputs)
+        refuse_sound(inputs["input_ids"], self._anatomy)
         text = TextOnly.of_classes(key_map.classes)
         with_image = Recording(positions, key_map.last_positions)
         self._record(with_image, self._model, {**inputs, "use_cache": False})
@@ -195,11 +232,11 @@ class Tracker:
             self._current = self._begin(ids, inputs, cached=cache is not None)
         elif known is None:
             raise UnsupportedGeneration(
-                "the cache was filled outside of attach, so nothing is known about its image; start the conversation "
-                "inside attach"
+                "the cache was filled outside of attach, or by a generation begun before it, so nothing is known about "
+                "its image; start the conversation inside attach"
             )
         else:
-            _continue(known, past, _new_columns(inputs), ids, self._anatomy.image_token_id)
+            _continue(known, past, _new_columns(inputs), ids, self._anatomy.vision_token_ids)
             self._current = known
         if cache is not None and self._current is not None:
             self._states[cache] = self._current
@@ -223,8 +260,8 @@ class Tracker:
 
     def _note_ids(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input")
-        if isinstance(ids, Tensor) and self._recording is None and self._current is None and not self.paused:
-            self._embedded_ids = ids
+        if isinstance(ids, Tensor) and not self._turns.mine and not self.paused:
+            self._mine.embedded_ids = ids
 
     def _note_hidden(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._recording is None and not self.paused and self._current is not None and self._current.prefill:
@@ -234,8 +271,8 @@ class Tracker:
         """Return the ids of this forward `[B, T]`, as they were embedded where the model's own forward is bypassed."""
         ids: Tensor | None = inputs.get("input_ids")
         embeddings = inputs.get("inputs_embeds")
-        if ids is None and self._embedded_ids is not None and embeddings is not None:
-            seen, self._embedded_ids = self._embedded_ids, None
+        if ids is None and self._mine.embedded_ids is not None and embeddings is not None:
+            seen, self._mine.embedded_ids = self._mine.embedded_ids, None
             if seen.shape[1] == embeddings.shape[1]:
                 ids = seen.repeat_interleave(embeddings.shape[0] // seen.shape[0], dim=0)
         return ids
@@ -245,39 +282,32 @@ class Tracker:
             raise UnsupportedGeneration(
                 "the prompt came as inputs_embeds without input_ids, so its image positions are not known; give the ids"
             )
-        previous = None if cached or inputs.get("use_cache") else self._without_cache(ids)
-        if previous is not None:
-            return previous
+        uncached = None if cached else self._mine.uncached
+        if uncached is not None and not inputs.get("use_cache"):
+            previous = uncached.continued(ids, inputs)
+            if previous is not None:
+                previous.key_map.grow(ids.shape[1] - 1, 1)
+                previous.prefill = False
+                return previous
+        refuse_checkpointing(self._anatomy.decoder)
         key_map = self._key_map(ids, inputs)
         state = TrackedGeneration(key_map, memories=[dict(known) for known in self._prepared])
         self._receipt.generations += 1
         self._receipt.imageless += not key_map.any_image
         if key_map.any_image and self._modes:
             self._look_without_image(state, {**inputs, "input_ids": ids})
-        if not cached:
-            self._uncached = (ids, state)
+        if uncached is not None:
+            uncached.begin(ids, inputs, state)
         return state
 
     def _key_map(self, ids: Tensor, inputs: dict[str, Any]) -> KeyMap:
         mask = inputs.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        return KeyMap.of_prompt(ids, mask, self._anatomy.image_token_id)
-
-    def _without_cache(self, ids: Tensor) -> TrackedGeneration | None:
-        """Return the state of the generation that `ids` continues by one token, where it runs without a cache."""
-        if self._uncached is None:
-            return None
-        before, state = self._uncached
-        past = before.shape[1]
-        if ids.shape != (before.shape[0], past + 1) or not bool((ids[:, :past] == before).all()):
-            return None
-        state.key_map.grow(past, 1)
-        state.prefill = False
-        self._uncached = (ids, state)
-        return state
+        return KeyMap.of_prompt(ids, mask, *self._anatomy.vision_token_ids)
 
     def _look_without_image(self, state: TrackedGeneration, inputs: dict[str, Any]) -> None:
         """Make the extra passes that the interventions asked for."""
+        refuse_sound(inputs["input_ids"], self._anatomy)
         text = TextOnly.of_classes(state.key_map.classes)
         recorded = LayerInputs()
         state.blind = Recording()
@@ -301,31 +331,14 @@ class Tracker:
         return text.of_inputs(inputs, self._signature.parameters)
 
     def _record(self, recording: Recording, entry: nn.Module, inputs: dict[str, Any]) -> None:
+        self._turns.take()
         self._recording = recording
         try:
             with untouched(self._model):
                 entry(**inputs)
         finally:
             self._recording = None
-
-
-class _Turns:
-    """Lets one thread at a time run a forward of the model; forwards nested in it belong to the same turn."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._holders: list[int] = []
-
-    def take(self) -> None:
-        """Wait until no other thread runs a forward."""
-        self._lock.acquire()
-        self._holders.append(threading.get_ident())
-
-    def give_back(self) -> None:
-        """End the turn; do nothing if another hook failed before it began."""
-        if self._holders and self._holders[-1] == threading.get_ident():
-            self._holders.pop()
-            self._lock.release()
+            self._turns.give_back()
 
 
 def _acting_by_layer(
@@ -365,10 +378,10 @@ def _cached_length(cache: Cache | None, known: TrackedGeneration | None, inputs:
     return int(length)
 
 
-def _continue(state: TrackedGeneration, past: int, count: int, ids: Tensor | None, image_token_id: int) -> None:
+def _continue(state: TrackedGeneration, past: int, count: int, ids: Tensor | None, vision: tuple[int, ...]) -> None:
     """Let the map grow by a generated token, or by the prompt of a next turn."""
     state.prefill = False
     if count == 1 or ids is None:
         state.key_map.grow(past, count)
     else:
-        state.key_map.append(past, KeyMap.of_prompt(ids, None, image_token_id).classes)
+        state.key_map.append(past, KeyMap.of_prompt(ids, None, *vision).classes)

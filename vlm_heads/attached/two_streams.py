@@ -8,9 +8,11 @@ from torch import nn
 
 from vlm_heads.attached.installing import installed
 from vlm_heads.attached.tracking import Tracker
+from vlm_heads.attached.turns import turn_of
 from vlm_heads.blind import Recording
 from vlm_heads.families import Anatomy
 from vlm_heads.receipt import Receipt
+from vlm_heads.wrappers import unwrapped
 
 
 def both_streams(
@@ -28,6 +30,7 @@ def both_streams(
         UnsupportedModel: if the model uses an attention that cannot be followed.
         UnsupportedGeneration: if a row has fewer positions than asked for.
     """
+    model = unwrapped(model)
     tracker = Tracker(model, anatomy, (), Receipt(anatomy.model_type, anatomy.heads, ()))
-    with installed(anatomy, tracker):
+    with turn_of(model).between(), installed(anatomy, tracker):
         return tracker.look_both_ways(inputs, positions)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlm_heads.attached.second_stream import SecondStream, require_second_stream
-from vlm_heads.blind import TextOnly
+from vlm_heads.blind import TextOnly, refuse_sound
 from vlm_heads.contrast import ContrastProcessor, Weights
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy, examine
@@ -54,9 +54,12 @@ class Asked:
 
         Raises:
             BadOption: if no prompt has an image.
+            UnsupportedGeneration: if a prompt has sound.
         """
         ids: Tensor = self.inputs["input_ids"]
-        key_map = KeyMap.of_prompt(ids, self.inputs.get("attention_mask"), examine(self.model).image_token_id)
+        anatomy = examine(self.model)
+        refuse_sound(ids, anatomy)
+        key_map = KeyMap.of_prompt(ids, self.inputs.get("attention_mask"), *anatomy.vision_token_ids)
         if not key_map.any_image:
             raise BadOption(
                 "no prompt has an image, so a stream without the image would be the first stream itself; give an image"

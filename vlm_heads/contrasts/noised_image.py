@@ -42,6 +42,8 @@ class NoisedImage(Contrast):
     def second_stream(self, asked: Asked) -> SecondStream:
         if "pixel_values" not in asked.inputs:
             raise BadOption("a noised image needs pixel_values in the inputs")
+        if asked.inputs.get("pixel_values_videos") is not None:
+            raise BadOption("the inputs hold a video, and vcd noises images alone: videos are not looked at")
         noised = diffused(asked.inputs["pixel_values"], self.noise_step, self.seed)
         return SecondStream(asked.model, {**asked.inputs, "pixel_values": noised})
 

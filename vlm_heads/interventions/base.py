@@ -60,10 +60,17 @@ class Intervention(Method):
         """Return the layers on which `plan` is asked.
 
         Raises:
-            BadOption: if the options do not fit the model's depth.
+            BadOption: if the options do not fit the model's depth, or name a layer without heads.
         """
         layers: Layers = getattr(self, "layers", "paper")
-        return resolve_layers(layers, anatomy.depth, self.paper_layers(anatomy)) & anatomy.attentions.keys()
+        chosen = resolve_layers(layers, anatomy.depth, self.paper_layers(anatomy))
+        with_heads = chosen & anatomy.attentions.keys()
+        if not with_heads or (with_heads < chosen and not isinstance(layers, str)):
+            raise BadOption(
+                f"{self.name}: layer {min(chosen - with_heads)} of {anatomy.model_type} has no attention heads; layers "
+                f"that have: {', '.join(map(str, anatomy.attentions))}"
+            )
+        return with_heads
 
     def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
         """Raise `UnsupportedModel` or `BadOption` if this cannot act on the model; called before anything changes."""

@@ -28,6 +28,9 @@ def chat_text(processor: Any, prompt: str) -> str:
     token = getattr(processor, "image_token", None)
     if token is not None and str(token) in prompt:
         raise BadPrompt(f"the prompt carries the image token {token!r}; it is put in by itself, leave it out")
+    video = getattr(processor, "video_token", None)
+    if video is not None and str(video) in prompt:
+        raise BadPrompt(f"the prompt carries the video token {video!r}; videos are not looked at, leave it out")
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

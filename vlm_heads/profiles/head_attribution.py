@@ -7,7 +7,6 @@ gradient gives the effect of damping each head's generated-text route, to first 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +76,7 @@ def worst_heads(scores: Tensor, count: int = 20) -> tuple[tuple[int, int], ...]:
 
 
 class _AnswerRoutes(Watcher):
-    """Keeps what keys of the answer contribute to each head.
+    """Keeps each head's output, to be differentiated by, and what keys of the answer contribute to it.
 
     Args:
         begin: the answer's first column.
@@ -85,9 +84,13 @@ class _AnswerRoutes(Watcher):
 
     def __init__(self, begin: int) -> None:
         self.begin = begin
+        self.outputs: dict[int, Tensor] = {}
         self.routes: dict[int, Tensor] = {}
 
     def see(self, call: AttentionCall) -> None:
+        assert call.output is not None, "watchers see it"
+        # where no weight of the model asks for a gradient, it begins here
+        self.outputs[call.layer] = call.output if call.output.requires_grad else call.output.requires_grad_()
         classes = call.key_class().clone()
         classes[:, self.begin :] = int(KeyClass.GENERATED)
         alone = torch.zeros((*call.query.shape[:2], CLASS_COUNT), dtype=call.query.dtype, device=call.query.device)
@@ -103,34 +106,18 @@ def _of_answer(model: nn.Module, anatomy: Anatomy, answer: MarkedAnswer) -> Tens
     assert prompt.shape[0] == 1, "one prompt at a time"
     tokens = answer.token_ids.to(prompt.device)
     watcher = _AnswerRoutes(begin=prompt.shape[1])
-    outputs: dict[int, Tensor] = {}
-    with ExitStack() as watching:
-        watching.enter_context(torch.enable_grad())
-        for layer, projection in anatomy.projections.items():
-            handle = projection.register_forward_pre_hook(_keep(outputs, layer))
-            watching.callback(handle.remove)
-        watching.enter_context(attach(model, watch=[watcher]))
-        logits = model(**with_answer(answer.inputs, tokens.tolist()), use_cache=False).logits[
-            0, prompt.shape[1] - 1 : -1
-        ]
+    with torch.enable_grad(), attach(model, watch=[watcher]):
+        inputs = with_answer(answer.inputs, tokens.tolist())
+        logits = model(**inputs, use_cache=False).logits[0, prompt.shape[1] - 1 : -1]
         said = logits.float().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
         target = _mean(said, answer.invented) - _mean(said, answer.grounded)
-        gradients = torch.autograd.grad(target, list(outputs.values()), allow_unused=True)
+        gradients = torch.autograd.grad(target, list(watcher.outputs.values()), allow_unused=True)
     scores = torch.zeros(anatomy.depth, anatomy.heads)
-    for layer, gradient in zip(outputs, gradients, strict=True):
+    for layer, gradient in zip(watcher.outputs, gradients, strict=True):
         if gradient is not None:
             route = watcher.routes[layer].transpose(1, 2)[0]  # [T, Hq, D]
-            scores[layer] = (gradient[0].view(route.shape).float() * route.float()).sum(dim=(0, 2)).cpu()
+            scores[layer] = (gradient[0].float() * route.float()).sum(dim=(0, 2)).cpu()
     return scores
-
-
-def _keep(outputs: dict[int, Tensor], layer: int) -> Any:
-    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        heads = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
-        outputs[layer] = heads
-        return (heads, *args[1:])
-
-    return keep
 
 
 def _mean(said: Tensor, places: Sequence[int]) -> Tensor:

@@ -208,7 +208,8 @@ def _arbitrary_prompts(anatomy: Anatomy) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     vocabulary = int(text.vocab_size)
     ids = torch.randint(vocabulary // 10, vocabulary // 2, (_PROBES, _PROBE_LENGTH), generator=generator)
-    ids[ids == anatomy.image_token_id] = vocabulary // 10
+    for token_id in anatomy.vision_token_ids:
+        ids[ids == token_id] = vocabulary // 10
     begin = getattr(text, "bos_token_id", None)
     if isinstance(begin, int):
         ids[:, 0] = begin

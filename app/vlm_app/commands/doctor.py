@@ -52,7 +52,7 @@ def doctor(
         _try("plain generation", lambda: _answer(vlm, ())),
         _try("head scores (VHD)", lambda: score_heads(vlm.model, vlm.processor, [_picture()])),
         *(
-            _try(f"--with {name}", partial(_answer_with, vlm, kind), anatomy.depth)
+            _try(f"--with {name}", partial(_answer_with, vlm, kind), len(anatomy.attentions))
             for name, kind in known_interventions().items()
         ),
         *(_try(f"--with {name}", partial(_answer_beside, vlm, kind)) for name, kind in known_contrasts().items()),
@@ -139,7 +139,7 @@ class Check:
     fired: bool | None = None
 
 
-def _try(what: str, attempt: Callable[[], object], depth: int = 0) -> Check:
+def _try(what: str, attempt: Callable[[], object], layers_with_heads: int = 0) -> Check:
     from vlm_heads.errors import NothingIntervened, VlmHeadsError
 
     try:
@@ -152,7 +152,7 @@ def _try(what: str, attempt: Callable[[], object], depth: int = 0) -> Check:
     if receipt is None:
         return Check(what, True, "")
     layers = receipt["interventions"][0]["layers"]
-    return Check(what, True, f"fired on {len(layers)} of {depth} layers of a trial picture", fired=True)
+    return Check(what, True, f"fired on {len(layers)} of {layers_with_heads} layers of a trial picture", fired=True)
 
 
 def _answer_with(vlm: VLM, kind: type[Any]) -> object:

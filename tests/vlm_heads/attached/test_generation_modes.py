@@ -1,5 +1,6 @@
 """Ways of generating: each equals the same way of generating under plain hooks on the output projections."""
 
+from collections.abc import Callable
 from functools import partial
 from threading import Barrier, Thread
 
@@ -188,6 +189,7 @@ def test_two_threads_on_one_model_take_turns(llava: Tiny) -> None:
         assert equal(expected[index].logits, got[index].logits)
 
 
+GREEDY: dict[str, object] = {"max_new_tokens": 4, "do_sample": False}
 REFUSED: dict[str, int | str] = {
     "prefill_chunk_size": 3,
     "prompt_lookup_num_tokens": 3,
@@ -196,18 +198,56 @@ REFUSED: dict[str, int | str] = {
 }
 
 
+WAYS: dict[str, Callable[[Tiny, GenerationConfig], tuple[tuple[object, ...], dict[str, object]]]] = {
+    "arguments": lambda _, config: ((), config.to_diff_dict()),
+    "a config": lambda _, config: ((), {"generation_config": config}),
+    "a config by position": lambda tiny, config: ((tiny.inputs["input_ids"], config), {"input_ids": None}),
+    "the model's own": lambda tiny, config: _of_the_model(tiny, config),
+    "the model's own beside a config": lambda tiny, config: (
+        (),
+        {**_of_the_model(tiny, config)[1], "generation_config": GenerationConfig(max_new_tokens=2, do_sample=False)},
+    ),
+}
+
+
+def _of_the_model(tiny: Tiny, config: GenerationConfig) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Return no arguments, and let the model's own config say what `config` says."""
+    tiny.model.generation_config.update(**config.to_diff_dict())
+    return (), {}
+
+
 @pytest.mark.parametrize("argument", REFUSED)
-@pytest.mark.parametrize("way", ["argument", "generation config"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_way_that_cannot_be_followed_is_refused_by_name(argument: str, way: str, llava: Tiny) -> None:
-    given: dict[str, object] = {argument: REFUSED[argument]}
-    if way == "generation config":
-        given = {"generation_config": GenerationConfig(max_new_tokens=2, **given)}
+    args, kwargs = WAYS[way](llava, GenerationConfig(max_new_tokens=2, **{argument: REFUSED[argument]}))
+    given = {name: value for name, value in {**llava.inputs, **kwargs}.items() if value is not None}
+    inherited = "generation_config says so; give .*=None" if "own" in way else "leave it out"
     with (
-        pytest.raises(errors.UnsupportedGeneration, match=argument),
+        pytest.raises(errors.UnsupportedGeneration, match=f"{argument}.*{inherited}"),
         attach(llava.model, [HeadReinforcement(layers="all")], allow_idle=True),
     ):
-        llava.model.generate(**llava.inputs, **given)
+        llava.model.generate(*args, **given)
     assert "generate" not in vars(llava.model)
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+def test_an_argument_takes_back_what_the_models_config_says(argument: str, llava: Tiny) -> None:
+    expected = llava.model.generate(**llava.inputs, **GREEDY)
+    setattr(llava.model.generation_config, argument, REFUSED[argument])
+    with attach(llava.model, [HeadReinforcement(gain=1.0)]):
+        got = llava.model.generate(**llava.inputs, **GREEDY, **{argument: None})
+    assert equal(got, expected)
+
+
+def test_what_a_language_model_inside_generates_by_is_found(tiny: Build) -> None:
+    """InstructBLIP hands everything to its language model, whose config then counts."""
+    blip = tiny("instructblip")
+    blip.model.language_model.generation_config.prompt_lookup_num_tokens = 3
+    with (
+        pytest.raises(errors.UnsupportedGeneration, match="prompt_lookup_num_tokens"),
+        attach(blip.model, [HeadReinforcement()], allow_idle=True),
+    ):
+        blip.generate()
 
 
 def test_an_assistant_and_continuous_batches_are_refused_by_name(llava: Tiny, tiny: Build) -> None:

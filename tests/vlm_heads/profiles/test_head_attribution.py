@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vlm_kernels import AttentionPlan
 
 from tests.support.compare import distance
-from tests.support.families import Tiny
+from tests.support.families import Build, Tiny
 from vlm_heads import attach
 from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
@@ -47,20 +47,26 @@ class _Gained(Intervention):
 
 def _target(model: nn.Module, answer: MarkedAnswer, edit: Intervention) -> float:
     ids = torch.cat([answer.inputs["input_ids"], ANSWER[None]], 1)
+    shown = {name: value for name, value in answer.inputs.items() if name not in ("input_ids", "mm_token_type_ids")}
+    if "mm_token_type_ids" in answer.inputs:
+        shown["mm_token_type_ids"] = torch.cat([answer.inputs["mm_token_type_ids"], torch.zeros(1, 4).int()], 1)
     with torch.no_grad(), attach(model, [edit], allow_idle=True, backend="reference"):
-        logits = model(input_ids=ids, pixel_values=answer.inputs["pixel_values"]).logits[0, -5:-1]
+        logits = model(input_ids=ids, **shown).logits[0, -5:-1]
     said = logits.log_softmax(-1)[torch.arange(4), ANSWER]
     return float(said[list(INVENTED)].mean() - said[list(GROUNDED)].mean())
 
 
-def test_equals_finite_differences(llava: Tiny) -> None:
-    model = llava.model.double()
-    inputs = {**llava.inputs, "pixel_values": llava.inputs["pixel_values"].double()}
+@pytest.mark.parametrize(("family_name", "heads"), [("llava", ((0, 1), (1, 0), (2, 3))), ("qwen3_5", ((1, 0), (1, 3)))])
+def test_equals_finite_differences(family_name: str, heads: tuple[tuple[int, int], ...], tiny: Build) -> None:
+    """Qwen3.5 gates what its heads give, and has heads on its second layer alone."""
+    built = tiny(family_name)
+    model = built.model.double()
+    inputs = {**built.inputs, "pixel_values": built.inputs["pixel_values"].double()}
     answer = MarkedAnswer(inputs, ANSWER, INVENTED, GROUNDED)
     scores = attribute_heads(model, [answer])
     begin = inputs["input_ids"].shape[1]
     # Llama's norms round to float32, so that the step has to be large against 1e-7
-    for layer, head in ((0, 1), (1, 0), (2, 3)):
+    for layer, head in heads:
         up, down = (_target(model, answer, _Gained(layer, head, 1 + step, begin)) for step in (0.03, -0.03))
         assert scores[layer, head].item() == pytest.approx((up - down) / 0.06, rel=1e-2, abs=1e-5)
     assert scores.abs().max() > 1e-3

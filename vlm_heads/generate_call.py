@@ -1,0 +1,100 @@
+"""What a call of `generate` asks for: by position, by name, by a config given, and by the model's own."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import GenerationConfig, GenerationMixin
+
+from vlm_heads.wrappers import unwrapped
+
+
+@dataclass(frozen=True)
+class GenerateCall:
+    """The arguments of one call of `generate`.
+
+    Attributes:
+        arguments: every argument given, by its name.
+        config: what decides how tokens are chosen. An argument comes before the config given, and that one before the
+            model's own.
+        inputs: those arguments that go to the model and do not say how to generate.
+    """
+
+    arguments: Mapping[str, Any]
+    config: GenerationConfig
+    inputs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> GenerateCall:
+        """Return what `model.generate(*args, **kwargs)` asks for; nothing given is changed."""
+        model = unwrapped(model)
+        own = _parameters(model.generate)
+        given = dict(zip(own, args, strict=False)) | dict(kwargs)
+        base = given.get("generation_config")
+        changes = {name: value for name, value in given.items() if name != "generation_config"}
+        config, rest = _resolved(_who_generates(model), base, changes)
+        accepted = inspect.signature(model.forward).parameters
+        inputs = {
+            name: value
+            for name, value in rest.items()
+            if value is not None
+            and not hasattr(config, name)
+            and (name in accepted or name not in _NOT_FOR_THE_MODEL.union(own))
+        }
+        if given.get("inputs") is not None:
+            inputs["input_ids"] = given["inputs"]
+        return cls(given, config, inputs)
+
+
+def effective_config(model: Any, arguments: Mapping[str, Any]) -> GenerationConfig:
+    """Return what decides how tokens are chosen where `generate` is called with these keyword arguments."""
+    return GenerateCall.of(model, (), arguments).config
+
+
+def with_defaults(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `generate` with these added, each where neither they nor their config state it."""
+    missing = {name: value for name, value in defaults.items() if name not in arguments}
+    config = arguments.get("generation_config")
+    if config is None:
+        return {**missing, **arguments}
+    changed = copy.deepcopy(config)
+    for name, value in missing.items():
+        if getattr(changed, name, None) is None:
+            setattr(changed, name, value)
+    return {**arguments, "generation_config": changed}
+
+
+# Arguments of `generate` that it takes out of its keyword arguments by name.
+_NOT_FOR_THE_MODEL = frozenset({"past_key_values", "tokenizer", "assistant_tokenizer", "generation_mode"})
+
+
+def _parameters(generate: Callable[..., Any]) -> list[str]:
+    """Return the names of what `generate` takes; those of transformers where it hands on whatever it is given."""
+    found = inspect.signature(generate).parameters
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in found.values()):
+        found = inspect.signature(GenerationMixin.generate).parameters
+    return [name for name, one in found.items() if one.kind is not inspect.Parameter.VAR_KEYWORD and name != "self"]
+
+
+def _who_generates(model: Any) -> Any:
+    """Return the model whose own `generate` runs in the end: some families hand all to their language model's."""
+    inner = getattr(model, "language_model", None)
+    hands_on = getattr(type(model), "generate", None) is not GenerationMixin.generate
+    return inner if hands_on and isinstance(inner, GenerationMixin) else model
+
+
+def _resolved(
+    model: Any, base: GenerationConfig | None, changes: dict[str, Any]
+) -> tuple[GenerationConfig, dict[str, Any]]:
+    """Return the effective config and the arguments that are not part of it."""
+    resolve = getattr(model, "_prepare_generation_config", None)
+    if resolve is not None:
+        config, rest = resolve(base, **changes)
+    else:
+        config = copy.deepcopy(base or getattr(model, "generation_config", None) or GenerationConfig())
+        rest = config.update(**changes)
+    return config, rest
