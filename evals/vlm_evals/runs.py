@@ -4,6 +4,7 @@ protocol.json                 what is asked, and of whom; another one in the sam
 answers.jsonl                 one line an answer, appended and flushed per batch
 answers.SHARD-of-SHARDS.jsonl the same while several processes share the work, merged at the end
 environment.json              machine and versions of every start
+notes.json                    what every report of the run says, such as how many pictures are missing
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ REPORTED_PACKAGES = (
     "pycocotools",
     "pillow",
 )
+NOTES = "notes.json"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -168,6 +170,25 @@ def require_complete(folder: Path, names: Sequence[str], answers: Mapping[str, A
     """
     if missing := sum(name not in answers for name in names):
         raise RunError(f"{folder}: {missing} of {len(names)} samples have no answer yet: start the same eval again")
+
+
+def keep_notes(folder: Path, notes: Sequence[str]) -> None:
+    """Write the sentences that every report of a run carries, where there are any."""
+    if notes:
+        write_json(folder / NOTES, list(notes))
+
+
+def kept_notes(folder: Path) -> list[str]:
+    """Return the sentences that every report of a run carries.
+
+    Raises:
+        FileFormatError: if the file holds anything else.
+    """
+    path = folder / NOTES
+    notes = read_json(path) if path.is_file() else []
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise FileFormatError(path, None, "is no list of sentences; start the same eval again, and it is written anew")
+    return notes
 
 
 def read_identity(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vlm_evals.records import Score
 from vlm_evals.registry import find_metric
 from vlm_evals.report import paired_report, single_report
 from vlm_evals.reports.pairs import MITIGATED, PLAIN, compare
-from vlm_evals.runs import answers_in, read_identity
+from vlm_evals.runs import answers_in, kept_notes, read_identity
 from vlm_evals.tasks import asked_of
 
 
@@ -62,7 +62,10 @@ def score_run(folder: Path) -> ScoredRun:
     answers = answers_in(folder)
     failures = {name: answer.error for name, answer in answers.items() if answer.error is not None}
     scored = asked_of(protocol.metric).score(folder, protocol, answers)
-    return ScoredRun(protocol, identity.get("setting", {}), scored.scores, failures, scored.facts)
+    facts = dict(scored.facts)
+    if notes := kept_notes(folder):
+        facts["notes"] = [*facts.get("notes", ()), *notes]
+    return ScoredRun(protocol, identity.get("setting", {}), scored.scores, failures, facts)
 
 
 def run_report(run: ScoredRun) -> dict[str, Any]:
