@@ -22,6 +22,7 @@ from vlm_evals.ratios import Formula, HarmonicMean, Ratio
 from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
 from vlm_evals.runs import require_complete
 from vlm_evals.text.objects import PIPELINES, VOCABULARIES, CaptionObjects, Mention, ObjectFinder
+from vlm_evals.text.spoken import notes_on_thinking, spoken
 
 TRUTH = "truth.json"
 _NO_CAPTION = "there is no caption"
@@ -125,7 +126,7 @@ def score_caption(caption: Caption, truth: Truth, finder: ObjectFinder) -> Capti
     Raises:
         UnknownImage: if the ground truth does not know its image.
     """
-    return CaptionScore(caption.image_id, finder.find(caption.text), truth.of(caption.image_id))
+    return CaptionScore(caption.image_id, finder.find(spoken(caption.text).text), truth.of(caption.image_id))
 
 
 def score_captions(captions: Iterable[Caption], truth: Truth, finder: ObjectFinder) -> list[CaptionScore]:
@@ -201,7 +202,7 @@ def read_saved(
         "files": {"captions": Path(file).name, "truth": objects.source},
         "hashes": {"captions": file_hash(Path(file)), "truth": objects.digest},
         "truth_images": len(objects.objects),
-        "notes": list(finder.notes),
+        "notes": [*finder.notes, *notes_on_thinking(one.text for one in captions)],
     }
     return Scored(scores, facts)
 
@@ -237,9 +238,11 @@ def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) 
     finder = _finder(protocol.pipeline, protocol.vocabulary)
     truth = load_truth(folder / TRUTH)
     require_complete(folder, [str(image) for image in protocol.image_ids], answers)
-    found = score_captions(_said(protocol, answers), truth, finder)
+    said = _said(protocol, answers)
+    found = score_captions(said, truth, finder)
+    notes = [*finder.notes, *notes_on_thinking(one.text for one in said)]
     facts = {"pipeline": finder.pipeline, "vocabulary": finder.vocabulary_name, "truth": truth.digest}
-    return Scored([one.as_score() for one in found], facts | {"notes": list(finder.notes)})
+    return Scored([one.as_score() for one in found], facts | {"notes": notes})
 
 
 def _write_exchange(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> None:

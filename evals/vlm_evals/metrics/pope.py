@@ -15,7 +15,8 @@ from vlm_evals.protocol import Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
 from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
 from vlm_evals.runs import content_hash, require_complete
-from vlm_evals.text.yes_no import PARSERS, Parser, Reading, parse_answer
+from vlm_evals.text.spoken import notes_on_thinking, spoken
+from vlm_evals.text.yes_no import PARSERS, Parser, Reading, parse_answer, unparsed_alerts
 
 QUESTIONS = "questions.jsonl"
 _NO_QUESTION = "there is no question"
@@ -101,7 +102,7 @@ def score_answers(
     """
     texts = _by_order(questions, answers) if _without_ids(answers) else _by_id(questions, answers)
     return [
-        QuestionScore(question, text, parse_answer(text, parser=parser, label=question.label))
+        QuestionScore(question, text, parse_answer(spoken(text).text, parser=parser, label=question.label))
         for question, text in zip(questions, texts, strict=True)
     ]
 
@@ -184,6 +185,7 @@ def read_saved(
         "parser": parser,
         "files": {"answers": [path.name for path in given], "questions": counted},
         "hashes": {path.name: file_hash(path) for path in (*given, *asked)},
+        **_noted(found),
     }
     return Scored([one.as_score() for one in found], facts)
 
@@ -295,7 +297,13 @@ def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) 
     pairs = _answered(folder, answers)
     parser: Any = protocol.parser or "strict-neither"
     found = score_answers([question for question, _ in pairs], [given for _, given in pairs], parser)
-    return Scored([one.as_score() for one in found], {"parser": parser})
+    return Scored([one.as_score() for one in found], {"parser": parser, **_noted(found)})
+
+
+def _noted(scores: Sequence[QuestionScore]) -> dict[str, list[str]]:
+    """Return the notes of a report, where there are any."""
+    notes = notes_on_thinking(score.answer for score in scores)
+    return {"notes": notes} if notes else {}
 
 
 def _write_exchange(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> None:
@@ -319,6 +327,7 @@ POPE = Metric(
     over_splits="mean",
     counted="questions",
     called=lambda score: f"question {score.evidence['question_id']} ({score.split})",
+    alerts=unparsed_alerts,
     in_splits=("accuracy", "f1", "yes_ratio", "unparsed"),
     summary=("accuracy", "f1", "false_yes_rate", "yes_ratio"),
     judging=Judging(

@@ -115,6 +115,11 @@ class Comparison:
         found = {side: self.metric.findings(self.runs[name]) for side, name in sides.items()}
         return {key: {side: one[key] for side, one in found.items()} for key in found[PLAIN]}
 
+    def alerts(self) -> list[str]:
+        """Return what the first lines of a report say of either side."""
+        sides = {PLAIN: PLAIN, MITIGATED: self.others[0]}
+        return [f"{side}: {one}" for side, name in sides.items() for one in self.metric.alerts(self.runs[name])]
+
     def pair(self) -> dict[str, Any]:
         """Return the comparison as a report has it: the first of the others as `mitigated`, the rest as controls.
 

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from vlm_evals.data.formats import GivenAnswer, Question, read_answers, read_questions
 from vlm_evals.data.pope_questions import STRATEGIES, build_questions
 from vlm_evals.errors import AnswerMismatch, EvaluationError
+from vlm_evals.judge import judge
 from vlm_evals.metrics.pope import POPE, QuestionScore, score_answers
+from vlm_evals.records import write_rows
+from vlm_evals.report import paired_report, single_report
+from vlm_evals.reports.pairs import compare
+from vlm_evals.reports.tables import markdown
 from vlm_evals.text.yes_no import PARSERS, parse_answer
 
 REFERENCE = {"pope": "rucaibox", "opera": "opera_pai"}
@@ -29,6 +34,23 @@ REFERENCE = {"pope": "rucaibox", "opera": "opera_pai"}
         ("The answer is no.", "no"),
         ("Answer: Yes", "yes"),
         ("No，", "no"),
+        ("**Answer:** Yes", "yes"),
+        ("ASSISTANT: Yes", "yes"),
+        ("USER: Is there a dog? ASSISTANT: No", "no"),
+        ("<|im_start|>assistant\nNo", "no"),
+        ("Response: The answer is no.", "no"),
+        ('{"answer": "no"}', "no"),
+        ('```json\n{"reason": {"seen": []}, "Answer": "Yes."}\n```', "yes"),
+        ("I see a tail. <answer> Yes </answer>", "yes"),
+        ("So \\boxed{No}", "no"),
+        ("\\boxed{\\text{Yes}}", "yes"),
+        ("<answer>\\boxed{No}</answer>", "no"),
+        ("Yes, no doubt about it.", "yes"),
+        ("Yes, there is a model: a car", "yes"),
+        ("Yes, no.", "unparsed"),
+        ("No, yes, no doubt", "unparsed"),
+        ('{"answer": 1}', "unparsed"),
+        ("<answer></answer>", "unparsed"),
         ("", "unparsed"),
         ("Maybe", "unparsed"),
         ("Not sure.", "unparsed"),
@@ -70,7 +92,10 @@ def test_published_parsers_on_awkward_answers(shared_data: Path) -> None:
             assert parse_answer(case["answer"], parser="vcd", label=label) == case[f"vcd_when_label_{label}"]
 
 
-@given(st.text(max_size=30) | st.sampled_from(["yes", "no", "not", "."]), st.sampled_from(["yes", "no"]))
+@given(
+    st.text(max_size=30) | st.sampled_from(["yes", "no", "not", ".", "[" * 100_000, '{"a":' * 100_000]),
+    st.sampled_from(["yes", "no"]),
+)
 def test_no_answer_breaks_a_parser(answer: str, label) -> None:
     for parser in PARSERS:
         reading = parse_answer(answer, parser=parser, label=label)
@@ -262,3 +287,44 @@ def test_the_published_builder_makes_the_same_popular_questions(shared_data: Pat
         for row in fixture["questions"]["popular"]
     ]
     assert [{key: row[key] for key in ("question_id", "image", "text", "label")} for row in rows] == expected
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_what_a_model_thinks_is_no_answer(parser) -> None:
+    thinking = "<think>Yes or no? There is no cat. Let me look.</think>\n"
+    said = score_answers(questions("yes", "no"), answers(f"{thinking}Yes", f"{thinking}No"), parser)
+    assert [score.reading for score in said] == ["yes", "no"]
+    assert said[0].as_row()["answer"] == f"{thinking}Yes"  # the evidence is what was given
+
+
+def read(tmp_path: Path, *texts: str) -> dict[str, Any]:
+    rows = [
+        {"question_id": n, "image": "a.jpg", "text": "Is there a dog in the image?", "label": ["no", "yes"][n % 2]}
+        for n in range(len(texts))
+    ]
+    write_rows(tmp_path / "coco_pope_random.json", rows)
+    write_rows(tmp_path / "answers.jsonl", [{"question_id": n, "answer": text} for n, text in enumerate(texts)])
+    return judge("pope", [tmp_path / "answers.jsonl"], questions=[tmp_path / "coco_pope_random.json"])
+
+
+def test_many_unparsed_answers_are_said_first(tmp_path: Path) -> None:
+    found = read(tmp_path, *["Yes"] * 16, "It | is", "Maybe", "It | is", "Perhaps so")
+    (alert,) = found["alerts"]
+    assert alert.startswith(
+        "4 of 20 answers (20%) are neither yes nor no and count as wrong, such as 'It | is', 'Maybe', 'Perhaps so'"
+    )
+    assert "alerts" not in read(tmp_path, *["Yes"] * 18, "Maybe", "Maybe")  # a tenth is not more than a tenth
+    scored = [one.as_score() for one in score_answers(questions("yes"), answers("Maybe"))]
+    lines = markdown(single_report(POPE, scored, settings={})).splitlines()
+    assert lines[2].startswith("**1 of 1 answers (100%) are neither yes nor no")
+    good = [one.as_score() for one in score_answers(questions("yes"), answers("Yes"))]
+    both = paired_report([compare(POPE, good, {"mitigated": scored})], settings={})
+    assert [alert[:20] for alert in both["alerts"]] == ["mitigated: 1 of 1 an"]
+
+
+def test_thinking_is_noted(tmp_path: Path) -> None:
+    assert read(tmp_path, "<think>a</think>Yes", "No", "<think>cut off")["notes"] == [
+        "2 answers think aloud; what stands in <think> is not scored",
+        "1 answers end inside their thinking and count as empty: allow more tokens",
+    ]
+    assert "notes" not in read(tmp_path, "Yes", "No")
