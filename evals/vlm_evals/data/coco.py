@@ -135,11 +135,20 @@ class _Annotated:
 
 def _read_instances(path: Path) -> _Annotated:
     contents = read_json(path)
+    if isinstance(contents, dict) and contents.get("annotations") and not contents.get("categories"):
+        raise FileFormatError(
+            path, None, "is not a COCO annotation file of objects: it has no `categories`, which name them"
+        )
     try:
         files = [(int(image["id"]), str(image["file_name"])) for image in contents["images"]]
         names = {category["id"]: str(category["name"]) for category in contents["categories"]}
-        objects = [(int(one["image_id"]), names[one["category_id"]]) for one in contents["annotations"]]
+        marks = [(int(one["image_id"]), one["category_id"]) for one in contents["annotations"]]
+        if nameless := next((mark for mark in marks if mark[1] not in names), None):
+            raise FileFormatError(path, None, f"category {nameless[1]!r} of image {nameless[0]} is not in `categories`")
+        objects = [(image, names[category]) for image, category in marks]
         info = dict(contents.get("info") or {})
-    except (KeyError, TypeError, ValueError) as error:
+    except FileFormatError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FileFormatError(path, None, f"is not in COCO's format for objects ({error!r})") from error
     return _Annotated(files, objects, info)

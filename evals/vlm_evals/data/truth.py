@@ -122,9 +122,17 @@ def _objects_of(path: Path, finder: ObjectFinder) -> Iterator[tuple[str, Iterabl
         for annotation in coco.dataset["annotations"]:
             key = image_key(annotation["image_id"])
             if "caption" in annotation:
-                yield key, (mention.node for mention in finder.find(annotation["caption"]).mentions)
+                if not isinstance(said := annotation["caption"], str):
+                    raise FileFormatError(path, None, f"a caption of image {key} is {said!r}, and no text")
+                yield key, (mention.node for mention in finder.find(said).mentions)
             else:
-                name = names[annotation["category_id"]]
+                if not names:
+                    raise FileFormatError(
+                        path, None, "is not a COCO annotation file of objects: it has no `categories`, which name them"
+                    )
+                if (category := annotation["category_id"]) not in names:
+                    raise FileFormatError(path, None, f"category {category!r} of image {key} is not in `categories`")
+                name = names[category]
                 if name not in known:
                     raise FileFormatError(path, None, f"category {name!r} is not one of the objects CHAIR knows")
                 yield key, (known[name],)

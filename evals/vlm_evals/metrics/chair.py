@@ -16,6 +16,7 @@ from typing import Any
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.data.formats import Caption, read_captions, write_captions
 from vlm_evals.data.truth import Truth, load_truth, save_truth
+from vlm_evals.errors import UnknownImage
 from vlm_evals.metric import Asked, Curve, Judging, Metric, Option, Scored
 from vlm_evals.protocol import DESCRIBE, Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
@@ -126,7 +127,11 @@ def score_caption(caption: Caption, truth: Truth, finder: ObjectFinder) -> Capti
     Raises:
         UnknownImage: if the ground truth does not know its image.
     """
-    return CaptionScore(caption.image_id, finder.find(spoken(caption.text).text), truth.of(caption.image_id))
+    try:
+        objects = truth.of(caption.image_id)
+    except UnknownImage as error:
+        raise UnknownImage(f"line {caption.line}: {error}" if caption.line else str(error)) from error
+    return CaptionScore(caption.image_id, finder.find(spoken(caption.text).text), objects)
 
 
 def score_captions(captions: Iterable[Caption], truth: Truth, finder: ObjectFinder) -> list[CaptionScore]:
@@ -190,7 +195,10 @@ def read_saved(
     reader = finder if pipeline == "chair-2018" else ObjectFinder("chair-2018", vocabulary)
     objects = load_truth(truth, reader, cache)
     captions = read_captions(file)
-    found = score_captions(captions, objects, finder)
+    try:
+        found = score_captions(captions, objects, finder)
+    except UnknownImage as error:
+        raise UnknownImage(f"{file}, {error}") from error
     if per_caption is not None:
         write_rows(Path(per_caption), (one.as_row() for one in found))
     scores = [one.as_score() for one in found]
