@@ -67,7 +67,7 @@ def test_pope_asks_every_strategy_of_images_with_three_objects(folder: Path) -> 
     assert [question.label for question in questions(protocol, data)][:4] == ["yes", "no", "yes", "no"]
 
 
-def test_pope_counts_frequencies_over_all_images_but_asks_about_the_drawn(folder: Path) -> None:
+def test_pope_asks_about_the_drawn_images(folder: Path) -> None:
     data = CocoFolder.find(folder)
     protocol = bind("coco", "pope", data, limit=1, seed=7)
     assert len(protocol.image_ids) == 1

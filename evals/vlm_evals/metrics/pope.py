@@ -193,9 +193,9 @@ def _edition(path: Path, questions: Sequence[Question]) -> dict[str, Any]:
 
 
 def questions(protocol: Protocol, data: CocoFolder) -> list[Question]:
-    """Return the questions of every strategy, built from all annotations of the folder with the protocol's seed.
+    """Return the questions of every strategy, built from the annotations of the folder with the protocol's seed.
 
-    Every strategy asks about the same images; how frequent an object is, is counted over the whole folder.
+    Every strategy asks about the same images; how frequent an object is, is counted over these.
     """
     annotations = [{"image": str(image), "objects": data.objects[image]} for image in sorted(data.images)]
     count = len(protocol.image_ids)
