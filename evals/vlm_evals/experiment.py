@@ -9,6 +9,7 @@ OUT/bias+0.4, …               the plain model's trade-off curve
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -140,9 +141,14 @@ def _export(folder: Path, progress: Progress, *, split: str, images: int, seed: 
     from vlm_evals.scenes.export import export_world
 
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    with progress("drawing scenes", images) as advance:
-        export_world(draft, split=split, images=images, seed=seed, progress=lambda scenes: _counted(scenes, advance))
-    os.replace(draft, folder)
+    draft.mkdir(parents=True)
+    try:
+        with progress("drawing scenes", images) as advance:
+            export_world(draft, split=split, images=images, seed=seed, progress=lambda one: _counted(one, advance))
+        os.replace(draft, folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _counted(scenes: Iterable[Any], advance: Callable[[int], None]) -> Iterator[Any]:

@@ -162,7 +162,7 @@ def merge_answers(folder: Path, order: Sequence[str]) -> dict[str, Answer]:
             write_rows(whole, [answer.as_row() for answer in answers.values()])
             write_manifest(folder, {name: one for name, (one, _, _) in _read(folder / WHOLE).places.items()})
         for path in answer_files(folder):
-            if path != whole:
+            if path != whole and not path.is_symlink():
                 path.unlink()
     return answers
 
@@ -287,7 +287,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that the system releases when the process ends, however it ends."""
-    with path.open("w") as file:
+    with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
