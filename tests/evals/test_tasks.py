@@ -224,6 +224,17 @@ def test_missing_pictures_are_counted_and_where_they_were_looked_for_is_said(fol
         bind("coco", "chair", data, limit=6, seed=7)
 
 
+def test_one_picture_does_not_stand_for_two_of_its_name(folder: Path) -> None:
+    contents = json.loads((folder / "instances.json").read_text())
+    for image, name in zip(contents["images"][:2], ("a/1.png", "b/1.png"), strict=True):
+        image["file_name"] = name
+    write_json(folder / "instances.json", contents)
+    assert list(CocoFolder.find(folder).images) == [3, 4, 5, 6]  # there is but one 1.png, and it could be either
+    (folder / "images" / "b").mkdir()
+    (folder / "images" / "2.png").rename(folder / "images" / "b" / "1.png")
+    assert list(CocoFolder.find(folder).images) == [2, 3, 4, 5, 6]
+
+
 def test_no_picture_at_all_says_where_was_looked(folder: Path) -> None:
     for path in (folder / "images").iterdir():
         path.unlink()

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm_evals.data.formats import Question, label_of, question_id_of, read_questions
+from vlm_evals.data.image_names import told_apart
 from vlm_evals.data.pairing import same_question
 from vlm_evals.data.tabular import rows_of
-from vlm_evals.errors import AnswerMismatch, EvaluationError, FileFormatError
-from vlm_evals.records import Label, image_key
+from vlm_evals.errors import AnswerMismatch, FileFormatError
+from vlm_evals.records import Label
 
 Labels = Mapping[tuple[str, str], Label]
 
@@ -61,18 +62,18 @@ def _joined(
     """Return the questions of a file without labels, with the labels of others."""
     splits = {question.split for question in stated}
     known: dict[tuple[str, str, str], Label] = {}
+    keys = told_apart(
+        [*(one.image for one in stated), *(row["image"] for _, row in rows if _is_name(row.get("image")))]
+    )
     for question in stated:
-        known[question.split, image_key(question.image), same_question(question.text)] = question.label
+        known[question.split, keys[question.image], same_question(question.text)] = question.label
     labelled = []
     for line, row in rows:
         name, image, text = question_id_of(row), row.get("image"), row.get("text", row.get("question"))
         if name is None or not isinstance(image, str) or not isinstance(text, str):
             raise FileFormatError(path, line, "a question needs `question_id`, `image` and `text`")
         split = str(row.get("category") or row.get("split") or path.stem.rsplit("_", 1)[-1])
-        try:
-            picture = image_key(image)
-        except EvaluationError as error:
-            raise FileFormatError(path, line, str(error)) from error
+        picture = keys.get(image, "")
         among = [split] if split in splits else sorted(splits)
         labels = {known.get((one, picture, same_question(text))) for one in among} - {None}
         label = named.get(name) or (labels.pop() if len(labels) == 1 else None)
@@ -80,6 +81,16 @@ def _joined(
             raise FileFormatError(path, line, f"no file of labels holds question {name} ({split}), {text[:60]!r}")
         labelled.append(Question(name, image, text, label, split))
     return labelled
+
+
+def _keys(stated: Sequence[str], asked: Sequence[str]) -> dict[str, str]:
+    """Return image -> key: its name's, unless either side has images of several folders under one name."""
+    own = told_apart(stated) | told_apart(asked)
+    return told_apart([*stated, *asked]) if any("/" in key for key in own.values()) else own
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _distinct(files: dict[Path, list[Question]]) -> dict[Path, list[Question]]:

@@ -72,7 +72,7 @@ def _begins(asked: str, wanted: str) -> bool:
 
 def _other_image(one: str, other: str) -> bool:
     try:
-        return image_key(one) != image_key(other)
+        return image_key(one) != image_key(other)  # folders differ from machine to machine
     except EvaluationError:
         return False
 

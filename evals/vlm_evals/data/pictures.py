@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -41,23 +42,29 @@ def find_pictures(root: Path, folders: Sequence[Path], names: Iterable[tuple[int
         except (OSError, ValueError):
             return frozenset()
 
+    listed = list(names)
+    bare = Counter(_path(name).name for name in {name for _, name in listed})
     found: dict[int, Path] = {}
-    for image, name in names:
+    for image, name in listed:
         if image not in found:
-            there = (place for place in _places(root, folders, name) if place.name in listing(place.parent))
+            places = _places(root, folders, _path(name), alone=bare[_path(name).name] == 1)
+            there = (place for place in places if place.name in listing(place.parent))
             if (path := next(there, None)) is not None:
                 found[image] = path
     return found
 
 
-def _places(root: Path, folders: Sequence[Path], name: str) -> Iterator[Path]:
-    """Yield where a file may be: below a folder by its whole name, then by its last part alone."""
-    written = Path(name.replace("\\", "/"))
+def _path(name: str) -> Path:
+    return Path(name.replace("\\", "/"))
+
+
+def _places(root: Path, folders: Sequence[Path], written: Path, *, alone: bool) -> Iterator[Path]:
+    """Yield where a file may be: below a folder by its whole name, then by its last part where it is `alone` with it."""
     if not written.name:
         return
     yield root / written
     yield from (folder / written for folder in folders)
-    if len(written.parts) > 1:
+    if alone and len(written.parts) > 1:
         yield from (folder / written.name for folder in folders)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.data.formats import GivenAnswer, Question, read_answers, read_questions, write_answers
+from vlm_evals.data.image_names import told_apart
 from vlm_evals.data.labels import read_question_files
 from vlm_evals.data.pairing import pair_answers, require_file_order
 from vlm_evals.data.pope_questions import PER_IMAGE, STRATEGIES, build_questions
@@ -79,11 +80,11 @@ class QuestionScore:
             "answer": self.answer,
         }
 
-    def as_score(self) -> Score:
-        """Return the counts with their evidence."""
+    def as_score(self, image: str | None = None) -> Score:
+        """Return the counts with their evidence, under the image's key, by default its name's."""
         asked = self.question
         evidence = self.as_row() | {"question": asked.text}
-        return Score(sample_id(asked), image_key(asked.image), self.counts(), asked.split, evidence)
+        return Score(sample_id(asked), image or image_key(asked.image), self.counts(), asked.split, evidence)
 
 
 def sample_id(question: Question) -> str:
@@ -150,7 +151,7 @@ def read_saved(
         "hashes": {path.name: file_hash(path) for path in (*given, *_several(questions))},
         **_noted(found, over),
     }
-    return Scored([one.as_score() for one in found], facts)
+    return Scored(_by_image(found), facts)
 
 
 def _several(source: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -188,7 +189,7 @@ def _edition(path: Path, questions: Sequence[Question]) -> dict[str, Any]:
         "questions": len(questions),
         "yes": labels["yes"],
         "no": labels["no"],
-        "images": len({image_key(question.image) for question in questions}),
+        "images": len(set(told_apart(question.image for question in questions).values())),
     }
 
 
@@ -260,7 +261,12 @@ def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) 
     pairs = _answered(folder, answers)
     parser: Any = protocol.parser or "strict-neither"
     found = score_answers([question for question, _ in pairs], [given for _, given in pairs], parser)
-    return Scored([one.as_score() for one in found], {"parser": parser, **_noted(found)})
+    return Scored(_by_image(found), {"parser": parser, **_noted(found)})
+
+
+def _by_image(scores: Sequence[QuestionScore]) -> list[Score]:
+    keys = told_apart(score.question.image for score in scores)
+    return [score.as_score(keys[score.question.image]) for score in scores]
 
 
 def _noted(scores: Sequence[QuestionScore], passed_over: int = 0) -> dict[str, list[str]]:
