@@ -59,7 +59,7 @@ def _path(name: str) -> Path:
 
 
 def _places(root: Path, folders: Sequence[Path], written: Path, *, alone: bool) -> Iterator[Path]:
-    """Yield where a file may be: below a folder by its whole name, then by its last part where it is `alone` with it."""
+    """Yield where a file may be: below a folder by its whole name, then by its last part where that is its alone."""
     if not written.name:
         return
     yield root / written
