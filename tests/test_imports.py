@@ -66,7 +66,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "vlm_evals": (
         "errors ratios",
         "records",
-        "text compare",
+        "text compare manifest",
         "data runs",
         "protocol",
         "metric",

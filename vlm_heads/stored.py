@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +13,43 @@ from huggingface_hub import snapshot_download
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step: to a neighbour first, then renamed over it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as stream:
-        try:
+    """Write a file in one step: a reader sees the old file or the new one, never half of it.
+
+    A link stays a link, and what it points to is written. Devices and pipes are written straight to.
+
+    Raises:
+        OSError: if it cannot be written; a file that was there is then as before.
+    """
+    if _is_special(path):
+        with open(path, "wb") as stream:
+            stream.write(content)
+        return
+    target = Path(os.path.realpath(path))
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+    descriptor, draft = tempfile.mkstemp(
+        dir=target.parent, prefix=".part-"
+    )  # a short name fits wherever the file's does
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        except BaseException:
-            os.unlink(stream.name)
-            raise
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, path)
+        os.chmod(draft, mode)
+        os.replace(draft, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is no regular file, or a name of an open one, as /dev/stdout and /dev/fd/3 are."""
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    first, second = (*path.absolute().parts[1:3], "", "")[:2]
+    return not stat.S_ISREG(kind) or (first in ("dev", "proc") and second != "shm")
 
 
 def stored_folder(folder: str | os.PathLike[str], revision: str | None, names: Sequence[str]) -> Path:

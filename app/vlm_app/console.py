@@ -82,6 +82,8 @@ def publish(report: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
         print_json(report)
         return
     print(headline(report))
+    for alert in report.get("alerts", ()):
+        print(alert)
     for table in tables(report):
         print_table(table.title, table.header, table.rows)
     if report["failures"]:

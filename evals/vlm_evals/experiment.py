@@ -9,6 +9,7 @@ OUT/bias+0.4, …               the plain model's trade-off curve
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from typing import Any
 from vlm_evals.answer import PLAIN, Asking, Processes, answer_samples, fingerprint
 from vlm_evals.errors import TaskError
 from vlm_evals.protocol import Protocol, read_protocol
-from vlm_evals.runs import content_hash, merge_answers, open_run
-from vlm_evals.tasks import asked_of, bind, samples, template_named
+from vlm_evals.runs import content_hash, keep_notes, merge_answers, open_run
+from vlm_evals.tasks import asked_of, bind, samples, shortfall, template_named
 from vlm_heads import HeadProfile, Mitigation
 
 BIASES = (-1.0, -0.3, 0.4, 1.2, 2.6)  # added to the end-of-text logits of the plain model; 0 is the plain run itself
@@ -140,9 +141,14 @@ def _export(folder: Path, progress: Progress, *, split: str, images: int, seed: 
     from vlm_evals.scenes.export import export_world
 
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    with progress("drawing scenes", images) as advance:
-        export_world(draft, split=split, images=images, seed=seed, progress=lambda scenes: _counted(scenes, advance))
-    os.replace(draft, folder)
+    draft.mkdir(parents=True)
+    try:
+        with progress("drawing scenes", images) as advance:
+            export_world(draft, split=split, images=images, seed=seed, progress=lambda one: _counted(one, advance))
+        os.replace(draft, folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _counted(scenes: Iterable[Any], advance: Callable[[int], None]) -> Iterator[Any]:
@@ -160,6 +166,12 @@ def choose_protocol(name: str, metric: str, data: Any, *, limit: int | None, see
     return bind(name, metric, data, limit=limit, seed=seed, **changes)
 
 
+def notes_on(name: str, data: Any) -> list[str]:
+    """Return what a report says of the data of a protocol: pictures that are missing, unless it names its images."""
+    lacking = None if is_file(name) else shortfall(data)
+    return [lacking] if lacking else []
+
+
 def is_file(name: str) -> bool:
     """Whether a protocol's name means a file."""
     return name.endswith(".json") or os.sep in name
@@ -173,6 +185,7 @@ def ask_arms(
     out: Path,
     *,
     processes: Processes,
+    notes: Sequence[str] = (),
     progress: Progress = silent,
 ) -> None:
     """Ask everything in every arm; what was answered by an earlier start is not asked again.
@@ -184,6 +197,7 @@ def ask_arms(
         arms: each a folder below `out`.
         out: folder of the evaluation.
         processes: those that share the work.
+        notes: sentences that every report of the runs carries.
         progress: shows how many answers of an arm there are.
     """
     asked = samples(protocol, data)
@@ -202,6 +216,7 @@ def ask_arms(
         if processes.first:
             merge_answers(folder, [sample.sample_id for sample in asked])
             asked_of(protocol.metric).keep(folder, protocol, data)
+            keep_notes(folder, notes)
     processes.wait()
 
 

@@ -19,7 +19,8 @@ def judge(metric: str, answers: Any, **options: Any) -> dict[str, Any]:
 
     Returns:
         Every figure (None where undefined) with what it was made of, and the facts the metric tells: how answers were
-        read; `files` (option -> name) and `hashes` (name -> SHA-256) of what was read.
+        read; `alerts`, where the figures mean little; `files` (option -> name) and `hashes` (name -> SHA-256) of what
+        was read.
 
     Raises:
         UnknownMetric: if there is no such metric.
@@ -30,7 +31,8 @@ def judge(metric: str, answers: Any, **options: Any) -> dict[str, Any]:
         option.check(options.get(option.name))
     scored = found.judging.read(answers, **options)
     facts = scored.facts if "files" in scored.facts else {**scored.facts, **_files(found.judging, answers, options)}
-    return {**found.corpus(scored.scores), **facts}
+    alerts = found.alerts(scored.scores)
+    return {**found.corpus(scored.scores), **facts, **({"alerts": alerts} if alerts else {})}
 
 
 def _files(judging: Judging, answers: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,6 +167,10 @@ def _no_more(splits: Sequence[str]) -> Mapping[str, Formula]:
     return {}
 
 
+def _no_alerts(scores: Sequence[Score]) -> list[str]:
+    return []
+
+
 def _no_findings(scores: Sequence[Score]) -> Mapping[str, Any]:
     return {}
 
@@ -197,6 +201,7 @@ class Metric:
         counted: the name under which a comparison says how many answers it rests on, where a unit has several.
         called: what a score is about, for a message.
         findings: what else scores show, as plain data for a report; it stands there for each side.
+        alerts: sentences for the first lines of a report, where scores show that its figures mean little.
         nothing: the counts of no scores; by default those of the ratios alone.
         numbers: figures that are no fractions: shown as they are, with two digits, and not in percent.
         in_splits: figures in the table of a split.
@@ -223,6 +228,7 @@ class Metric:
     counted: str | None = None
     called: Callable[[Score], str] = _key
     findings: Callable[[Sequence[Score]], Mapping[str, Any]] = _no_findings
+    alerts: Callable[[Sequence[Score]], list[str]] = _no_alerts
     nothing: Mapping[str, int] = field(default_factory=dict)
     numbers: frozenset[str] = frozenset()
     in_splits: tuple[str, ...] = ()

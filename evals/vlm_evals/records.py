@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -216,20 +217,49 @@ def _decode(path: Path, line: int, text: str, position: int, listed: bool) -> tu
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: a reader sees the old file or the new one, never half of it."""
+    """Write a UTF-8 file in one step, and the folders it stands in where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    write_whole(path, text.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in one step: a reader sees the old file or the new one, never half of it.
+
+    A link stays a link, and what it points to is written. Devices and pipes are written straight to.
+
+    Raises:
+        OSError: if it cannot be written; a file that was there is then as before.
+    """
+    if _is_special(path):
+        with open(path, "wb") as stream:
+            stream.write(content)
+        return
+    target = Path(os.path.realpath(path))
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+    descriptor, draft = tempfile.mkstemp(
+        dir=target.parent, prefix=".part-"
+    )  # a short name fits wherever the file's does
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.chmod(draft, mode)
+        os.replace(draft, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            os.unlink(draft)
         raise
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is no regular file, or a name of an open one, as /dev/stdout and /dev/fd/3 are."""
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    first, second = (*path.absolute().parts[1:3], "", "")[:2]
+    return not stat.S_ISREG(kind) or (first in ("dev", "proc") and second != "shm")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -36,11 +36,17 @@ def single_report(
 
     Returns:
         `kind` (the metric's name), `settings`, `n`, `failures`, every figure with what it was made of and `intervals`,
-        and what else the metric finds.
+        and what else the metric finds; `alerts` (sentences for its first lines) where there are any.
     """
     found: dict[str, Any] = {"kind": metric.name, "settings": dict(settings), "n": len(scores)}
     found |= {"failures": dict(failures), **metric.corpus(scores)}
-    return found | {"intervals": intervals(metric, scores, seed=seed), **metric.findings(scores)}
+    found |= {"intervals": intervals(metric, scores, seed=seed), **metric.findings(scores)}
+    return found | alerting(metric.alerts(scores))
+
+
+def alerting(alerts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the entry of a report for what its first lines say; nothing where there is nothing to say."""
+    return {"alerts": list(alerts)} if alerts else {}
 
 
 def paired_report(
@@ -65,7 +71,7 @@ def paired_report(
     found |= first.pair() | first.findings()
     for one in more:
         _add(found, one)
-    return found
+    return found | alerting([alert for one in comparisons for alert in one.alerts()])
 
 
 def _add(found: dict[str, Any], comparison: Comparison) -> None:

@@ -3,7 +3,9 @@
 protocol.json                 what is asked, and of whom; another one in the same directory is refused
 answers.jsonl                 one line an answer, appended and flushed per batch
 answers.SHARD-of-SHARDS.jsonl the same while several processes share the work, merged at the end
+manifest.json                 which answers there were when all had been given: see `manifest`
 environment.json              machine and versions of every start
+notes.json                    what every report of the run says, such as how many pictures are missing
 """
 
 from __future__ import annotations
@@ -18,9 +20,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from vlm_evals.errors import FileFormatError, RunError
+from vlm_evals.manifest import (
+    WHOLE,
+    answer_file,
+    answer_files,
+    content_of,
+    digest,
+    forget_missing,
+    require_unedited,
+    write_manifest,
+)
 from vlm_evals.records import Answer, read_json, write_json, write_rows
 
 REPORTED_PACKAGES = (
@@ -34,6 +46,7 @@ REPORTED_PACKAGES = (
     "pycocotools",
     "pillow",
 )
+NOTES = "notes.json"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -58,8 +71,7 @@ class Run:
     def __init__(self, folder: Path, shard: int, shards: int) -> None:
         self.folder = folder
         self.answers: dict[str, Answer] = {}
-        name = "answers.jsonl" if shards == 1 else f"answers.{shard}-of-{shards}.jsonl"
-        self._path = folder / name
+        self._path = answer_file(folder, shard, shards)
         self._file: IO[bytes] | None = None
 
     @property
@@ -120,6 +132,9 @@ def open_run(folder: Path, identity: Mapping[str, Any], *, shard: int = 0, shard
         _note_environment(folder, shard, shards)
         run = Run(folder, shard, shards)
         run.open()
+        if shard == 0:
+            with _writing(folder):
+                forget_missing(folder, run.answers)
         try:
             yield run
         finally:
@@ -136,12 +151,18 @@ def merge_answers(folder: Path, order: Sequence[str]) -> dict[str, Answer]:
         found = answers_in(folder)
         if missing := [name for name in order if name not in found]:
             raise RunError(f"{folder}: no answer yet to {len(missing)} samples, the first is {missing[0]}")
+        if unknown := found.keys() - set(order):
+            raise RunError(
+                f"{folder} holds {len(unknown)} answers to samples that are not asked, such as {min(unknown)}; move "
+                "the file with them away"
+            )
         answers = {name: found[name] for name in order}
-        whole = folder / "answers.jsonl"
+        whole = folder / WHOLE
         with _writing(whole):
             write_rows(whole, [answer.as_row() for answer in answers.values()])
-        for path in _answer_files(folder):
-            if path != whole:
+            write_manifest(folder, {name: one for name, (one, _, _) in _read(folder / WHOLE).places.items()})
+        for path in answer_files(folder):
+            if path != whole and not path.is_symlink():
                 path.unlink()
     return answers
 
@@ -151,13 +172,45 @@ def answers_in(folder: Path) -> dict[str, Answer]:
 
     Raises:
         FileFormatError: for a line that is no answer.
+        RunError: if two files hold different answers to one sample, or answers were edited after the run.
     """
     answers: dict[str, Answer] = {}
-    for path in _answer_files(folder):
-        for number, line in enumerate(_whole_lines(path.read_bytes()).splitlines(), start=1):
-            answer = _parse(line, path, number)
-            answers.setdefault(answer.sample_id, answer)
+    places: dict[str, tuple[str, Path, int]] = {}
+    for path in answer_files(folder):
+        read = _read(path)
+        for name, answer in read.answers.items():
+            if answers.setdefault(name, answer) != answer:
+                raise RunError(
+                    f"{folder}: {places[name][1].name} and {path.name} hold different answers to sample {name}; move "
+                    "one of the files away"
+                )
+        places |= {name: place for name, place in read.places.items() if name not in places}
+    require_unedited(folder, places)
     return answers
+
+
+class _Read(NamedTuple):
+    """One file of answers: sample id -> answer, and sample id -> digest, file and line."""
+
+    answers: dict[str, Answer]
+    places: dict[str, tuple[str, Path, int]]
+
+
+def _read(path: Path) -> _Read:
+    found = _Read({}, {})
+    with _reading(path):
+        content = path.read_bytes()
+    for number, line in enumerate(_whole_lines(content).splitlines(), start=1):
+        answer = _parse(line, path, number)
+        if answer.sample_id not in found.answers:
+            found.answers[answer.sample_id] = answer
+            found.places[answer.sample_id] = digest(line), path, number
+    return found
+
+
+def answers_hash(answers: Mapping[str, Answer]) -> str:
+    """Return the hash that ties a report to its answers: of what was said, whatever time it took."""
+    return content_hash(sorted(content_of(answers.values()), key=lambda row: str(row[0])))
 
 
 def require_complete(folder: Path, names: Sequence[str], answers: Mapping[str, Answer]) -> None:
@@ -168,6 +221,25 @@ def require_complete(folder: Path, names: Sequence[str], answers: Mapping[str, A
     """
     if missing := sum(name not in answers for name in names):
         raise RunError(f"{folder}: {missing} of {len(names)} samples have no answer yet: start the same eval again")
+
+
+def keep_notes(folder: Path, notes: Sequence[str]) -> None:
+    """Write the sentences that every report of a run carries, where there are any."""
+    if notes:
+        write_json(folder / NOTES, list(notes))
+
+
+def kept_notes(folder: Path) -> list[str]:
+    """Return the sentences that every report of a run carries.
+
+    Raises:
+        FileFormatError: if the file holds anything else.
+    """
+    path = folder / NOTES
+    notes = read_json(path) if path.is_file() else []
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise FileFormatError(path, None, "is no list of sentences; start the same eval again, and it is written anew")
+    return notes
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
@@ -194,10 +266,6 @@ def _parse(line: bytes, path: Path, number: int) -> Answer:
         raise FileFormatError(path, number, f"is not an answer ({error})") from error
 
 
-def _answer_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("answers*.jsonl") if path.is_file())
-
-
 def _whole_lines(content: bytes) -> bytes:
     """Return the content up to its last line end; a kill tore what follows."""
     return content[: content.rfind(b"\n") + 1]
@@ -219,7 +287,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that the system releases when the process ends, however it ends."""
-    with path.open("w") as file:
+    with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -234,7 +302,7 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / "protocol.json"
     mine = json.loads(canonical_json(identity))
     if not path.exists():
-        if _answer_files(folder):
+        if answer_files(folder):
             raise RunError(f"{folder} holds answers but no protocol.json: choose another directory")
         with _writing(path):
             write_json(path, mine)
@@ -282,6 +350,14 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "packages": versions,
     }
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @contextmanager

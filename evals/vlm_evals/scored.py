@@ -18,7 +18,7 @@ from vlm_evals.records import Score
 from vlm_evals.registry import find_metric
 from vlm_evals.report import paired_report, single_report
 from vlm_evals.reports.pairs import MITIGATED, PLAIN, compare
-from vlm_evals.runs import answers_in, read_identity
+from vlm_evals.runs import answers_hash, answers_in, kept_notes, read_identity
 from vlm_evals.tasks import asked_of
 
 
@@ -32,6 +32,7 @@ class ScoredRun:
         scores: of every answer.
         failures: sample id -> why there is no answer.
         facts: what a report prints beside the protocol: truth, pipeline, notes.
+        answers: the hash of what was said.
     """
 
     protocol: Protocol
@@ -39,6 +40,7 @@ class ScoredRun:
     scores: Sequence[Score]
     failures: Mapping[str, str]
     facts: Mapping[str, Any]
+    answers: str = ""
 
     @property
     def metric(self) -> Metric:
@@ -62,12 +64,18 @@ def score_run(folder: Path) -> ScoredRun:
     answers = answers_in(folder)
     failures = {name: answer.error for name, answer in answers.items() if answer.error is not None}
     scored = asked_of(protocol.metric).score(folder, protocol, answers)
-    return ScoredRun(protocol, identity.get("setting", {}), scored.scores, failures, scored.facts)
+    facts = dict(scored.facts)
+    if notes := kept_notes(folder):
+        facts["notes"] = [*facts.get("notes", ()), *notes]
+    return ScoredRun(protocol, identity.get("setting", {}), scored.scores, failures, facts, answers_hash(answers))
 
 
 def run_report(run: ScoredRun) -> dict[str, Any]:
     """Return the report of one run."""
-    return single_report(run.metric, run.scores, settings=_settings(run), failures=run.failures, seed=run.protocol.seed)
+    found = single_report(
+        run.metric, run.scores, settings=_settings(run), failures=run.failures, seed=run.protocol.seed
+    )
+    return found | {"answers": run.answers}
 
 
 def pair_report(
@@ -106,7 +114,9 @@ def pair_report(
                 seed=seed,
             )
         )
-    return paired_report(comparisons, settings=_paired_settings(plain, mitigated[0]), failures=failures)
+    found = paired_report(comparisons, settings=_paired_settings(plain, mitigated[0]), failures=failures)
+    sides = {PLAIN: plain, MITIGATED: mitigated}
+    return found | {"answers": {side: [run.answers for run in runs] for side, runs in sides.items()}}
 
 
 def compare_runs(plain: Path, mitigated: Path, *, seed: int) -> dict[str, Any]:

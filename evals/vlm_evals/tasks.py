@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vlm_evals.errors import TaskError
@@ -72,7 +71,7 @@ def bind(name: str, metric: str, data: Any, *, limit: int | None, seed: int, **c
         name=name,
         metric=metric,
         data=data.hashes(),
-        image_ids=tuple(_draw(asked.eligible(data), limit, seed, data.root)),
+        image_ids=tuple(_draw(asked.eligible(data), limit, seed, data)),
         prompt="",
         max_new_tokens=short or asked.max_new_tokens,
         seed=seed,
@@ -102,15 +101,29 @@ def samples(protocol: Protocol, data: Any) -> list[Sample]:
     if changed := sorted(name for name, value in data.hashes().items() if protocol.data.get(name) != value):
         raise TaskError(f"{data.root / changed[0]} is not the file the protocol {protocol.name!r} was made with")
     if gone := [image for image in protocol.image_ids if image not in data.images]:
-        raise TaskError(f"{data.root}: {len(gone)} images of the protocol are missing, the first has the id {gone[0]}")
+        reason = f"{len(gone)} images of the protocol are missing, the first has the id {gone[0]}{_because(data)}"
+        raise TaskError(f"{data.root}: {reason}")
     return asked_of(protocol.metric).samples(protocol, data)
 
 
-def _draw(images: Sequence[int], limit: int | None, seed: int, root: Path) -> Iterable[int]:
+def shortfall(data: Any) -> str | None:
+    """Return how many pictures a data folder lacks and where they were looked for; None where it lacks none."""
+    said: str | None = getattr(data, "shortfall", None)
+    return said
+
+
+def _because(data: Any) -> str:
+    said = shortfall(data)
+    return f"; {said}" if said else ""
+
+
+def _draw(images: Sequence[int], limit: int | None, seed: int, data: Any) -> Iterable[int]:
+    root = data.root
     if not images:
-        raise TaskError(f"{root}: none of the annotated images is there that could be asked about")
+        raise TaskError(f"{root}: none of the annotated images is there that could be asked about{_because(data)}")
     if limit is None or limit == len(images):
         return images
     if not 0 < limit < len(images):
-        raise TaskError(f"{root} has {len(images)} images to ask about, not {limit}: set --limit to 1..{len(images)}")
+        most = len(images)
+        raise TaskError(f"{root} has {most} images to ask about, not {limit}: set --limit to 1..{most}{_because(data)}")
     return sorted(random.Random(seed).sample(images, limit))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlm_evals.errors import FileFormatError, RunError
 from vlm_evals.records import Answer
-from vlm_evals.runs import answers_in, canonical_json, content_hash, merge_answers, open_run, read_identity
+from vlm_evals.runs import (
+    answers_hash,
+    answers_in,
+    canonical_json,
+    content_hash,
+    merge_answers,
+    open_run,
+    read_identity,
+)
 
 IDENTITY = {"protocol": {"name": "p", "seed": 7}, "setting": {"model": "mini", "interventions": []}}
 
@@ -195,3 +204,88 @@ def test_the_hash_knows_no_order_of_keys(value: object) -> None:
     pair = {"a": value, "b": 1}
     assert content_hash(pair) == content_hash(dict(reversed(pair.items())))
     assert json.loads(canonical_json(pair)) == pair
+
+
+def finished(folder: Path) -> list[str]:
+    """A run that was answered to the end."""
+    with open_run(folder, IDENTITY) as run:
+        run.append([answer("a"), answer("b"), answer("c")])
+    merge_answers(folder, ["a", "b", "c"])
+    return (folder / "answers.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "name", ["answers-backup.jsonl", "answers.old.jsonl", "answers.2-of-2.jsonl", "answers_1.jsonl"]
+)
+def test_a_file_beside_the_answers_is_left_alone(tmp_path: Path, name: str) -> None:
+    other = json.dumps(Answer("a", "something else").as_row()) + "\n"
+    with open_run(tmp_path, IDENTITY) as run:
+        run.append([answer("a"), answer("b")])
+    (tmp_path / name).write_text(other)
+    assert answers_in(tmp_path)["a"] == answer("a")
+    merge_answers(tmp_path, ["a", "b"])
+    assert (tmp_path / name).read_text() == other
+    assert answers_in(tmp_path) == {"a": answer("a"), "b": answer("b")}
+
+
+def test_two_answers_to_one_sample_are_refused_and_nothing_is_deleted(tmp_path: Path) -> None:
+    with open_run(tmp_path, IDENTITY) as run:
+        run.append([answer("a")])
+    shard = tmp_path / "answers.0-of-2.jsonl"
+    shard.write_text(json.dumps(Answer("a", "something else").as_row()) + "\n")
+    with pytest.raises(RunError, match=r"answers\.0-of-2\.jsonl and answers\.jsonl hold different answers to sample a"):
+        merge_answers(tmp_path, ["a"])
+    shard.write_text(json.dumps(answer("z").as_row()) + "\n")
+    with pytest.raises(RunError, match="holds 1 answers to samples that are not asked, such as z"):
+        merge_answers(tmp_path, ["a"])
+    assert shard.is_file()
+    shard.write_text((tmp_path / "answers.jsonl").read_text())  # as a kill between merging and clearing up leaves it
+    assert list(merge_answers(tmp_path, ["a"])) == ["a"]
+    assert not shard.exists()
+
+
+def test_edited_answers_are_noticed_and_named(tmp_path: Path) -> None:
+    lines = finished(tmp_path)
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join([lines[0], lines[1].replace("text of b", "text of B"), lines[2]]) + "\n")
+    complaint = (
+        r"1 answers were edited after the run, such as b \(answers\.jsonl, line 2\); put them back, or delete man"
+    )
+    for read in (answers_in, lambda folder: open_run(folder, IDENTITY).__enter__()):
+        with pytest.raises(RunError, match=complaint):
+            read(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    assert answers_in(tmp_path)["b"].text == "text of B"
+
+
+def test_answers_that_were_taken_out_are_asked_again(tmp_path: Path) -> None:
+    lines = finished(tmp_path)
+    (tmp_path / "answers.jsonl").write_text(f"{lines[0]}\n{lines[2]}\n")
+    with open_run(tmp_path, IDENTITY) as run:
+        assert list(run.answers) == ["a", "c"]
+        run.append([Answer("b", "another answer")])
+    assert merge_answers(tmp_path, ["a", "b", "c"])["b"].text == "another answer"
+    assert answers_in(tmp_path)["b"].text == "another answer"
+
+
+def test_a_run_of_an_earlier_version_resumes(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "manifest.json").unlink()  # which it did not write
+    with open_run(tmp_path, IDENTITY) as run:
+        assert list(run.answers) == ["a", "b", "c"]
+    merge_answers(tmp_path, ["a", "b", "c"])
+    assert (tmp_path / "manifest.json").is_file()
+
+
+def test_the_hash_of_answers_is_of_what_was_said() -> None:
+    said = {"a": answer("a"), "b": answer("b")}
+    slower = {name: replace(one, seconds=9.0) for name, one in reversed(said.items())}
+    assert answers_hash(said) == answers_hash(slower)
+    assert answers_hash(said) != answers_hash(said | {"b": answer("c")})
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "manifest.json").write_text("[1]")
+    with pytest.raises(FileFormatError, match=r"manifest\.json: is no manifest; delete it"):
+        answers_in(tmp_path)

@@ -1,6 +1,7 @@
 """Protocols: named, hashed, bound to data, and asking the same things every time."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import EvaluationError, FileFormatError, TaskError
+from vlm_evals.experiment import notes_on
 from vlm_evals.metrics.pope import questions
 from vlm_evals.protocol import read_protocol
 from vlm_evals.records import write_json
+from vlm_evals.runs import keep_notes, kept_notes
 from vlm_evals.tasks import TEMPLATES, bind, samples
 
 NAMES = ["dog", "cat", "cup", "chair", "car", "apple", "bed", "boat"]
@@ -64,7 +67,7 @@ def test_pope_asks_every_strategy_of_images_with_three_objects(folder: Path) -> 
     assert [question.label for question in questions(protocol, data)][:4] == ["yes", "no", "yes", "no"]
 
 
-def test_pope_counts_frequencies_over_all_images_but_asks_about_the_drawn(folder: Path) -> None:
+def test_pope_asks_about_the_drawn_images(folder: Path) -> None:
     data = CocoFolder.find(folder)
     protocol = bind("coco", "pope", data, limit=1, seed=7)
     assert len(protocol.image_ids) == 1
@@ -164,3 +167,97 @@ def test_a_file_that_annotates_nothing_is_refused(folder: Path, contents: object
     write_json(folder / "instances.json", contents)
     with pytest.raises(EvaluationError, match=r"instances\.json|none of the annotated images"):
         bind("coco", "chair", CocoFolder.find(folder), limit=None, seed=7)
+
+
+def moved(folder: Path, name_of: Callable[[int], str], place_of: Callable[[str], str]) -> CocoFolder:
+    """Give the pictures other names in the annotations and lay them elsewhere."""
+    contents = json.loads((folder / "instances.json").read_text())
+    for image in contents["images"]:
+        old, image["file_name"] = image["file_name"], name_of(image["id"])
+        new = folder / place_of(image["file_name"])
+        new.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "images" / old).rename(new)
+    (folder / "annotations").mkdir()
+    write_json(folder / "annotations" / "instances_val2017.json", contents)
+    (folder / "instances.json").unlink()
+    return CocoFolder.find(folder)
+
+
+LAYOUTS = {
+    "2017, pictures beside the annotations": (lambda i: f"{i:012d}.png", lambda name: f"val2017/{name}"),
+    "names with their folder": (lambda i: f"val2014/COCO_val2014_{i:012d}.png", lambda name: name),
+    "some names with their folder": (
+        lambda i: f"{'val2014/' * (i % 2)}COCO_val2014_{i:012d}.png",
+        lambda name: name if "/" in name else f"val2014/{name}",
+    ),
+    "names with a folder that is not there": (lambda i: f"far/away/{i}.png", lambda name: f"images/{Path(name).name}"),
+    "a folder below images": (lambda i: f"{i}.png", lambda name: f"images/val2017/{name}"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pictures_are_found_where_people_have_them(folder: Path, layout: str) -> None:
+    data = moved(folder, *LAYOUTS[layout])
+    assert data.shortfall is None
+    assert list(data.images) == [1, 2, 3, 4, 5, 6]
+    for image, path in data.images.items():
+        with Image.open(path) as picture:
+            assert picture.getpixel((0, 0))[0] == image
+
+
+def test_annotations_may_be_given_with_the_pictures_beside_them(folder: Path) -> None:
+    moved(folder, *LAYOUTS["2017, pictures beside the annotations"])
+    (folder / "captions.json").rename(folder / "annotations" / "captions_val2017.json")
+    assert len(CocoFolder.find(folder / "annotations").images) == 6
+
+
+def test_missing_pictures_are_counted_and_where_they_were_looked_for_is_said(folder: Path) -> None:
+    for image in (2, 5):
+        (folder / "images" / f"{image}.png").unlink()
+    data = CocoFolder.find(folder)
+    assert data.shortfall == (
+        f"2 of 6 annotated pictures are missing, such as 2.png; they were looked for in {folder}, {folder / 'images'}"
+    )
+    assert data.only([1, 2]).shortfall.startswith("1 of 2 annotated pictures are missing")
+    assert data.only([1, 3]).shortfall is None
+    with pytest.raises(TaskError, match=r"has 4 images to ask about, not 6: .*; 2 of 6 annotated pictures are missing"):
+        bind("coco", "chair", data, limit=6, seed=7)
+
+
+def test_one_picture_does_not_stand_for_two_of_its_name(folder: Path) -> None:
+    contents = json.loads((folder / "instances.json").read_text())
+    for image, name in zip(contents["images"][:2], ("a/1.png", "b/1.png"), strict=True):
+        image["file_name"] = name
+    write_json(folder / "instances.json", contents)
+    assert list(CocoFolder.find(folder).images) == [3, 4, 5, 6]  # there is but one 1.png, and it could be either
+    (folder / "images" / "b").mkdir()
+    (folder / "images" / "2.png").rename(folder / "images" / "b" / "1.png")
+    assert list(CocoFolder.find(folder).images) == [2, 3, 4, 5, 6]
+
+
+def test_no_picture_at_all_says_where_was_looked(folder: Path) -> None:
+    for path in (folder / "images").iterdir():
+        path.unlink()
+    with pytest.raises(TaskError, match=r"none of the annotated images is there .*; 6 of 6 .* looked for in .*images"):
+        bind("coco", "chair", CocoFolder.find(folder), limit=None, seed=7)
+
+
+def test_one_id_for_two_pictures_is_refused(folder: Path) -> None:
+    contents = json.loads((folder / "instances.json").read_text())
+    contents["images"][0]["file_name"] = "other.png"
+    write_json(folder / "instances_more.json", contents)
+    with pytest.raises(FileFormatError, match=r"image 1 is other\.png here and 1\.png in instances\.json; keep one"):
+        bind("coco", "chair", CocoFolder.find(folder), limit=None, seed=7)
+
+
+def test_the_report_says_which_pictures_are_missing(folder: Path, tmp_path: Path) -> None:
+    (folder / "images" / "2.png").unlink()
+    data = CocoFolder.find(folder)
+    (note,) = notes_on("coco", data)
+    assert note.startswith("1 of 6 annotated pictures are missing, such as 2.png")
+    assert notes_on("some/protocol.json", data) == []  # it names its images, and what is missing of them is refused
+    keep_notes(tmp_path, [note])
+    assert kept_notes(tmp_path) == [note]
+    (tmp_path / "notes.json").write_text("{}")
+    with pytest.raises(FileFormatError, match=r"notes\.json: is no list of sentences"):
+        kept_notes(tmp_path)

@@ -83,9 +83,10 @@ def fold_checkpoint(
     assert profile.gains is not None, "the plan insists on gains"
     copied, left_out = _files(source, shards)
     _require_room(source, [*copied, *shards], out)
-    draft = out.with_name(f"{out.name}.{os.getpid()}.part")
+    place = Path(os.path.realpath(out)) if out.is_symlink() else out  # a link stays one
+    draft = place.with_name(f"{place.name}.{os.getpid()}.part")
+    draft.mkdir(parents=True)
     try:
-        draft.mkdir(parents=True)
         for name in (*copied, *shards):
             progress(name)
             (draft / name).parent.mkdir(exist_ok=True)
@@ -97,7 +98,7 @@ def fold_checkpoint(
         if check is not None:
             check(draft)
         _sync(draft)
-        os.replace(draft, out)
+        os.replace(draft, place)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm_app.console import print_json, print_table, progress
+from vlm_app.console import print_json, print_table, progress, remark
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def calibrate(
         if data is None
         else CocoFolder.find(data)
     )
+    if lacking := pictures.shortfall:
+        remark(lacking)
     sizes = Sizes(samples, trials, captions, questioned, max_tokens)
     template = f"world-{WORLD}" if data is None else "coco"
     found = calibrate(asking, pictures, template, where, sizes, seed=seed, processes=processes)

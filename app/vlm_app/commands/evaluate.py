@@ -72,11 +72,11 @@ def evaluate(
         **own: the metric's own options by name; each is an entry of the protocol. The rest is told by `--help`.
     """
     from vlm_evals.answer import Asking, Processes
-    from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data
+    from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data, notes_on
     from vlm_evals.scored import evaluation_report
     from vlm_evals.tasks import asked_of
 
-    from vlm_app.console import progress, publish
+    from vlm_app.console import progress, publish, remark
     from vlm_app.models import load_profile, load_vlm, parse_mitigations
 
     asked = asked_of(metric.name)
@@ -88,9 +88,12 @@ def evaluate(
     out = out or Path("runs") / f"{metric.name}-{Path(name).stem}"
     folder = find_data(name, metric.name, data, out, limit=limit, seed=seed, processes=processes, progress=progress)
     bound = choose_protocol(name, metric.name, folder, limit=limit, seed=seed, **entries)
+    notes = notes_on(name, folder)
+    for note in notes if processes.first else ():
+        remark(note)
     vlm = load_vlm(model, device, seed)
     asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
-    ask_arms(asking, bound, folder, arms, out, processes=processes, progress=progress)
+    ask_arms(asking, bound, folder, arms, out, processes=processes, notes=notes, progress=progress)
     if processes.first:
         publish(evaluation_report(out, {arm.name: arm.end_bias for arm in arms}, seed=bound.seed), out, json)
 

@@ -54,6 +54,8 @@ def _title(metric: "Metric", files: list[Path], found: dict[str, Any]) -> str:
 def _print(metric: "Metric", found: dict[str, Any], title: str) -> None:
     from vlm_evals.reports.tables import cells
 
+    for alert in found.get("alerts", ()):
+        print(alert)
     splits = found.get("splits", {})
     names = dict.fromkeys([*metric.labels, *metric.figures(list(splits))])
     rows = [(metric.label(name), *cells(metric, name, found)) for name in names if name in found]

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vlm_evals.data.pictures import find_pictures, missing_pictures, picture_folders
 from vlm_evals.errors import FileFormatError, TaskError
-from vlm_evals.records import file_hash, read_json
+from vlm_evals.records import file_hash, image_key, read_json
 
 WORLD = {"split", "images", "seed"}  # says which export of the embedded world a folder is
-IMAGE_FOLDERS = ("", "images", "val2014", "train2014")
 
 
 def annotation_files(root: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -66,11 +66,43 @@ class CocoFolder:
     @cached_property
     def images(self) -> dict[int, Path]:
         """Image id -> file, for the annotated images that are there."""
-        folders = [self.root / name for name in IMAGE_FOLDERS if (self.root / name).is_dir()]
-        present = {path.name: path for folder in reversed(folders) for path in folder.iterdir()}
-        listed = {image: name for one in self._annotated for image, name in one.files.items()}
-        there = {image: present[name] for image, name in listed.items() if name in present}
-        return {image: path for image, path in there.items() if self.chosen is None or image in self.chosen}
+        found = find_pictures(self.root, self._folders, self._listed)
+        order = dict.fromkeys(image for image, _ in self._listed)
+        return {image: found[image] for image in order if image in found and self._counts(image)}
+
+    @property
+    def shortfall(self) -> str | None:
+        """How many annotated pictures are missing and where they were looked for; None where all are there."""
+        listed = {image: name for image, name in reversed(self._listed) if self._counts(image)}
+        missing = [image for image in listed if image not in self.images]
+        if not missing:
+            return None
+        return missing_pictures(len(missing), len(listed), listed[min(missing)], self._folders)
+
+    def _counts(self, image: int) -> bool:
+        return self.chosen is None or image in self.chosen
+
+    @cached_property
+    def _folders(self) -> list[Path]:
+        return picture_folders(self.root, self.instances)
+
+    @cached_property
+    def _listed(self) -> list[tuple[int, str]]:
+        """(image id, file name) of every annotated image, in the order of the files.
+
+        Raises:
+            FileFormatError: if an id stands for two pictures, as where two files of annotations count from 1.
+        """
+        known: dict[int, tuple[str, Path]] = {}
+        listed = [
+            (*pair, path) for path, one in zip(self.instances, self._annotated, strict=True) for pair in one.files
+        ]
+        for image, name, path in listed:
+            other, where = known.setdefault(image, (name, path))
+            if other != name and image_key(other) != image_key(name):
+                reason = f"image {image} is {name} here and {other} in {where.name}; keep one of the files"
+                raise FileFormatError(path, None, reason)
+        return [(image, name) for image, name, _ in listed]
 
     @cached_property
     def objects(self) -> dict[int, list[str]]:
@@ -94,20 +126,29 @@ class CocoFolder:
 
 @dataclass(frozen=True)
 class _Annotated:
-    """What one instances file says: image id -> file name, (image id, category name) per annotation, its own info."""
+    """What one instances file says: (image id, file name), (image id, category name) per annotation, its own info."""
 
-    files: dict[int, str]
+    files: list[tuple[int, str]]
     objects: list[tuple[int, str]]
     info: dict[str, Any]
 
 
 def _read_instances(path: Path) -> _Annotated:
     contents = read_json(path)
+    if isinstance(contents, dict) and contents.get("annotations") and not contents.get("categories"):
+        raise FileFormatError(
+            path, None, "is not a COCO annotation file of objects: it has no `categories`, which name them"
+        )
     try:
-        files = {int(image["id"]): str(image["file_name"]) for image in contents["images"]}
+        files = [(int(image["id"]), str(image["file_name"])) for image in contents["images"]]
         names = {category["id"]: str(category["name"]) for category in contents["categories"]}
-        objects = [(int(one["image_id"]), names[one["category_id"]]) for one in contents["annotations"]]
+        marks = [(int(one["image_id"]), one["category_id"]) for one in contents["annotations"]]
+        if nameless := next((mark for mark in marks if mark[1] not in names), None):
+            raise FileFormatError(path, None, f"category {nameless[1]!r} of image {nameless[0]} is not in `categories`")
+        objects = [(image, names[category]) for image, category in marks]
         info = dict(contents.get("info") or {})
-    except (KeyError, TypeError, ValueError) as error:
+    except FileFormatError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FileFormatError(path, None, f"is not in COCO's format for objects ({error!r})") from error
     return _Annotated(files, objects, info)

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from vlm_evals.errors import EvaluationError
@@ -22,13 +22,16 @@ def build_questions(
 ) -> list[dict[str, Any]]:
     """Return POPE questions: per image and i, the i-th object (yes), then an object that is not there (no).
 
-    The absent object is drawn evenly from all objects seen ("random"), is the most frequent one ("popular"), or stands
-    most often beside the positive ("adversarial", then drawn evenly). Ties go to the object that was seen first, and no
-    object is used twice for an image. The published builder sets no seed; this one takes one.
+    First the images are drawn; objects are counted over the drawn images alone. The absent object is drawn from all
+    objects seen, again and again until one is free ("random"); it is the one in most images ("popular", ties by first
+    appearance); or it is the one most often beside the positive ("adversarial", ties by first appearance beside it, and
+    drawn as in "random" where none is free). None is used twice for an image.
+
+    The published program makes the same questions from the same seed, set before each strategy; it sets none itself.
+    Where the drawn images leave no absent object it never ends; this one draws from the other images' objects.
 
     Args:
-        annotations: {"image": name, "objects": names in annotation order} of every image; all of them count towards
-            the frequencies.
+        annotations: {"image": name, "objects": names in annotation order} of every image.
         strategy: how absent objects are chosen.
         per_image: questions of each label an image gets; images with fewer objects are not asked about.
         sample: how many images are drawn; None keeps all, in order.
@@ -52,7 +55,8 @@ def build_questions(
                 "pass a smaller sample, or None for all of them"
             )
         images = generator.sample(images, sample)
-    absent = _absent_chooser(strategy, [objects for _, objects in listed], generator)
+    elsewhere = list(dict.fromkeys(name for _, objects in listed for name in objects))
+    absent = _absent_chooser(strategy, [objects for _, objects in images], elsewhere, generator)
     questions: list[dict[str, Any]] = []
     for image, objects in images:
         taken = set(objects)
@@ -71,35 +75,45 @@ def question_text(name: str) -> str:
 
 
 def _absent_chooser(
-    strategy: Strategy, images: Sequence[Sequence[str]], generator: random.Random
+    strategy: Strategy, images: Sequence[Sequence[str]], elsewhere: Sequence[str], generator: random.Random
 ) -> Callable[[str, set[str]], str]:
-    """Return what chooses an absent object for a positive, given the objects already taken for that image."""
+    """Return what chooses an absent object for a positive, given the objects already taken for that image.
+
+    Args:
+        strategy: see `build_questions`.
+        images: the objects of the drawn images.
+        elsewhere: the objects of all images, for where the drawn ones leave none.
+        generator: draws.
+    """
     frequency = Counter(name for objects in images for name in objects)
     seen = list(frequency)
-    by_frequency = _descending(frequency, seen)
-    beside = _neighbours(images, seen) if strategy == "adversarial" else {}
+    by_frequency = _descending(frequency)
+    beside = _neighbours(images) if strategy == "adversarial" else {}
 
     def choose(present: str, taken: set[str]) -> str:
         ranked = {"random": [], "popular": by_frequency, "adversarial": beside.get(present, [])}[strategy]
         for name in ranked:
             if name not in taken:
                 return name
-        free = [name for name in seen if name not in taken]
-        if not free:
+        among = seen if not taken.issuperset(seen) else elsewhere
+        if taken.issuperset(among):
             raise EvaluationError("an image leaves no absent object to ask about: it holds every object seen")
-        return generator.choice(free)
+        while (drawn := generator.choice(among)) in taken:
+            pass
+        return drawn
 
     return choose
 
 
-def _descending(counts: Mapping[str, int], order: Iterable[str]) -> list[str]:
-    return sorted((name for name in order if counts.get(name)), key=lambda name: -counts[name])
+def _descending(counts: Mapping[str, int]) -> list[str]:
+    """Return names by their count, the largest first, ties in the order in which they were first counted."""
+    return sorted(counts, key=lambda name: -counts[name])
 
 
-def _neighbours(images: Sequence[Sequence[str]], seen: Sequence[str]) -> dict[str, list[str]]:
+def _neighbours(images: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     """Return, for every object, the others by how many images they share with it, descending."""
-    shared: dict[str, Counter[str]] = {name: Counter() for name in seen}
+    shared: dict[str, Counter[str]] = {}
     for objects in images:
         for name in objects:
-            shared[name].update(other for other in objects if other != name)
-    return {name: _descending(counts, seen) for name, counts in shared.items()}
+            shared.setdefault(name, Counter()).update(other for other in objects if other != name)
+    return {name: _descending(counts) for name, counts in shared.items()}

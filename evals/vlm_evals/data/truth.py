@@ -10,11 +10,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from vlm_evals.data.coco import annotation_files
+from vlm_evals.data.image_names import same_place, told_apart, whole_name
 from vlm_evals.errors import EvaluationError, FileFormatError, UnknownImage
 from vlm_evals.records import file_hash, image_key, read_json, read_text, write_json
 from vlm_evals.text.objects import ObjectFinder, vocabulary
@@ -45,13 +47,37 @@ class Truth:
         Raises:
             UnknownImage: if the image is not in the ground truth; an image without objects has an entry.
         """
-        try:
-            return self.objects[image_key(image_id)]
-        except KeyError:
+        return self.objects[self.key_of(image_id)]
+
+    def key_of(self, image_id: int | str) -> str:
+        """Return the key of an image: its name's, or its whole path where images of several folders share a name.
+
+        Raises:
+            UnknownImage: if the image is not in the ground truth, or may be several of it.
+        """
+        if (key := image_key(image_id)) in self.objects:
+            return key
+        candidates = [one for one in self._whole_names.get(key, ()) if same_place(one, whole_name(image_id))]
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
             raise UnknownImage(
-                f"image {image_id!r} is not in the ground truth {self.source} ({len(self.objects)} images); "
-                "give the index or the COCO annotations of the split the captions are about"
-            ) from None
+                f"image {image_id!r} may be {' or '.join(sorted(candidates)[:3])} of the ground truth {self.source}; "
+                "give its name with the folder"
+            )
+        raise UnknownImage(
+            f"image {image_id!r} is not in the ground truth {self.source} ({len(self.objects)} images); "
+            "give the index or the COCO annotations of the split the captions are about"
+        )
+
+    @cached_property
+    def _whole_names(self) -> dict[str, list[str]]:
+        """`image_key` -> whole names, for images that share it."""
+        found: dict[str, list[str]] = {}
+        for key in self.objects:
+            if "/" in key:
+                found.setdefault(image_key(key), []).append(key)
+        return found
 
 
 def load_truth(
@@ -123,9 +149,17 @@ def _objects_of(path: Path, finder: ObjectFinder) -> Iterator[tuple[str, Iterabl
         for annotation in coco.dataset["annotations"]:
             key = image_key(annotation["image_id"])
             if "caption" in annotation:
-                yield key, (mention.node for mention in finder.find(annotation["caption"]).mentions)
+                if not isinstance(said := annotation["caption"], str):
+                    raise FileFormatError(path, None, f"a caption of image {key} is {said!r}, and no text")
+                yield key, (mention.node for mention in finder.find(said).mentions)
             else:
-                name = names[annotation["category_id"]]
+                if not names:
+                    raise FileFormatError(
+                        path, None, "is not a COCO annotation file of objects: it has no `categories`, which name them"
+                    )
+                if (category := annotation["category_id"]) not in names:
+                    raise FileFormatError(path, None, f"category {category!r} of image {key} is not in `categories`")
+                name = names[category]
                 if name not in known:
                     raise FileFormatError(path, None, f"category {name!r} is not one of the objects CHAIR knows")
                 yield key, (known[name],)
@@ -174,14 +208,23 @@ def _from_index(path: Path, value: object) -> Truth:
         raise FileFormatError(path, None, f"has index format {stated['format']!r}; this version reads {FORMAT}")
     known = set(vocabulary().nodes.values())
     objects: dict[str, frozenset[str]] = {}
+    keys = _keys(path, stated["objects"])
     for name, nodes in stated["objects"].items():
         if not _all_known(nodes, known) or not name.strip():
             line = read_text(path).partition(json.dumps(name))[0].count("\n") + 1
             raise FileFormatError(path, line, f"image {name!r} does not have a list of objects that CHAIR knows")
-        objects[image_key(name)] = frozenset(nodes)
+        if objects.setdefault(keys[name], frozenset(nodes)) != frozenset(nodes):
+            raise FileFormatError(path, None, f"image {name!r} stands there twice, with different objects")
     digest = str(stated.get("digest") or file_hash(path))
     source = str(stated.get("source") or path.name)
     return Truth(objects, digest, source, stated.get("pipeline"), stated.get("vocabulary"))
+
+
+def _keys(path: Path, names: Iterable[str]) -> dict[str, str]:
+    try:
+        return told_apart(names)
+    except EvaluationError as error:
+        raise FileFormatError(path, None, str(error)) from error
 
 
 def _all_known(nodes: object, known: set[str]) -> bool:

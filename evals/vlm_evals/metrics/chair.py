@@ -15,13 +15,16 @@ from typing import Any
 
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.data.formats import Caption, read_captions, write_captions
+from vlm_evals.data.image_names import told_apart
 from vlm_evals.data.truth import Truth, load_truth, save_truth
+from vlm_evals.errors import FileFormatError, UnknownImage
 from vlm_evals.metric import Asked, Curve, Judging, Metric, Option, Scored
 from vlm_evals.protocol import DESCRIBE, Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
 from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
 from vlm_evals.runs import require_complete
 from vlm_evals.text.objects import PIPELINES, VOCABULARIES, CaptionObjects, Mention, ObjectFinder
+from vlm_evals.text.spoken import notes_on_thinking, spoken
 
 TRUTH = "truth.json"
 _NO_CAPTION = "there is no caption"
@@ -68,11 +71,13 @@ class CaptionScore:
         image_id: as the caption's file states it.
         said: what the caption says.
         truth: the objects of the image.
+        key: of the image in the ground truth; by default its name's.
     """
 
     image_id: int | str
     said: CaptionObjects
     truth: frozenset[str]
+    key: str = ""
 
     @property
     def hallucinated(self) -> tuple[Mention, ...]:
@@ -114,7 +119,7 @@ class CaptionScore:
 
     def as_score(self) -> Score:
         """Return the counts with their evidence; `words` are those of the hallucinated mentions."""
-        image = image_key(self.image_id)
+        image = self.key or image_key(self.image_id)
         words = [mention.word for mention in self.hallucinated]
         return Score(image, image, self.counts(), evidence=self.as_row() | {"words": words})
 
@@ -125,7 +130,11 @@ def score_caption(caption: Caption, truth: Truth, finder: ObjectFinder) -> Capti
     Raises:
         UnknownImage: if the ground truth does not know its image.
     """
-    return CaptionScore(caption.image_id, finder.find(caption.text), truth.of(caption.image_id))
+    try:
+        key = truth.key_of(caption.image_id)
+    except UnknownImage as error:
+        raise UnknownImage(f"line {caption.line}: {error}" if caption.line else str(error)) from error
+    return CaptionScore(caption.image_id, finder.find(spoken(caption.text).text), truth.objects[key], key)
 
 
 def score_captions(captions: Iterable[Caption], truth: Truth, finder: ObjectFinder) -> list[CaptionScore]:
@@ -189,9 +198,13 @@ def read_saved(
     reader = finder if pipeline == "chair-2018" else ObjectFinder("chair-2018", vocabulary)
     objects = load_truth(truth, reader, cache)
     captions = read_captions(file)
-    found = score_captions(captions, objects, finder)
+    try:
+        found = score_captions(captions, objects, finder)
+    except UnknownImage as error:
+        raise UnknownImage(f"{file}, {error}") from error
     if per_caption is not None:
         write_rows(Path(per_caption), (one.as_row() for one in found))
+    _require_told_apart(Path(file), captions, found)
     scores = [one.as_score() for one in found]
     facts = {
         "images": len({score.unit for score in scores}),
@@ -201,9 +214,40 @@ def read_saved(
         "files": {"captions": Path(file).name, "truth": objects.source},
         "hashes": {"captions": file_hash(Path(file)), "truth": objects.digest},
         "truth_images": len(objects.objects),
-        "notes": list(finder.notes),
+        "notes": [*finder.notes, *notes_on_thinking(one.text for one in captions), *_notes_on_doubled(captions, found)],
     }
     return Scored(scores, facts)
+
+
+def _require_told_apart(file: Path, captions: Sequence[Caption], scores: Sequence[CaptionScore]) -> None:
+    """Refuse captions of images in different folders that the ground truth knows as one image.
+
+    Raises:
+        FileFormatError: naming both.
+    """
+    apart = told_apart(caption.image_id for caption in captions)
+    first: dict[str, Caption] = {}
+    for caption, score in zip(captions, scores, strict=True):
+        other = first.setdefault(score.key, caption)
+        if apart[other.image_id] != apart[caption.image_id]:
+            raise FileFormatError(
+                file, caption.line,
+                f"{caption.image_id} and {other.image_id} (line {other.line}) are both image {score.key} of the ground "
+                "truth; give ids, and a ground truth, that tell them apart",
+            )  # fmt: skip
+
+
+def _notes_on_doubled(captions: Sequence[Caption], scores: Sequence[CaptionScore]) -> list[str]:
+    """Return a sentence where an image has several captions."""
+    lines: dict[str, list[str]] = {}
+    for caption, score in zip(captions, scores, strict=True):
+        lines.setdefault(score.key, []).append(str(caption.line))
+    doubled = {key: found for key, found in lines.items() if len(found) > 1}
+    if not doubled:
+        return []
+    key, found = next(iter(doubled.items()))
+    shown = ", ".join(found[:5])
+    return [f"{len(doubled)} images have several captions, such as {key} (lines {shown}), and each caption counts"]
 
 
 def _finder(pipeline: Any, vocabulary: Any) -> ObjectFinder:
@@ -237,9 +281,11 @@ def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) 
     finder = _finder(protocol.pipeline, protocol.vocabulary)
     truth = load_truth(folder / TRUTH)
     require_complete(folder, [str(image) for image in protocol.image_ids], answers)
-    found = score_captions(_said(protocol, answers), truth, finder)
+    said = _said(protocol, answers)
+    found = score_captions(said, truth, finder)
+    notes = [*finder.notes, *notes_on_thinking(one.text for one in said)]
     facts = {"pipeline": finder.pipeline, "vocabulary": finder.vocabulary_name, "truth": truth.digest}
-    return Scored([one.as_score() for one in found], facts | {"notes": list(finder.notes)})
+    return Scored([one.as_score() for one in found], facts | {"notes": notes})
 
 
 def _write_exchange(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> None:

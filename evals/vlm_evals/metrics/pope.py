@@ -8,6 +8,9 @@ from typing import Any
 
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.data.formats import GivenAnswer, Question, read_answers, read_questions, write_answers
+from vlm_evals.data.image_names import told_apart
+from vlm_evals.data.labels import read_question_files
+from vlm_evals.data.pairing import pair_answers, require_file_order
 from vlm_evals.data.pope_questions import PER_IMAGE, STRATEGIES, build_questions
 from vlm_evals.errors import AnswerMismatch, TaskError
 from vlm_evals.metric import Asked, Judging, Metric, Option, Scored
@@ -15,7 +18,8 @@ from vlm_evals.protocol import Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
 from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
 from vlm_evals.runs import content_hash, require_complete
-from vlm_evals.text.yes_no import PARSERS, Parser, Reading, parse_answer
+from vlm_evals.text.spoken import notes_on_thinking, spoken
+from vlm_evals.text.yes_no import PARSERS, Parser, Reading, parse_answer, unparsed_alerts
 
 QUESTIONS = "questions.jsonl"
 _NO_QUESTION = "there is no question"
@@ -76,11 +80,11 @@ class QuestionScore:
             "answer": self.answer,
         }
 
-    def as_score(self) -> Score:
-        """Return the counts with their evidence."""
+    def as_score(self, image: str | None = None) -> Score:
+        """Return the counts with their evidence, under the image's key, by default its name's."""
         asked = self.question
         evidence = self.as_row() | {"question": asked.text}
-        return Score(sample_id(asked), image_key(asked.image), self.counts(), asked.split, evidence)
+        return Score(sample_id(asked), image or image_key(asked.image), self.counts(), asked.split, evidence)
 
 
 def sample_id(question: Question) -> str:
@@ -91,64 +95,19 @@ def sample_id(question: Question) -> str:
 def score_answers(
     questions: Sequence[Question], answers: Sequence[GivenAnswer], parser: Parser = "strict-neither"
 ) -> list[QuestionScore]:
-    """Return the scores of answers, in the order of the questions.
-
-    Answers are matched by question id (and split, where they name one). A file without any id is matched by the order
-    of its lines, as the original program does, and must have one line a question.
+    """Return the scores of answers, in the order of the questions; see `pair_answers` for what belongs together.
 
     Raises:
-        AnswerMismatch: naming the question whose answer is missing, doubled or belongs to none.
+        AnswerMismatch: naming the question whose answer is missing, doubled or belongs to another.
     """
-    texts = _by_order(questions, answers) if _without_ids(answers) else _by_id(questions, answers)
+    return _scores(questions, pair_answers(questions, answers)[0], parser)
+
+
+def _scores(questions: Sequence[Question], texts: Sequence[str], parser: Parser) -> list[QuestionScore]:
     return [
-        QuestionScore(question, text, parse_answer(text, parser=parser, label=question.label))
+        QuestionScore(question, text, parse_answer(spoken(text).text, parser=parser, label=question.label))
         for question, text in zip(questions, texts, strict=True)
     ]
-
-
-def _without_ids(answers: Sequence[GivenAnswer]) -> bool:
-    return bool(answers) and all(answer.question_id is None for answer in answers)
-
-
-def _by_order(questions: Sequence[Question], answers: Sequence[GivenAnswer]) -> list[str]:
-    if len(questions) != len(answers):
-        raise AnswerMismatch(
-            f"{len(answers)} answers without question ids for {len(questions)} questions; "
-            "they can only be matched line by line if there are as many"
-        )
-    for question, answer in zip(questions, answers, strict=True):
-        if answer.question is not None and answer.question.strip() != question.text.strip():
-            raise AnswerMismatch(
-                f"line {answer.line} answers {answer.question!r} where question {question.question_id} "
-                f"is {question.text!r}"
-            )
-    return [answer.text for answer in answers]
-
-
-def _by_id(questions: Sequence[Question], answers: Sequence[GivenAnswer]) -> list[str]:
-    splits = {question.split for question in questions}
-    given: dict[tuple[str | None, str], GivenAnswer] = {}
-    for answer in answers:
-        if answer.question_id is None:
-            raise AnswerMismatch(f"the answer in line {answer.line} names no question id while others do")
-        key = (answer.split if answer.split in splits else None), answer.question_id
-        if key in given:
-            raise AnswerMismatch(
-                f"question {answer.question_id} is answered twice, in lines {given[key].line} and {answer.line}"
-            )
-        given[key] = answer
-    texts = [_take(given, question) for question in questions]
-    if given:
-        stray = next(iter(given.values()))
-        raise AnswerMismatch(f"the answer in line {stray.line} is to question {stray.question_id}, which is not asked")
-    return texts
-
-
-def _take(given: dict[tuple[str | None, str], GivenAnswer], question: Question) -> str:
-    for key in ((question.split, question.question_id), (None, question.question_id)):
-        if key in given:
-            return given.pop(key).text
-    raise AnswerMismatch(f"question {question.question_id} ({question.split}) has no answer")
 
 
 def read_saved(
@@ -156,14 +115,17 @@ def read_saved(
     questions: Path | str | Sequence[Path | str],
     *,
     parser: Any = "strict-neither",
+    subset: bool = False,
     per_question: Path | str | None = None,
 ) -> Scored:
     """Return the scores of a file of answers, or of one file a split.
 
     Args:
         answers: POPE or LLaVA answers or an lmms-eval log; one file for each file of questions, or one for all.
-        questions: POPE question files, each a split; any edition, read as it is.
+        questions: POPE question files, each a split; any edition, read as it is. Questions without labels take those of
+            the other files.
         parser: see `yes_no.parse_answer`.
+        subset: whether answers to questions that are not asked are passed over, as with RePOPE's corrected labels.
         per_question: JSON lines to write: question_id, split, label, reading, answer.
 
     Returns:
@@ -174,18 +136,22 @@ def read_saved(
         FileFormatError: naming file and line.
         AnswerMismatch: naming the question whose answer is missing or doubled.
     """
-    asked = _several(questions)
     given = _several(answers)
-    found, counted = _scored(given, asked, parser)
+    files = read_question_files(_several(questions))
+    found, over = _scored(given, files, parser, subset)
     if per_question is not None:
         write_rows(Path(per_question), (one.as_row() for one in found))
     facts = {
         "questions": len(found),
         "parser": parser,
-        "files": {"answers": [path.name for path in given], "questions": counted},
-        "hashes": {path.name: file_hash(path) for path in (*given, *asked)},
+        "files": {
+            "answers": [path.name for path in given],
+            "questions": [_edition(path, asked) for path, asked in files.items()],
+        },
+        "hashes": {path.name: file_hash(path) for path in (*given, *_several(questions))},
+        **_noted(found, over),
     }
-    return Scored([one.as_score() for one in found], facts)
+    return Scored(_by_image(found), facts)
 
 
 def _several(source: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -193,27 +159,27 @@ def _several(source: Path | str | Sequence[Path | str]) -> list[Path]:
 
 
 def _scored(
-    given: Sequence[Path], asked: Sequence[Path], parser: Parser
-) -> tuple[list[QuestionScore], list[dict[str, Any]]]:
-    """Return the scores of all files and what each file of questions holds."""
-    questions = {path: read_questions(path) for path in asked}
-    counted = [_edition(path, found) for path, found in questions.items()]
-    if len(given) == len(asked):
-        pairs = zip(given, questions.values(), strict=True)
-        return [score for path, found in pairs for score in _score(path, found, parser)], counted
+    given: Sequence[Path], files: Mapping[Path, Sequence[Question]], parser: Parser, subset: bool
+) -> tuple[list[QuestionScore], int]:
+    """Return the scores of all files, and how many answers were passed over."""
+    if len(given) == len(files):
+        splits = {path.name: question.split for path, asked in files.items() for question in asked[:1]}
+        require_file_order([path.name for path in given], splits)
+        scored = [_score(path, asked, parser, subset) for path, asked in zip(given, files.values(), strict=True)]
+        return [score for scores, _ in scored for score in scores], sum(over for _, over in scored)
     if len(given) == 1:
-        return _score(given[0], [question for found in questions.values() for question in found], parser), counted
+        return _score(given[0], [question for asked in files.values() for question in asked], parser, subset)
     raise AnswerMismatch(
-        f"{len(given)} files of answers for {len(asked)} files of questions; give one for each, or one for all"
+        f"{len(given)} files of answers for {len(files)} files of questions; give one for each, or one for all"
     )
 
 
-def _score(path: Path, questions: Sequence[Question], parser: Parser) -> list[QuestionScore]:
-    answers: list[GivenAnswer] = read_answers(path)
+def _score(path: Path, questions: Sequence[Question], parser: Parser, subset: bool) -> tuple[list[QuestionScore], int]:
     try:
-        return score_answers(questions, answers, parser)
+        texts, over = pair_answers(questions, read_answers(path), subset=subset)
     except AnswerMismatch as error:
         raise AnswerMismatch(f"{path}: {error}") from error
+    return _scores(questions, texts, parser), over
 
 
 def _edition(path: Path, questions: Sequence[Question]) -> dict[str, Any]:
@@ -223,14 +189,14 @@ def _edition(path: Path, questions: Sequence[Question]) -> dict[str, Any]:
         "questions": len(questions),
         "yes": labels["yes"],
         "no": labels["no"],
-        "images": len({image_key(question.image) for question in questions}),
+        "images": len(set(told_apart(question.image for question in questions).values())),
     }
 
 
 def questions(protocol: Protocol, data: CocoFolder) -> list[Question]:
-    """Return the questions of every strategy, built from all annotations of the folder with the protocol's seed.
+    """Return the questions of every strategy, built from the annotations of the folder with the protocol's seed.
 
-    Every strategy asks about the same images. The frequency of an object is counted over the whole folder.
+    Every strategy asks about the same images. The frequency of an object is counted over these.
     """
     annotations = [{"image": str(image), "objects": data.objects[image]} for image in sorted(data.images)]
     count = len(protocol.image_ids)
@@ -295,7 +261,20 @@ def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) 
     pairs = _answered(folder, answers)
     parser: Any = protocol.parser or "strict-neither"
     found = score_answers([question for question, _ in pairs], [given for _, given in pairs], parser)
-    return Scored([one.as_score() for one in found], {"parser": parser})
+    return Scored(_by_image(found), {"parser": parser, **_noted(found)})
+
+
+def _by_image(scores: Sequence[QuestionScore]) -> list[Score]:
+    keys = told_apart(score.question.image for score in scores)
+    return [score.as_score(keys[score.question.image]) for score in scores]
+
+
+def _noted(scores: Sequence[QuestionScore], passed_over: int = 0) -> dict[str, list[str]]:
+    """Return the notes of a report, where there are any."""
+    notes = notes_on_thinking(score.answer for score in scores)
+    if passed_over:
+        notes.append(f"{passed_over} answers are to questions that are not asked here, and are passed over")
+    return {"notes": notes} if notes else {}
 
 
 def _write_exchange(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> None:
@@ -319,6 +298,7 @@ POPE = Metric(
     over_splits="mean",
     counted="questions",
     called=lambda score: f"question {score.evidence['question_id']} ({score.split})",
+    alerts=unparsed_alerts,
     in_splits=("accuracy", "f1", "yes_ratio", "unparsed"),
     summary=("accuracy", "f1", "false_yes_rate", "yes_ratio"),
     judging=Judging(
@@ -328,6 +308,9 @@ POPE = Metric(
         options=(
             Option("questions", "POPE's questions, a file a split.", Path, required=True, several=True, short="-q"),
             replace(_PARSER, default="strict-neither"),
+            Option(
+                "subset", "Pass over answers to questions that are not asked, as with RePOPE's.", bool, default=False
+            ),
             Option("per_question", "JSON lines to write.", Path, written=True),
         ),
     ),

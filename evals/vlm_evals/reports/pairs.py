@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_evals.compare import LEVEL, RESAMPLES, Estimate, Resampled, at_equal_recall, mcnemar, paired
+from vlm_evals.errors import AnswerMismatch
 from vlm_evals.metric import Metric
 from vlm_evals.ratios import Formula, counts_of
 from vlm_evals.records import Score
@@ -115,6 +116,11 @@ class Comparison:
         found = {side: self.metric.findings(self.runs[name]) for side, name in sides.items()}
         return {key: {side: one[key] for side, one in found.items()} for key in found[PLAIN]}
 
+    def alerts(self) -> list[str]:
+        """Return what the first lines of a report say of either side."""
+        sides = {PLAIN: PLAIN, MITIGATED: self.others[0]}
+        return [f"{side}: {one}" for side, name in sides.items() for one in self.metric.alerts(self.runs[name])]
+
     def pair(self) -> dict[str, Any]:
         """Return the comparison as a report has it: the first of the others as `mitigated`, the rest as controls.
 
@@ -207,7 +213,16 @@ def intervals(metric: Metric, scores: Sequence[Score], *, seed: int, resamples: 
 
 
 def _aligned(metric: Metric, base: Sequence[Score], scores: Sequence[Score]) -> list[Score]:
-    return paired(base, scores, lambda score: score.key, metric.called)[1]
+    ordered: list[Score] = paired(base, scores, lambda score: score.key, metric.called)[1]
+    for one, other in zip(base, ordered, strict=True):
+        for name in ("question", "label"):
+            here, there = one.evidence.get(name), other.evidence.get(name)
+            if here is not None and there is not None and here != there:
+                raise AnswerMismatch(
+                    f"{metric.called(one)}: the {name} is {here!r} in the first run and {there!r} in the second; "
+                    "compare runs on the same items"
+                )
+    return ordered
 
 
 def _rows(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """A report's plots, drawn without pyplot and its global state."""
 
-import os
+import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlm_evals.metric import Metric
+from vlm_evals.records import write_whole
 from vlm_evals.reports.tables import metrics_of
 
 PLAIN, MITIGATED, CONTROL = "#7f7f7f", "#1f77b4", "#d18f00"
@@ -33,9 +34,9 @@ def draw_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
 def _save(path: Path, draw: Callable[[Axes, Mapping[str, Any]], None], report: Mapping[str, Any]) -> Path:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     draw(figure.subplots(), report)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=150, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format="png", metadata={"Software": None})
+    write_whole(path, drawn.getvalue())
     return path
 
 

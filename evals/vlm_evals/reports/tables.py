@@ -164,6 +164,8 @@ def headline(report: Mapping[str, Any]) -> str:
 def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     """Return a report as Markdown: the verdict, the settings, the tables, what is undefined, the plots."""
     lines = [f"# {headline(report)}", ""]
+    for alert in report.get("alerts", ()):
+        lines += [f"**{_cell(alert)}**", ""]
     lines += [line if line.startswith("  - ") else f"- {line}" for line in _facts(report)]
     for table in tables(report):
         lines += ["", f"## {table.title}", "", *_grid(table)]

@@ -19,9 +19,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AttentionInterface, LlavaForConditionalGeneration
+
+from vlm_evals.records import write_whole
 
 from .batches import Batch, Diet, build_batch, draw_scene, normalise, patch_words
 from .catalog import CATEGORIES, SCENES
@@ -234,12 +236,6 @@ STAGES: dict[str, Callable[[LlavaForConditionalGeneration, TrainingRecipe, int, 
 }
 
 
-def _write_whole(path: Path, tensors: dict[str, Tensor]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    os.replace(partial, path)
-
-
 def _load_stages(model: LlavaForConditionalGeneration, out: Path, names: tuple[str, ...]) -> None:
     """Load what the named stages trained, in order; a stage's file holds only the parameters it changed."""
     for name in names:
@@ -263,8 +259,9 @@ def train_stage(
     STAGES[name](model, recipe, seed, report)
     changed = {key: value for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     changed.pop("lm_head.weight", None)  # tied to the embeddings
-    _write_whole(path, {key: value.contiguous() for key, value in changed.items()})
-    (out / f"stage-{name}.json").write_text(json.dumps({"stage": name, "seconds": time.perf_counter() - started}))
+    write_whole(path, save({key: value.contiguous() for key, value in changed.items()}))
+    seconds = time.perf_counter() - started
+    write_whole(out / f"stage-{name}.json", json.dumps({"stage": name, "seconds": seconds}).encode())
 
 
 def log_line(out: Path) -> Report:
@@ -321,7 +318,7 @@ def train_mini(seed: int, out: Path, recipe: TrainingRecipe | None = None) -> Pa
     """
     recipe = recipe or TrainingRecipe()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps({"seed": seed, **asdict(recipe)}, indent=2))
+    write_whole(out / "recipe.json", json.dumps({"seed": seed, **asdict(recipe)}, indent=2).encode())
     done: tuple[str, ...] = ()
     for names in (("words", "tower"), ("projector",), ("reading",), ("joint",), ("finish",)):
         _train_side_by_side(names, done, seed, recipe, out)

@@ -3,11 +3,13 @@
 Ours says "unparsed" where an answer is neither yes nor no instead of counting it as yes.
 """
 
+import json
 import re
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from vlm_evals.errors import EvaluationError
-from vlm_evals.records import Label
+from vlm_evals.records import Label, Score
 
 Parser = Literal["strict-neither", "pope", "opera", "vcd"]
 Reading = Literal["yes", "no", "unparsed"]
@@ -18,7 +20,7 @@ def parse_answer(answer: str, *, parser: Parser = "strict-neither", label: Label
     """Return "yes", "no" or "unparsed" for an answer.
 
     Args:
-        answer: what the model said.
+        answer: what the model said, without its thinking (see `spoken`).
         parser: "pope" (the original), "opera" (OPERA, PAI), "vcd", or ours, "strict-neither". Only ours can return
             "unparsed".
         label: the right answer. Only "vcd" needs it: it looks for the label's own word anywhere in the answer.
@@ -44,20 +46,77 @@ def parse_answer(answer: str, *, parser: Parser = "strict-neither", label: Label
 
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_LEAD = re.compile(r"(?:the\s+)?(?:correct\s+|final\s+)?answer(?:\s+is|\s*:)?", re.IGNORECASE)
+_LEAD = re.compile(r"\W*(?:the\s+)?(?:correct\s+|final\s+)?answer(?:\s+is|\W*:)?", re.IGNORECASE)
 _LINKS = {"and", "or", "but"}
+_SURE = {"doubt", "question", "mistake", "mistaking"}  # "Yes, no doubt": this no takes nothing back
+_ROLE = re.compile(
+    r"(?:\W|<\|\w+\|>)*(?:(?:user|human)\b.*\b)?(?:assistant|model|gpt|bot|response|output)\b(?:\W*:|\|>|\W*\n)",
+    re.IGNORECASE | re.DOTALL,
+)
+_TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
+_BOXED = re.compile(r"\\boxed\s*\{(?:\s*\\text\w*\s*\{)?([^{}]*)\}")
+_KEYS = ("answer", "final_answer", "response", "prediction", "label", "result", "output")
 
 
 def _strict(answer: str) -> Reading:
     """Return yes or no where it is the first word, or follows "the answer is", and is not taken back at once."""
-    text = answer.strip()
+    text = _unwrapped(answer.strip())
     lead = _LEAD.match(text)
     words = [word.lower() for word in _WORD.findall(text[lead.end() :] if lead else text)]
     while words and words[0].isdecimal():  # a list number: "1. No"
         words.pop(0)
     if not words or words[0] not in ("yes", "no"):
         return "unparsed"
+    if words[1:2] == ["no"] and words[2:3] and words[2] in _SURE:
+        del words[1]
     following = next((word for word in words[1:3] if word not in _LINKS), None)
     if following in ("yes", "no") and following != words[0]:
         return "unparsed"
     return "yes" if words[0] == "yes" else "no"
+
+
+def _unwrapped(text: str) -> str:
+    """Return an answer out of what is put around answers: a tag, a box, a JSON object, the name of who speaks."""
+    for wrapping in (_TAGGED, _BOXED):
+        if found := wrapping.findall(text):
+            text = found[-1].strip()
+    if inner := _stated(text):
+        return inner
+    role = _ROLE.match(text)
+    return text[role.end() :].strip() if role else text
+
+
+def _stated(text: str) -> str | None:
+    """Return the answer that a JSON object in a text states; None where there is none."""
+    try:
+        stated, _ = json.JSONDecoder().raw_decode(text, text.find("{"))
+    except (ValueError, RecursionError):
+        return None
+    named = {str(key).lower(): value for key, value in stated.items()} if isinstance(stated, dict) else {}
+    return next((named[key] for key in _KEYS if isinstance(named.get(key), str)), None)
+
+
+MANY = 0.1  # a larger share of unparsed answers is said in the first lines of a report
+_EXAMPLES, _EXAMPLE = 3, 80
+
+
+def unparsed_alerts(scores: Sequence[Score]) -> list[str]:
+    """Return a sentence with three examples where more than a tenth of the answers is neither yes nor no.
+
+    Args:
+        scores: with the counts `neither` and `questions`, and the answer as evidence.
+    """
+    asked = sum(score.counts.get("questions", 1) for score in scores)
+    unread = [str(score.evidence.get("answer", "")) for score in scores if score.counts.get("neither")]
+    if len(unread) <= MANY * asked:
+        return []
+    shown = ", ".join(repr(_brief(answer)) for answer in list(dict.fromkeys(unread))[:_EXAMPLES])
+    return [
+        f"{len(unread)} of {asked} answers ({len(unread) / asked:.0%}) are neither yes nor no and count as wrong, such "
+        f"as {shown}; look at them before the figures, and ask for one word or read them with another parser"
+    ]
+
+
+def _brief(answer: str) -> str:
+    line = " ".join(answer.split())
+    return line if len(line) <= _EXAMPLE else f"{line[: _EXAMPLE - 1]}…"

@@ -1,7 +1,8 @@
 """POPE's parsers, metrics and question builder."""
 
 import json
-from collections import Counter
+import random
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ from hypothesis import strategies as st
 from vlm_evals.data.formats import GivenAnswer, Question, read_answers, read_questions
 from vlm_evals.data.pope_questions import STRATEGIES, build_questions
 from vlm_evals.errors import AnswerMismatch, EvaluationError
+from vlm_evals.judge import judge
 from vlm_evals.metrics.pope import POPE, QuestionScore, score_answers
+from vlm_evals.records import write_rows
+from vlm_evals.report import paired_report, single_report
+from vlm_evals.reports.pairs import compare
+from vlm_evals.reports.tables import markdown
 from vlm_evals.text.yes_no import PARSERS, parse_answer
 
 REFERENCE = {"pope": "rucaibox", "opera": "opera_pai"}
@@ -29,6 +35,23 @@ REFERENCE = {"pope": "rucaibox", "opera": "opera_pai"}
         ("The answer is no.", "no"),
         ("Answer: Yes", "yes"),
         ("No，", "no"),
+        ("**Answer:** Yes", "yes"),
+        ("ASSISTANT: Yes", "yes"),
+        ("USER: Is there a dog? ASSISTANT: No", "no"),
+        ("<|im_start|>assistant\nNo", "no"),
+        ("Response: The answer is no.", "no"),
+        ('{"answer": "no"}', "no"),
+        ('```json\n{"reason": {"seen": []}, "Answer": "Yes."}\n```', "yes"),
+        ("I see a tail. <answer> Yes </answer>", "yes"),
+        ("So \\boxed{No}", "no"),
+        ("\\boxed{\\text{Yes}}", "yes"),
+        ("<answer>\\boxed{No}</answer>", "no"),
+        ("Yes, no doubt about it.", "yes"),
+        ("Yes, there is a model: a car", "yes"),
+        ("Yes, no.", "unparsed"),
+        ("No, yes, no doubt", "unparsed"),
+        ('{"answer": 1}', "unparsed"),
+        ("<answer></answer>", "unparsed"),
         ("", "unparsed"),
         ("Maybe", "unparsed"),
         ("Not sure.", "unparsed"),
@@ -70,7 +93,10 @@ def test_published_parsers_on_awkward_answers(shared_data: Path) -> None:
             assert parse_answer(case["answer"], parser="vcd", label=label) == case[f"vcd_when_label_{label}"]
 
 
-@given(st.text(max_size=30) | st.sampled_from(["yes", "no", "not", "."]), st.sampled_from(["yes", "no"]))
+@given(
+    st.text(max_size=30) | st.sampled_from(["yes", "no", "not", ".", "[" * 100_000, '{"a":' * 100_000]),
+    st.sampled_from(["yes", "no"]),
+)
 def test_no_answer_breaks_a_parser(answer: str, label) -> None:
     for parser in PARSERS:
         reading = parse_answer(answer, parser=parser, label=label)
@@ -161,7 +187,7 @@ def test_published_metrics(shared_data: Path) -> None:
 MADE = [
     {"image": "a", "objects": ["dog", "cat", "car"]},
     {"image": "b", "objects": ["dog", "cat", "bed", "bus"]},
-    {"image": "c", "objects": ["dog", "orange"]},  # too few to be asked about, and counted all the same
+    {"image": "c", "objects": ["dog", "orange"]},  # too few to be asked about, and so not counted
     {"image": "d", "objects": ["bed", "cat", "bird"]},
 ]
 
@@ -171,7 +197,7 @@ def asked_about(rows: list[dict], image: str) -> list[tuple[str, str]]:
 
 
 def test_popular_absent_objects_by_hand() -> None:
-    # images holding: dog 3, cat 3, bed 2, car 1, bus 1, orange 1, bird 1; ties by first appearance
+    # images asked about that hold: cat 3, dog 2, bed 2, car 1, bus 1, bird 1; ties by first appearance
     rows = build_questions(MADE, strategy="popular", sample=None, seed=0)
     assert asked_about(rows, "a") == [
         ("dog", "yes"),
@@ -179,7 +205,7 @@ def test_popular_absent_objects_by_hand() -> None:
         ("cat", "yes"),
         ("bus", "no"),
         ("car", "yes"),
-        ("orange", "no"),
+        ("bird", "no"),
     ]
     assert asked_about(rows, "d") == [
         ("bed", "yes"),
@@ -194,16 +220,76 @@ def test_popular_absent_objects_by_hand() -> None:
 
 
 def test_adversarial_absent_objects_by_hand() -> None:
-    # beside "dog": cat 2, car 1, bed 1, bus 1, orange 1 -> for image a the first free is bed
-    # beside "cat": dog 2, bed 2, car, bus, bird -> bed is taken, then bus; beside "car": nothing free, so uniform
+    # beside "dog": cat 2, car 1, bed 1, bus 1 -> for image a the first free is bed
+    # beside "cat": dog 2, bed 2, car, bus, bird -> bed is taken, then bus; beside "car": nothing free, so drawn: bird
     rows = build_questions(MADE, strategy="adversarial", sample=None, seed=0)
     first = asked_about(rows, "a")
     assert first[:4] == [("dog", "yes"), ("bed", "no"), ("cat", "yes"), ("bus", "no")]
-    assert first[5][0] in {"orange", "bird"}
+    assert first[5][0] == "bird"
+
+
+def test_ties_go_to_what_first_stood_beside_the_positive() -> None:
+    # "b" is seen before "a" anywhere, and "a" stands beside "x" before "b" does
+    made = [
+        {"image": "1", "objects": ["b", "p", "q"]},
+        {"image": "2", "objects": ["x", "a", "r"]},
+        {"image": "3", "objects": ["x", "b", "s"]},
+        {"image": "4", "objects": ["x", "t", "u"]},
+    ]
+    rows = build_questions(made, strategy="adversarial", sample=None, seed=0)
+    assert asked_about(rows, "4")[1] == ("a", "no")
+
+
+def published(annotations: list[dict], strategy: str, sample: int, seed: int) -> list[tuple[str, str, str]]:
+    """Return (image, object, label) as the published program draws them, written again from its description."""
+    rng = random.Random(seed)
+    drawn = rng.sample([one for one in annotations if len(one["objects"]) >= 3], sample)
+    images, beside = Counter(), defaultdict(Counter)
+    for one in drawn:
+        for name in one["objects"]:
+            images[name] += 1
+            for other in one["objects"]:
+                beside[name][other] += other != name
+    rows = []
+    for one in drawn:
+        used = set(one["objects"])
+        for present in one["objects"][:3]:
+            order = {"random": [], "popular": images.most_common(), "adversarial": beside[present].most_common()}
+            absent = next((name for name, count in order[strategy] if count and name not in used), None)
+            while absent is None or absent in used:
+                absent = rng.choice(list(images))
+            used.add(absent)
+            rows += [(one["image"], present, "yes"), (one["image"], absent, "no")]
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_questions_are_the_published_programs_where_images_are_dropped(strategy, seed: int) -> None:
+    rng = random.Random(f"annotations {seed}")
+    names = [f"object {n}" for n in range(40)]
+    many = [
+        {
+            "image": str(n),
+            "objects": rng.sample(names, min(rng.choice([1, 2, 3, 4, 5, 9]), 40), counts=range(40, 0, -1)),
+        }
+        for n in range(120)
+    ]
+    many = [one | {"objects": list(dict.fromkeys(one["objects"]))} for one in many]
+    rows = build_questions(many, strategy=strategy, sample=40, seed=seed)
+    assert [(row["image"], row["object"], row["label"]) for row in rows] == published(many, strategy, 40, seed)
+
+
+def test_where_the_drawn_images_leave_none_the_others_give_an_absent_object() -> None:
+    rows = build_questions(MADE, strategy="popular", sample=1, seed=0)  # the published program would never end
+    (image,) = {row["image"] for row in rows}
+    objects = next(one["objects"] for one in MADE if one["image"] == image)
+    assert not {row["object"] for row in rows if row["label"] == "no"} & set(objects)
 
 
 def test_articles() -> None:
-    texts = {row["object"]: row["text"] for row in build_questions(MADE, strategy="popular", sample=None, seed=0)}
+    fruit = [*MADE, {"image": "e", "objects": ["orange", "dog", "cat"]}]
+    texts = {row["object"]: row["text"] for row in build_questions(fruit, strategy="popular", sample=None, seed=0)}
     assert texts["orange"] == "Is there an orange in the image?"
     assert texts["dog"] == "Is there a dog in the image?"
 
@@ -229,12 +315,12 @@ def test_what_every_strategy_keeps(images: list[list[str]], strategy, seed: int)
 
 
 def test_random_is_uniform_over_objects_seen() -> None:
-    # image a lacks bed, bus, orange, bird: each is the first absent object in about a quarter of 400 seeds
+    # image a lacks bed, bus, bird: each is the first absent object in about a third of 400 seeds
     firsts = Counter(
         asked_about(build_questions(MADE, strategy="random", sample=None, seed=seed), "a")[1][0] for seed in range(400)
     )
-    assert set(firsts) == {"bed", "bus", "orange", "bird"}
-    assert all(60 < count < 140 for count in firsts.values())
+    assert set(firsts) == {"bed", "bus", "bird"}
+    assert all(90 < count < 180 for count in firsts.values())
 
 
 def test_samples_are_drawn_by_seed() -> None:
@@ -262,3 +348,44 @@ def test_the_published_builder_makes_the_same_popular_questions(shared_data: Pat
         for row in fixture["questions"]["popular"]
     ]
     assert [{key: row[key] for key in ("question_id", "image", "text", "label")} for row in rows] == expected
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_what_a_model_thinks_is_no_answer(parser) -> None:
+    thinking = "<think>Yes or no? There is no cat. Let me look.</think>\n"
+    said = score_answers(questions("yes", "no"), answers(f"{thinking}Yes", f"{thinking}No"), parser)
+    assert [score.reading for score in said] == ["yes", "no"]
+    assert said[0].as_row()["answer"] == f"{thinking}Yes"  # the evidence is what was given
+
+
+def read(tmp_path: Path, *texts: str) -> dict[str, Any]:
+    rows = [
+        {"question_id": n, "image": "a.jpg", "text": "Is there a dog in the image?", "label": ["no", "yes"][n % 2]}
+        for n in range(len(texts))
+    ]
+    write_rows(tmp_path / "coco_pope_random.json", rows)
+    write_rows(tmp_path / "answers.jsonl", [{"question_id": n, "answer": text} for n, text in enumerate(texts)])
+    return judge("pope", [tmp_path / "answers.jsonl"], questions=[tmp_path / "coco_pope_random.json"])
+
+
+def test_many_unparsed_answers_are_said_first(tmp_path: Path) -> None:
+    found = read(tmp_path, *["Yes"] * 16, "It | is", "Maybe", "It | is", "Perhaps so")
+    (alert,) = found["alerts"]
+    assert alert.startswith(
+        "4 of 20 answers (20%) are neither yes nor no and count as wrong, such as 'It | is', 'Maybe', 'Perhaps so'"
+    )
+    assert "alerts" not in read(tmp_path, *["Yes"] * 18, "Maybe", "Maybe")  # a tenth is not more than a tenth
+    scored = [one.as_score() for one in score_answers(questions("yes"), answers("Maybe"))]
+    lines = markdown(single_report(POPE, scored, settings={})).splitlines()
+    assert lines[2].startswith("**1 of 1 answers (100%) are neither yes nor no")
+    good = [one.as_score() for one in score_answers(questions("yes"), answers("Yes"))]
+    both = paired_report([compare(POPE, good, {"mitigated": scored})], settings={})
+    assert [alert[:20] for alert in both["alerts"]] == ["mitigated: 1 of 1 an"]
+
+
+def test_thinking_is_noted(tmp_path: Path) -> None:
+    assert read(tmp_path, "<think>a</think>Yes", "No", "<think>cut off")["notes"] == [
+        "2 answers think aloud; what stands in <think> is not scored",
+        "1 answers end inside their thinking and count as empty: allow more tokens",
+    ]
+    assert "notes" not in read(tmp_path, "Yes", "No")
