@@ -108,14 +108,16 @@ def _source(kind: type[Method]) -> str:
 
 
 def _here(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
-    """Return what the method did in the league on held-out scenes."""
-    played = [row for row in league if kind.name in row["names"].split()]
+    """Return what the method did in the league on held-out scenes; the new rows alone where it was measured anew."""
+    anew = [row for row in league if kind.name in row["names"].split() and row["block"] == "given"]
+    played = anew or [row for row in league if kind.name in row["names"].split()]
     refused = next((row["CHAIR_S"] for row in league if row["setting"] == label(kind)), None)
     if refused is not None:
         return f"**What it did here.** It could not act: {refused.removeprefix('n/a: ')} ([results.md]({RESULTS}))."
     if not played:
         return f"**What it did here.** It is not in the table of [results.md]({RESULTS})."
-    shown = [league[0], *played]
+    plain = next(row for row in league if row["block"] == played[0]["block"])  # the first row of a table
+    shown = [plain, *played]
     rows = [(row["setting"], *(row[name] for name in _SHOWN)) for row in shown]
     return f"**What it did here** ([results.md]({RESULTS}), held-out scenes):\n\n" + "\n".join(
         _table(("setting", *_SHOWN), rows)
@@ -123,10 +125,15 @@ def _here(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
 
 
 def _league(results: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of the held-out table, controls aside, by column, with the `names` of their methods."""
+    """Yield the rows of the held-out tables, controls aside, by column, with their `block` and methods' `names`."""
+    text = results.read_text(encoding="utf-8") if results.exists() else ""
+    for block in ("league", "given"):
+        yield from _rows(block, text.partition(f"<!-- {block}:")[2].partition(f"<!-- {block}:")[0])
+
+
+def _rows(block: str, text: str) -> Iterator[dict[str, str]]:
     from vlm_heads import parse_mitigation
 
-    text = results.read_text(encoding="utf-8") if results.exists() else ""
     lines = text.partition(_HELD_OUT)[2].partition("\n## ")[0].splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     for cells in table[2:]:
@@ -135,7 +142,7 @@ def _league(results: Path) -> Iterator[dict[str, str]]:
             continue
         words = _WORDS.search(row["setting"])
         methods = parse_mitigation(words[1].split()).methods() if words else ()
-        yield row | {"names": " ".join(one.name for one in methods)}
+        yield row | {"names": " ".join(one.name for one in methods), "block": block}
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -62,7 +62,9 @@ def league(
         typer.Option("--with", "-w", metavar="WORDS", help="These alone, as m3id or 'vhr vcd'; several times."),
     ] = None,
     scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
-    write: Annotated[Path | None, typer.Option("--write", help="Page whose block `league` is filled in.")] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Page whose block is filled in: `league`, or `given`.")
+    ] = None,
     model: Model = DEFAULT_MODEL,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,

@@ -103,7 +103,7 @@ def given_entry(text: str) -> Entry:
     Raises:
         BadOption: if a word cannot be read.
     """
-    return Entry(text, Mitigation.parse(text).words(), label="given")
+    return Entry(text, Mitigation.parse(text).words())
 
 
 def choose(sweep: Sequence[Entry], measured: Mapping[str, Any]) -> list[Entry]:

@@ -47,6 +47,7 @@ from vlm_app.studies.league.entries import (
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, write_block
 from vlm_heads import HeadProfile, Mitigation, score_heads
+from vlm_heads.errors import BadOption
 
 PROFILE_SCENES = 64
 FEWEST = 12  # scenes; fewer leave nothing to resample
@@ -214,7 +215,7 @@ def play(
         model: what `load_vlm` takes.
         only: "route" for RouteGain's rows alone.
         scale: share of the full number of scenes.
-        write: page whose block `league` is filled in.
+        write: page whose block `league`, or `given`, is filled in.
         seed: draws the scenes and the resamples.
         device: of the model; a GPU by default if there is one.
         given: mitigations in words that play alone, beside the plain model; then nothing is swept or chosen.
@@ -229,7 +230,7 @@ def play(
     processes = Processes.current(device)
     vlm = load_vlm(model, device, seed)
     league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, processes, seed)
-    rounds = [_scaled(where, scale) for where in ROUNDS]
+    rounds = [_scaled(where, scale) for where in ROUNDS if not entries or _judges(where)]
     found = _these(league, rounds, entries) if entries else _played(league, rounds, route_only=only == "route")
     if not processes.first:
         return None
@@ -237,17 +238,25 @@ def play(
     write_json(out / "league.json", found)
     write_text(out / "league.md", results_page(found))
     if write is not None:
-        write_block(write, "league", results_page(found))
+        write_block(write, "given" if entries else "league", results_page(found))
     return found
 
 
 def _these(league: League, rounds: Sequence[Round], entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return what the given entries do on the scenes that nothing is chosen on."""
-    first, *rest = rounds
-    if any(entry.reads_profile for entry in entries):
-        league = league.with_profile(first)
-    results = [league.measure(entries, where) for where in rest if not where.route_only]
+    """Return what the given entries do on the scenes that nothing is chosen on.
+
+    Raises:
+        BadOption: if one reads a profile: the league takes one on the scenes of its sweep alone.
+    """
+    if fixed := [entry.method for entry in entries if entry.reads_profile]:
+        raise BadOption(f"{fixed[0]} reads its heads from a profile, and none is taken here: leave out heads=fixed")
+    results = [league.measure(entries, where) for where in rounds]
     return {"rows": {entry.name: asdict(entry) for entry in entries}, "unfit": {}, "sweep": None, "final": results}
+
+
+def _judges(where: Round) -> bool:
+    """Whether nothing is chosen on a round's scenes, and every method plays there."""
+    return where is not ROUNDS[0] and not where.route_only
 
 
 def _scaled(where: Round, scale: float) -> Round:
