@@ -58,11 +58,23 @@ LEAGUE = """## Held-out, 6 scenes
 
 def test_what_a_method_did_is_copied_from_the_league(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
-    page.write_text(LEAGUE)
+    page.write_text(f"<!-- league: from here -->\n{LEAGUE}\n<!-- league: to here -->\n")
     vhr = page_text(page).partition("\n## vhr\n")[2].partition("\n## ")[0]
     assert vhr.rstrip().endswith("| plain | 27.2 | 1 | 0 | 2 | 3 |\n| A: `vhr:gain=3 vcd` | 37.3 | 5 | 6 | 7 | 8 |")
     assert "It could not act: no sinks" in page_text(page)
     assert "What it did" not in page_text(tmp_path / "missing.md").partition("\n## adhh\n")[2]
+
+
+def test_a_method_that_was_measured_anew_shows_its_new_rows(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    anew = LEAGUE.replace("27.2", "30.1").replace("37.3", "35.5").replace("vhr:gain=3 vcd", "vhr:gain=3")
+    blocks = {"league": LEAGUE, "given": anew}
+    page.write_text(
+        "".join(f"<!-- {name}: from here -->\n{text}\n<!-- {name}: to here -->\n" for name, text in blocks.items())
+    )
+    vhr, vcd = (page_text(page).partition(f"\n## {name}\n")[2].partition("\n## ")[0] for name in ("vhr", "vcd"))
+    assert ("35.5" in vhr, "30.1" in vhr, "37.3" in vhr) == (True, True, False)
+    assert ("35.5" in vcd, "27.2" in vcd, "37.3" in vcd) == (False, True, True)
 
 
 def test_the_list_names_every_method_and_option(command: Command) -> None:
