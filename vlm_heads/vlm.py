@@ -16,14 +16,17 @@ from transformers import StoppingCriteria, TextIteratorStreamer
 from vlm_heads.attach import attach
 from vlm_heads.attached.turns import turn_of
 from vlm_heads.contrasts.base import Asked, Contrast
-from vlm_heads.errors import BadOption, BadPrompt
-from vlm_heads.generate_call import effective_config, with_defaults
+from vlm_heads.errors import BadImage, BadOption, BadPrompt
+from vlm_heads.generate_call import check_arguments, effective_config, with_defaults
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.models.images import ImageSource, load_image
 from vlm_heads.models.loading import load
 from vlm_heads.models.placement import input_device
 from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
+from vlm_heads.models.whole import Finite
 from vlm_heads.profile import HeadProfile
+
+_SHORT = 60  # characters of an answer that its repr shows
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Answer:
     seconds: float
     receipt: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= _SHORT else f"{self.text[: _SHORT - 1]}…"
+        acted = ", mitigated" if self.receipt is not None else ""
+        return f"<Answer {text!r}: {len(self.token_ids)} tokens, {self.seconds:.2f} s{acted}>"
+
 
 class VLM:
     """A model and its processor.
@@ -57,9 +65,18 @@ class VLM:
         self.processor = processor
         self.name = name
 
+    def __repr__(self) -> str:
+        family = getattr(getattr(self.model, "config", None), "model_type", type(self.model).__name__)
+        return f"<VLM {self.name!r}: {family} on {self.device}>"
+
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, device: str | torch.device | None = None, **kwargs: Any
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        allow_missing: bool = False,
+        **kwargs: Any,
     ) -> VLM:
         """Return a model by name, folder or Hugging Face id.
 
@@ -69,13 +86,14 @@ class VLM:
         Args:
             name_or_path: "mini", "planted", a folder or an id.
             device: where it is put; None leaves it where `from_pretrained` puts it.
+            allow_missing: let weights that the checkpoint misses, or has in another shape, be random.
             **kwargs: for the model's `from_pretrained`, as `dtype` or `device_map`.
 
         Raises:
             UnknownModel: if there is no such model.
-            UnsupportedModel: if it is no vision-language model.
+            UnsupportedModel: if it is no vision-language model, or its checkpoint is not whole.
         """
-        model, processor = load(str(name_or_path), kwargs)
+        model, processor = load(str(name_or_path), kwargs, allow_missing)
         if device is not None:
             model = model.to(device)
         return cls(model, processor, str(name_or_path))
@@ -110,7 +128,7 @@ class VLM:
         Raises:
             BadImage: if the image cannot be read.
             BadPrompt: if the prompt is empty or carries the image token.
-            UnsupportedModel: if a method cannot act on this model.
+            UnsupportedModel: if a method cannot act on this model, or the model's token logits are not numbers.
         """
         chosen: dict[str, Any] = {"profile": profile, "contrast": contrast}
         return self.answer_batch([image], [prompt], interventions, **chosen, **generate_kwargs)[0]
@@ -169,9 +187,8 @@ class VLM:
         Raises:
             BadPrompt: if there are not as many prompts as images.
         """
-        return model_inputs(
-            self.model, self.processor, [load_image(image) for image in images], _one_each(prompts, len(images))
-        )
+        several, each = _several(images), _one_each(prompts, len(_several(images)))
+        return model_inputs(self.model, self.processor, [load_image(image) for image in several], each)
 
     def _asked(
         self,
@@ -181,10 +198,12 @@ class VLM:
         generate_kwargs: dict[str, Any],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the inputs of a batch and the arguments of `generate`, the contrast's processor among them."""
+        check_arguments(self.model, generate_kwargs)
         decoding = _decoding(generate_kwargs)
         if contrast is None:
             return self.inputs(images, prompts), decoding
-        upright, each = [load_image(image) for image in images], _one_each(prompts, len(images))
+        upright = [load_image(image) for image in _several(images)]
+        each = _one_each(prompts, len(upright))
         asked = Asked(self.model, self.inputs(upright, each), upright, each, self.inputs)
         processors = [*(decoding.pop("logits_processor", None) or ()), contrast.processor(asked)]
         return dict(asked.inputs), {**decoding, "logits_processor": processors}
@@ -196,12 +215,17 @@ class VLM:
 
     def _generate(self, arguments: dict[str, Any], mitigation: Mitigation) -> tuple[Any, dict[str, Any] | None]:
         """Return what `generate` returns, and the receipt; answers on one model wait for one another."""
+        finite = Finite()
+        arguments = {**arguments, "logits_processor": [finite, *(arguments.get("logits_processor") or ())]}
         with turn_of(self.model).whole(), torch.inference_mode():
             if not mitigation.interventions:
-                return self.model.generate(**arguments), None
-            with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
-                output = self.model.generate(**arguments)
-            return output, run.receipt.to_dict()
+                output, receipt = self.model.generate(**arguments), None
+            else:
+                with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
+                    output = self.model.generate(**arguments)
+                receipt = run.receipt.to_dict()
+            finite.check()
+            return output, receipt
 
     def _pieces(
         self,
@@ -259,7 +283,20 @@ def _whole(
     return Mitigation.of(interventions, contrast=contrast, profile=profile)
 
 
-def _one_each(prompts: str | Sequence[str], count: int) -> list[str]:
+def _several(images: Sequence[ImageSource]) -> Sequence[ImageSource]:
+    """Return the images.
+
+    Raises:
+        BadImage: if it is one image, which would be taken apart.
+    """
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        return images
+    raise BadImage(f"{type(images).__name__} where a list of images is needed: ask answer(image, ...) about one")
+
+
+def _one_each(prompts: Any, count: int) -> list[str]:
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
+        raise BadPrompt(f"prompt={prompts!r}: a text is needed, as 'what is in the picture?'")
     each = [prompts] * count if isinstance(prompts, str) else list(prompts)
     if len(each) != count or not each:
         raise BadPrompt(f"{len(each)} prompts were given for {count} images; one each is needed")

@@ -12,6 +12,7 @@ from torch import Tensor
 from vlm_kernels import KeyClass
 
 from vlm_heads.errors import UnsupportedGeneration, UnsupportedModel
+from vlm_heads.families import caps_logits
 
 if TYPE_CHECKING:
     from vlm_heads.call import AttentionCall
@@ -27,13 +28,13 @@ def last_row(call: AttentionCall) -> Tensor | None:
     if rows == 1:
         return None
     if _from_the_start(call):
-        return _kept_on_cpu(call, "last_row", call.key_map.last_positions)
+        return _kept_on_cpu(call, "last_row", call.key_map.last_rows)
     return torch.full((call.query.shape[0],), rows - 1)
 
 
 def text_after_image(call: AttentionCall) -> Tensor | None:
     """Return int64 `[B]` on the CPU: the first row after the image; None where all rows of the call come after it."""
-    return _kept_on_cpu(call, "text_after_image", call.key_map.after_image) if _from_the_start(call) else None
+    return _kept_on_cpu(call, "text_after_image", call.key_map.rows_after_image) if _from_the_start(call) else None
 
 
 def row_logits(call: AttentionCall) -> Tensor:
@@ -50,7 +51,7 @@ def row_logits(call: AttentionCall) -> Tensor:
             "without a cache every step computes all rows again, and this method's edit of each depends on what it "
             "attended to when it was new; generate with use_cache=True"
         )
-    last = call.key_map.last_positions if call.prefill else torch.full((batch,), rows - 1, device=call.query.device)
+    last = call.key_map.last_rows if call.prefill else torch.full((batch,), rows - 1, device=call.query.device)
     query = call.query[:, :, 0] if rows == 1 else call.query[torch.arange(batch, device=last.device), :, last]
     packed = query.reshape(batch, call.key.shape[1], -1, size)  # query heads by the key head they share
     logits = (packed @ call.key.transpose(-1, -2)).reshape(batch, heads, -1)
@@ -66,11 +67,16 @@ def row_weights(call: AttentionCall) -> Tensor:
 
 
 def require_image_keys(anatomy: Anatomy) -> None:
-    """Raise `UnsupportedModel` where the language model's self-attention has no image keys."""
+    """Raise `UnsupportedModel` where the language model's self-attention has no image keys that can be weighed."""
     if anatomy.quirks.cross_attention:
         raise UnsupportedModel(
             f"{anatomy.model_type} reads the image in cross-attention layers of its own, so its self-attention has no "
             "image keys to act on; vhr works here"
+        )
+    if caps_logits(anatomy):
+        raise UnsupportedModel(
+            f"{anatomy.model_type} caps its attention logits or has learned sinks, which an edit of its weights would "
+            "leave out; vhr works here"
         )
 
 
