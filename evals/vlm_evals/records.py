@@ -5,6 +5,7 @@ Figures of a corpus are neither: a `Metric` says how they come from scores.
 """
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -275,9 +276,28 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with open(path, "rb") as stream:
-            yield stream
+        stream = _piped(path) or open(path, "rb")  # noqa: SIM115
     except FileNotFoundError as error:
         raise FileFormatError(path, None, "there is no such file") from error
-    except OSError as error:
-        raise FileFormatError(path, None, f"cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a name with a null character is the latter
+        raise FileFormatError(path, None, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    with stream:
+        try:
+            yield stream
+        except OSError as error:
+            raise FileFormatError(path, None, f"cannot be read ({error.strerror})") from error
+
+
+_PIPES: dict[tuple[int, int], bytes] = {}
+
+
+def _piped(path: Path) -> io.BytesIO | None:
+    """Return what a pipe holds, which can be taken out once and is asked for twice; None for what is no pipe."""
+    found = os.stat(path)
+    if not stat.S_ISFIFO(found.st_mode):
+        return None
+    key = found.st_dev, found.st_ino
+    if key not in _PIPES:
+        with open(path, "rb") as stream:
+            _PIPES[key] = stream.read()
+    return io.BytesIO(_PIPES[key])

@@ -77,9 +77,11 @@ def evaluate(
     from vlm_evals.tasks import asked_of
 
     from vlm_app.console import progress, publish, remark
+    from vlm_app.mistakes import require_place
     from vlm_app.models import load_profile, load_vlm, parse_mitigations
 
     asked = asked_of(metric.name)
+    require_place(out)
     name = _protocol_name(asked, protocol, split, data)
     mitigation = replace(parse_mitigations(words), profile=load_profile(profile))
     arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls)
