@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ def run_app(command: typer.Typer, arguments: Sequence[str] | None = None) -> NoR
         command: what to run.
         arguments: in place of the process's own.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is no mistake
     try:
         code = command(arguments, standalone_mode=False)
         sys.stdout.flush()
