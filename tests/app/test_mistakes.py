@@ -215,3 +215,14 @@ def test_a_file_may_be_given_through_a_pipe_and_written_to_one(judged: Path) -> 
     assert done.returncode == 0
     assert json.loads(done.stdout)["hashes"]["captions"] == hashlib.sha256(Path("said.jsonl").read_bytes()).hexdigest()
     assert done.stderr == '{"image_id": 42, "mentions": ["dog"], "hallucinated": []}\n'
+
+
+@pytest.mark.parametrize("limit", [0, -3, 10**9])
+def test_a_limit_that_cannot_be_is_refused_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: Mistake, limit: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for metric in ("chair", "pope"):
+        said = mistake("eval", metric, f"--limit={limit}")
+        assert f"--limit {limit}: of the embedded world 1 to 100000 images can be asked about" in said
+    assert list(tmp_path.iterdir()) == []

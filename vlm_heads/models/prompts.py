@@ -50,9 +50,10 @@ def model_inputs(
 
     Raises:
         BadImage: if the processor refuses a picture, as one that is too long and narrow.
-        BadPrompt: if it refuses a prompt.
+        BadPrompt: if it refuses a prompt, or a prompt carries a token that stands for pictures in the input.
         UnsupportedModel: if the processor leaves no image token in the text.
     """
+    _require_free_of(_reserved(model, processor), prompts)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is not None:
         # generation continues from the right edge
@@ -71,6 +72,30 @@ def model_inputs(
     if image_token_id is not None and not bool((inputs["input_ids"] == image_token_id).any(dim=1).all()):
         raise UnsupportedModel("the processor left no image token in the prompt; its chat template takes no image")
     return inputs
+
+
+# Ids of a model's configuration that stand for text, and not for pictures, videos or sound.
+_OF_TEXT = {f"{name}_token_id" for name in ("bos", "eos", "pad", "sep", "cls", "unk", "mask", "decoder_start")}
+
+
+def _reserved(model: nn.Module, processor: Any) -> list[str]:
+    """Return the tokens that stand for pictures, videos or sound in a model's input, and for where these start."""
+    known = getattr(getattr(processor, "tokenizer", None), "added_tokens_decoder", None)
+    config = getattr(model, "config", None)
+    if not isinstance(known, Mapping) or config is None:
+        return []
+    stated = {name: value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))}
+    ids = {value for name, value in stated.items() if name not in _OF_TEXT and isinstance(value, int)}
+    return [str(known[one]) for one in sorted(ids) if one in known]
+
+
+def _require_free_of(reserved: Sequence[str], prompts: Sequence[str]) -> None:
+    for prompt in prompts:
+        if carried := next((token for token in reserved if token in prompt), None):
+            raise BadPrompt(
+                f"the prompt carries {carried!r}, the image token or another that stands for pictures in this model's "
+                "input; it is put in by itself, leave it out"
+            )
 
 
 def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:

@@ -71,6 +71,9 @@ def evaluate(
         metric: what is measured.
         **own: the metric's own options by name; each is an entry of the protocol. The rest is told by `--help`.
     """
+    from vlm_app.console import loading
+
+    loading(model)
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data, notes_on
     from vlm_evals.scored import evaluation_report
