@@ -125,7 +125,7 @@ class Mitigation:
             described = json.loads((source / MITIGATION_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError as missing:
             raise BadOption(f"{folder} holds no mitigation: {missing.filename or missing} is missing") from missing
-        except (ValueError, OSError) as damage:
+        except (ValueError, OSError, RecursionError) as damage:
             raise BadOption(f"the mitigation in {folder} is damaged: {damage}") from damage
         methods = described.get("methods") if isinstance(described, dict) else None
         if not isinstance(methods, list) or not all(isinstance(word, str) for word in methods):

@@ -133,19 +133,16 @@ class HeadProfile:
             described = json.loads((source / CONFIG_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError as missing:
             raise BadProfile(f"{folder} holds no head profile: {missing.filename or missing} is missing") from missing
-        except (SafetensorError, ValueError, OSError) as damage:
+        except (SafetensorError, ValueError, OSError, RecursionError) as damage:
             raise BadProfile(f"the head profile in {folder} is damaged: {damage}") from damage
         if not isinstance(described, dict) or "scores" not in tensors:
             raise BadProfile(f"the head profile in {folder} is damaged: it holds no scores")
-        return cls(
-            scores=tensors["scores"],
-            surges=tensors.get("surges"),
-            samples=int(described.get("samples", 0)),
-            model_type=str(described.get("model_type", "")),
-            notes=dict(described.get("notes", {})),
-            gains=tensors.get("gains"),
-            card=dict(described.get("card", {})),
-        )
+        kinds = {"samples": (int, 0), "model_type": (str, ""), "notes": (dict, {}), "card": (dict, {})}
+        stated = {name: described.get(name, default) for name, (_, default) in kinds.items()}
+        for name, value in stated.items():
+            if not isinstance(value, kinds[name][0]):
+                raise BadProfile(f"the head profile in {folder} is damaged: `{name}` cannot be {value!r:.80}")
+        return cls(scores=tensors["scores"], surges=tensors.get("surges"), gains=tensors.get("gains"), **stated)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, api: HfApi | None = None) -> str:
         """Write the profile and its card into a repository of the hub, made where missing; return its address.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from importlib.metadata import version
+from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
@@ -65,6 +66,7 @@ def command_line(asked: Collection[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_before)
     for name, command in COMMANDS.items():
         if name not in asked:
             app.command(name, help=command.help)(_not_imported)
@@ -76,6 +78,21 @@ def command_line(asked: Collection[str]) -> typer.Typer:
         else:
             app.command(name)(found)
     return app
+
+
+def _say_version(asked_for: bool) -> None:
+    if asked_for:
+        print(f"vlm-heads {version('vlm-heads')}")
+        raise typer.Exit
+
+
+def _before(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make a vision-language model hallucinate less: find the attention heads that look at the image, and give them and
+    the image the weight they lost."""
 
 
 def _not_imported() -> None:

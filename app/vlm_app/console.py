@@ -27,6 +27,13 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def loading(model: str) -> None:
+    """Say on a terminal that a model is being loaded, before torch is imported, which takes seconds itself."""
+    if on_terminal():
+        remark(f"loading {model} …")
+        sys.stderr.flush()
+
+
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Advance]:
     """Yield what is called with the number of things done; it draws a bar on a terminal and nothing in a pipe."""

@@ -17,7 +17,7 @@ from vlm_evals.protocol import Protocol
 from vlm_evals.records import Answer, Sample
 from vlm_evals.runs import Run, content_hash
 from vlm_heads import VLM, Mitigation, attach
-from vlm_heads.errors import BadImage, NothingIntervened
+from vlm_heads.errors import BadImage, BadPrompt, NothingIntervened
 from vlm_heads.models import load_image
 
 SAMPLED_VALUES = 16  # of a parameter, at least
@@ -163,24 +163,55 @@ def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]
 
 
 def _answer_batch(asking: Asking, protocol: Protocol, batch: Sequence[Sample]) -> list[Answer]:
-    """Return one answer a sample, in order; those without a readable image carry the error."""
-    images: list[Image.Image] = []
-    readable: list[Sample] = []
+    """Return one answer a sample, in order; those without a picture that can be used carry the error."""
     answers: dict[str, Answer] = {}
+    usable: list[tuple[Sample, Image.Image]] = []
     for sample in batch:
         try:
-            images.append(load_image(sample.image))
-            readable.append(sample)
+            usable.append((sample, load_image(sample.image)))
         except BadImage as error:
-            answers[sample.sample_id] = Answer(sample.sample_id, "", error=str(error))
-    if readable:
-        prompts = [sample.prompt for sample in readable]
-        with _attached(asking) as receipt:
-            said = asking.vlm.answer_batch(images, prompts, **_generation(asking, protocol))
-        for sample, one in zip(readable, said, strict=True):
-            seconds = round(one.seconds / len(readable), 6)
-            answers[sample.sample_id] = Answer(sample.sample_id, one.text, one.token_ids, seconds, receipt or None)
+            answers[sample.sample_id] = _failed(sample, error)
+    try:
+        answers |= _answered(asking, protocol, usable)
+    except (BadImage, BadPrompt):  # the processor refuses one of them, and the others are to be answered
+        taken, refused = _refused(asking.vlm, usable)
+        if not refused:
+            raise
+        answers |= refused | _answered(asking, protocol, taken)
     return [answers[sample.sample_id] for sample in batch]
+
+
+def _answered(asking: Asking, protocol: Protocol, asked: Sequence[tuple[Sample, Image.Image]]) -> dict[str, Answer]:
+    """Return sample id -> answer of one generation."""
+    if not asked:
+        return {}
+    images, prompts = [image for _, image in asked], [sample.prompt for sample, _ in asked]
+    with _attached(asking) as receipt:
+        said = asking.vlm.answer_batch(images, prompts, **_generation(asking, protocol))
+    answers = {}
+    for (sample, _), one in zip(asked, said, strict=True):
+        seconds = round(one.seconds / len(asked), 6)
+        answers[sample.sample_id] = Answer(sample.sample_id, one.text, one.token_ids, seconds, receipt or None)
+    return answers
+
+
+def _refused(
+    vlm: VLM, asked: Sequence[tuple[Sample, Image.Image]]
+) -> tuple[list[tuple[Sample, Image.Image]], dict[str, Answer]]:
+    """Return the samples that the model's processor takes, and the answers of those it refuses."""
+    taken, refused = [], {}
+    for sample, image in asked:
+        try:
+            vlm.inputs([image], [sample.prompt])
+        except (BadImage, BadPrompt) as error:
+            refused[sample.sample_id] = _failed(sample, error)
+        else:
+            taken.append((sample, image))
+    return taken, refused
+
+
+def _failed(sample: Sample, error: Exception) -> Answer:
+    return Answer(sample.sample_id, "", error=str(error))
 
 
 @contextmanager

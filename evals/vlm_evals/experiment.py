@@ -25,6 +25,7 @@ from vlm_heads import HeadProfile, Mitigation
 
 BIASES = (-1.0, -0.3, 0.4, 1.2, 2.6)  # added to the end-of-text logits of the plain model; 0 is the plain run itself
 CONTROLS = {"bottom-heads": "bottom", "random-heads": "random"}
+MOST_IMAGES = 100_000  # of the embedded world that one run may ask about: twice as many are drawn, 3 kB each
 WORLD_IMAGES = 500  # scenes of the embedded world that are asked about where no limit is given
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
@@ -123,6 +124,8 @@ def find_data(
 
 def _world(split: str | None, limit: int | None, seed: int) -> Mapping[str, Any] | None:
     """Return which export of the embedded world is asked about; None where other pictures are."""
+    if split is not None and limit is not None and not 1 <= limit <= MOST_IMAGES:
+        raise TaskError(f"--limit {limit}: of the embedded world 1 to {MOST_IMAGES} images can be asked about")
     images = max(WORLD_IMAGES, 2 * (limit or WORLD_IMAGES))  # POPE skips scenes with fewer than three objects
     return None if split is None else {"split": split, "images": images, "seed": seed}
 
@@ -133,13 +136,23 @@ def _read(name: str, metric: str, limit: int | None) -> Protocol:
         raise TaskError(f"{name} is a protocol for {protocol.metric}: use `vlm-heads eval {protocol.metric}`")
     if limit is not None:
         raise TaskError(f"{name} names its images: leave out --limit")
+    asked = asked_of(metric)
+    entries = {option.name: protocol.option(option.name) for option in asked.options}
+    for option in asked.options:
+        option.check(entries[option.name])
+    asked.check(entries)
     return protocol
 
 
 def _export(folder: Path, progress: Progress, *, split: str, images: int, seed: int) -> None:
     """Write scenes in one step: a folder that is there is whole."""
     from vlm_evals.scenes.export import export_world
+    from vlm_evals.scenes.world import SPLITS
 
+    if split not in SPLITS or not 1 <= images <= 2 * MOST_IMAGES:
+        raise TaskError(
+            f"there is no world of the split {split!r} with {images} images: the splits are {', '.join(SPLITS)}"
+        )
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     draft.mkdir(parents=True)
     try:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from vlm_evals.errors import FileFormatError, RunError
-from vlm_evals.records import Answer, read_json, write_json
+from vlm_evals.records import Answer, read_own_json, write_json
 
 MANIFEST = "manifest.json"
 WHOLE = "answers.jsonl"
@@ -57,7 +57,7 @@ def read_manifest(folder: Path) -> dict[str, str] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    value = read_json(path)
+    value = read_own_json(path)
     stated = value.get("answers") if isinstance(value, dict) else None
     if not isinstance(stated, dict) or not all(isinstance(one, str) for one in stated.values()):
         raise FileFormatError(path, None, "is no manifest; delete it, and the answers are taken as they are")

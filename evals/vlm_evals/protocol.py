@@ -6,7 +6,7 @@ the model and what is done to it stand beside it in a run directory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,14 @@ class Protocol:
         return self.options[name] if name in self.options else getattr(self, name, None)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], path: Path) -> Protocol:
+    def from_json(cls, value: Any, path: Path) -> Protocol:
         """Return a protocol read from a file.
 
         Raises:
             FileFormatError: if entries are missing, unknown, or do not give the hash that stands beside them.
         """
+        if not isinstance(value, dict):
+            raise FileFormatError(path, None, "not a protocol: no JSON object")
         entries: dict[str, Any] = {
             key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()
         }
@@ -100,9 +102,55 @@ class Protocol:
             protocol = cls(**entries)
         except TypeError as error:
             raise FileFormatError(path, None, f"not a protocol ({error})") from error
-        if stated is not None and stated != protocol.hash:
+        if wrong := [name for name, fits in _KINDS.items() if not fits(getattr(protocol, name))]:
+            reason = f"not a protocol: the entry {wrong[0]!r} cannot be {getattr(protocol, wrong[0])!r:.80}"
+            raise FileFormatError(path, None, reason)
+        try:
+            found = protocol.hash
+        except (ValueError, RecursionError) as error:
+            raise FileFormatError(path, None, f"not a protocol ({error})") from error
+        if stated is not None and stated != found:
             raise FileFormatError(path, None, "was changed: its entries do not give its hash; remove the entry `hash`")
         return protocol
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_word_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_world(value: Any) -> bool:
+    if value is None:
+        return True
+    named = isinstance(value, dict) and value.keys() == {"split", "images", "seed"}
+    return named and _is_word(value["split"]) and _is_count(value["images"]) and _is_count(value["seed"])
+
+
+# What an entry may be; a metric of another package may name its images as it likes.
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "name": _is_word,
+    "metric": _is_word,
+    "data": lambda value: isinstance(value, dict) and all(map(_is_word, value.values())),
+    "image_ids": lambda value: isinstance(value, tuple) and all(type(one) in (int, str) for one in value),
+    "prompt": _is_word,
+    "max_new_tokens": lambda value: _is_count(value) and value > 0,
+    "seed": _is_count,
+    "decoding": lambda value: isinstance(value, dict),
+    "pipeline": _is_word_or_none,
+    "vocabulary": _is_word_or_none,
+    "parser": _is_word_or_none,
+    "strategies": lambda value: isinstance(value, tuple) and all(map(_is_word, value)),
+    "questions": _is_word_or_none,
+    "world": _is_world,
+    "options": lambda value: isinstance(value, dict),
+}
 
 
 def read_protocol(path: Path) -> Protocol:

@@ -5,7 +5,9 @@ Figures of a corpus are neither: a `Metric` says how they come from scores.
 """
 
 import contextlib
+import io
 import json
+import math
 import os
 import re
 import stat
@@ -72,18 +74,33 @@ class Answer:
         """
         sample_id, text = row.get("sample_id"), row.get("text")
         tokens, seconds = row.get("token_ids", ()), row.get("seconds", 0.0)
+        receipt, error = row.get("receipt"), row.get("error")
         if not isinstance(sample_id, str) or not isinstance(text, str):
             raise EvaluationError("an answer needs `sample_id` and `text`, both strings")
-        if not isinstance(tokens, list | tuple) or not all(isinstance(token, int) for token in tokens):
+        if not isinstance(tokens, list | tuple) or not all(type(token) is int for token in tokens):
             raise EvaluationError("`token_ids` of an answer is a list of integers")
-        if not isinstance(seconds, int | float):
-            raise EvaluationError("`seconds` of an answer is a number")
-        receipt, error = row.get("receipt"), row.get("error")
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
+            raise EvaluationError(f"`seconds` of an answer is a time, and {seconds!r} is none")
+        if not (error is None or isinstance(error, str)):
+            raise EvaluationError("`error` of an answer is a string or null")
+        if not _is_receipt(receipt):
+            raise EvaluationError("`receipt` of an answer is an object that lists `interventions`, or null")
         return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error)
 
     def as_row(self) -> dict[str, Any]:
         """Return plain data for answers.jsonl."""
         return asdict(self)
+
+
+def _is_receipt(value: object) -> bool:
+    """Whether a value is what an attachment leaves, as far as it is read again."""
+    if value is None:
+        return True
+    listed = value.get("interventions", []) if isinstance(value, dict) else None
+    return isinstance(listed, list) and all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) and isinstance(one.get("layers"), list)
+        for one in listed
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +178,20 @@ def read_json(path: Path) -> Any:
         raise FileFormatError(path, None, f"is not JSON that can be used ({error})") from error
 
 
+def read_own_json(path: Path) -> Any:
+    """Return the JSON value of a file that this package wrote: every number in it is finite.
+
+    Raises:
+        FileFormatError: naming the line where it stops being JSON, or a number that is not finite.
+    """
+    value = read_json(path)
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(path, None, f"is not JSON that can be used ({error})") from error
+    return value
+
+
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line, object) of a JSON-lines file, of a JSON list of objects, or of a single object.
 
@@ -219,7 +250,7 @@ def _decode(path: Path, line: int, text: str, position: int, listed: bool) -> tu
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file in one step, and the folders it stands in where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode())
+    write_whole(path, text.encode(errors="backslashreplace"))  # half a surrogate pair is no text
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -275,9 +306,28 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with open(path, "rb") as stream:
-            yield stream
+        stream = _piped(path) or open(path, "rb")  # noqa: SIM115
     except FileNotFoundError as error:
         raise FileFormatError(path, None, "there is no such file") from error
-    except OSError as error:
-        raise FileFormatError(path, None, f"cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a name with a null character is the latter
+        raise FileFormatError(path, None, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    with stream:
+        try:
+            yield stream
+        except OSError as error:
+            raise FileFormatError(path, None, f"cannot be read ({error.strerror})") from error
+
+
+_PIPES: dict[tuple[int, int], bytes] = {}
+
+
+def _piped(path: Path) -> io.BytesIO | None:
+    """Return what a pipe holds, which can be taken out once and is asked for twice; None for what is no pipe."""
+    found = os.stat(path)
+    if not stat.S_ISFIFO(found.st_mode):
+        return None
+    key = found.st_dev, found.st_ino
+    if key not in _PIPES:
+        with open(path, "rb") as stream:
+            _PIPES[key] = stream.read()
+    return io.BytesIO(_PIPES[key])

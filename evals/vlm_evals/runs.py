@@ -33,7 +33,7 @@ from vlm_evals.manifest import (
     require_unedited,
     write_manifest,
 )
-from vlm_evals.records import Answer, read_json, write_json, write_rows
+from vlm_evals.records import Answer, read_own_json, write_json, write_rows
 
 REPORTED_PACKAGES = (
     "vlm-heads",
@@ -57,7 +57,7 @@ def canonical_json(value: object) -> str:
 
 def content_hash(value: object) -> str:
     """Return the SHA-256 of a JSON value's canonical spelling, as hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogatepass")).hexdigest()
 
 
 class Run:
@@ -236,7 +236,7 @@ def kept_notes(folder: Path) -> list[str]:
         FileFormatError: if the file holds anything else.
     """
     path = folder / NOTES
-    notes = read_json(path) if path.is_file() else []
+    notes = read_own_json(path) if path.is_file() else []
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise FileFormatError(path, None, "is no list of sentences; start the same eval again, and it is written anew")
     return notes
@@ -252,17 +252,33 @@ def read_identity(folder: Path) -> dict[str, Any]:
     path = folder / "protocol.json"
     if not path.is_file():
         raise RunError(f"{folder} is no run directory: it has no protocol.json")
-    value = read_json(path)
+    value = read_own_json(path)
     if not isinstance(value, dict):
         raise FileFormatError(path, None, "is no JSON object; delete the run directory and run again")
     return value
+
+
+def read_setting(folder: Path) -> dict[str, Any]:
+    """Return who answered in a run, as its protocol.json says.
+
+    Raises:
+        FileFormatError: if the entry is damaged.
+    """
+    setting = read_identity(folder).get("setting", {})
+    listed = setting.get("interventions", []) if isinstance(setting, dict) else None
+    second = [setting["contrast"]] if isinstance(setting, dict) and setting.get("contrast") else []
+    named = isinstance(listed, list) and all(isinstance(one, dict) and "name" in one for one in [*listed, *second])
+    if not isinstance(setting, dict) or not named:
+        reason = "`setting` does not say who answered; put the file back, or delete the run directory"
+        raise FileFormatError(folder / "protocol.json", None, reason)
+    return setting
 
 
 def _parse(line: bytes, path: Path, number: int) -> Answer:
     try:
         row = json.loads(line)
         return Answer.from_row(row if isinstance(row, dict) else {})
-    except ValueError as error:  # JSON's, the decoder's, and EvaluationError
+    except (ValueError, RecursionError) as error:  # JSON's, the decoder's, and EvaluationError
         raise FileFormatError(path, number, f"is not an answer ({error})") from error
 
 
@@ -328,7 +344,9 @@ def _note_environment(folder: Path, shard: int, shards: int) -> None:
     if shard != 0:
         return
     path = folder / "environment.json"
-    starts = read_json(path) if path.exists() else []
+    starts = read_own_json(path) if path.exists() else []
+    if not isinstance(starts, list):
+        raise FileFormatError(path, None, "is no list of starts; delete it, and it is begun anew")
     with _writing(path):
         write_json(path, [*starts, environment() | {"processes": shards}])
 

@@ -18,7 +18,7 @@ from vlm_evals.records import Score
 from vlm_evals.registry import find_metric
 from vlm_evals.report import paired_report, single_report
 from vlm_evals.reports.pairs import MITIGATED, PLAIN, compare
-from vlm_evals.runs import answers_hash, answers_in, kept_notes, read_identity
+from vlm_evals.runs import answers_hash, answers_in, kept_notes, read_identity, read_setting
 from vlm_evals.tasks import asked_of
 
 
@@ -59,15 +59,15 @@ def score_run(folder: Path) -> ScoredRun:
         RunError: if the folder is no run directory, or has not been answered to the end.
         FileFormatError: if one of its files is damaged.
     """
-    identity = read_identity(folder)
-    protocol = Protocol.from_json(identity.get("protocol", {}), folder / "protocol.json")
+    protocol = Protocol.from_json(read_identity(folder).get("protocol", {}), folder / "protocol.json")
+    setting = read_setting(folder)
     answers = answers_in(folder)
     failures = {name: answer.error for name, answer in answers.items() if answer.error is not None}
     scored = asked_of(protocol.metric).score(folder, protocol, answers)
     facts = dict(scored.facts)
     if notes := kept_notes(folder):
         facts["notes"] = [*facts.get("notes", ()), *notes]
-    return ScoredRun(protocol, identity.get("setting", {}), scored.scores, failures, facts, answers_hash(answers))
+    return ScoredRun(protocol, setting, scored.scores, failures, facts, answers_hash(answers))
 
 
 def run_report(run: ScoredRun) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -367,3 +368,19 @@ def test_two_processes_give_the_report_of_one(
     assert [path.name for path in (tmp_path / "two").glob("answers*")] == ["answers.jsonl"]
     texts = [[answer.text for answer in answers_in(tmp_path / name).values()] for name in ("one", "two")]
     assert texts[0] == texts[1]
+
+
+def test_the_version_is_printed(command: Command) -> None:
+    outcome = command("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"vlm-heads {version('vlm-heads')}\n", "")
+
+
+def test_a_terminal_is_told_at_once_that_a_model_is_loaded() -> None:
+    leader, follower = os.openpty()
+    words = [sys.executable, "-m", "vlm_app.cli", "describe", "sample:kitchen", "--model", "planted"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=follower) as process:
+        os.close(follower)
+        first = os.read(leader, 1000).decode()  # torch takes seconds; the line comes before it is imported
+        process.kill()
+    os.close(leader)
+    assert first.startswith("loading planted …")

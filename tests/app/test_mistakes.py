@@ -1,5 +1,9 @@
 """A user's mistake is one clear line and exit code 2."""
 
+import hashlib
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,4 +155,74 @@ def test_a_wrong_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert said in mistake(*arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+JUDGED = ("judge", "chair", "said.jsonl", "--truth", "truth.json")
+
+
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("said.jsonl").write_text('{"image_id": 42, "caption": "A dog."}\n')
+    Path("truth.json").write_text('{"42": ["dog"]}')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("said.jsonl/below.jsonl", "said.jsonl is no folder: choose another place"),
+        ("x" * 300, "File name too long; give a shorter name"),
+        (".", "Is a directory"),
+    ],
+)
+def test_a_place_that_cannot_be_written(judged: Path, mistake: Mistake, place: str, said: str) -> None:
+    before = sorted(judged.iterdir())
+    assert said in mistake(*JUDGED, "--per-caption", place)
+    assert sorted(judged.iterdir()) == before
+
+
+def test_a_place_is_refused_before_any_work(tmp_path: Path, picture: Path, mistake: Mistake) -> None:
+    (tmp_path / "file").write_text("")
+    for words in (["score", picture], ["calibrate", "planted"], ["eval", "chair", "--limit", 2]):
+        assert "is no folder: choose another place" in mistake(*words, "--out", tmp_path / "file" / "out")
+
+
+def test_what_the_system_refuses_is_one_line(judged: Path, mistake: Mistake) -> None:
+    Path("said.jsonl").unlink()
+    Path("said.jsonl").mkdir()
+    assert "said.jsonl: cannot be read (Is a directory)" in mistake(*JUDGED)
+    assert "File name too long" in mistake("judge", "chair", "x" * 300, "--truth", "truth.json")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_behind_standard_output_is_one_line(judged: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vlm_app.cli", *JUDGED, "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "vlm-heads: what is printed cannot be written (No space left on device); free some space and start again\n"
+    )
+
+
+def test_a_file_may_be_given_through_a_pipe_and_written_to_one(judged: Path) -> None:
+    words = [sys.executable, "-m", "vlm_app.cli", "judge", "chair", "/dev/stdin", "--truth", "truth.json", "--json"]
+    words += ["--per-caption", "/dev/stderr"]
+    done = subprocess.run(words, input=Path("said.jsonl").read_text(), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["hashes"]["captions"] == hashlib.sha256(Path("said.jsonl").read_bytes()).hexdigest()
+    assert done.stderr == '{"image_id": 42, "mentions": ["dog"], "hallucinated": []}\n'
+
+
+@pytest.mark.parametrize("limit", [0, -3, 10**9])
+def test_a_limit_that_cannot_be_is_refused_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: Mistake, limit: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for metric in ("chair", "pope"):
+        said = mistake("eval", metric, f"--limit={limit}")
+        assert f"--limit {limit}: of the embedded world 1 to 100000 images can be asked about" in said
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import RunError
@@ -19,7 +21,7 @@ from vlm_evals.tasks import bind, samples
 
 from vlm_heads import VLM, HeadReinforcement, Mitigation
 from vlm_heads.call import AttentionCall
-from vlm_heads.errors import NothingIntervened
+from vlm_heads.errors import BadImage, BadPrompt, NothingIntervened
 
 Task = tuple[Protocol, list[Sample]]
 
@@ -192,3 +194,67 @@ def test_other_weights_have_another_fingerprint(vlm: VLM, untrained_mini: Path) 
 def test_one_process_alone_needs_no_launcher() -> None:
     assert "WORLD_SIZE" not in os.environ
     assert Processes.current() == Processes(0, 1)
+
+
+class Picky:
+    """A processor that refuses long and narrow pictures, as Qwen's does, and one word."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, images: list[list[Image.Image]], text: list[str], **options: Any) -> Any:
+        if any(max(one.size) > 200 * min(one.size) for (one,) in images):
+            raise ValueError("absolute aspect ratio must be smaller than 200")
+        if any("forbidden" in one for one in text):
+            raise TypeError("no such word")
+        return self.inner(images=images, text=text, **options)
+
+
+@pytest.fixture
+def picky(vlm: VLM) -> VLM:
+    return VLM(vlm.model, Picky(vlm.processor), "picky")
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 12])
+def test_a_picture_that_the_processor_refuses_is_that_samples_error(
+    tmp_path: Path, picky: VLM, vlm: VLM, captions: Task, batch_size: int
+) -> None:
+    protocol, asked = captions
+    strip = tmp_path / "strip.png"
+    Image.new("RGB", (1093, 5), "red").save(strip)
+    swapped = [replace(one, image=str(strip)) if one.sample_id == "2" else one for one in asked]
+    swapped = [replace(one, prompt="a forbidden word") if one.sample_id == "7" else one for one in swapped]
+    run = ask(tmp_path / "run", picky, (protocol, swapped), batch_size=batch_size)
+    assert run.answers["2"].error == (
+        "the model's processor refuses the picture of 1093 x 5 pixels: absolute aspect ratio must be smaller than 200"
+    )
+    assert run.answers["7"].error == "the model's processor refuses the prompt 'a forbidden word': no such word"
+    whole = said(ask(tmp_path / "whole", vlm, captions).answers)
+    rest = {name: text for name, text in said(run.answers).items() if name not in ("2", "7")}
+    assert rest == {name: text for name, text in whole.items() if name not in ("2", "7")}
+
+
+def test_what_the_processor_refuses_is_a_users_mistake(tmp_path: Path, picky: VLM, vlm: VLM) -> None:
+    with pytest.raises(BadImage, match="refuses the picture of 1093 x 5 pixels"):
+        picky.answer(Image.new("RGB", (1093, 5)))
+    with pytest.raises(BadPrompt, match="refuses the prompt 'forbidden'"):
+        picky.answer(Image.new("RGB", (10, 10)), "forbidden")
+
+    class Broken(Picky):
+        def __call__(self, **options: Any) -> Any:
+            raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):  # takes nothing at all: no mistake of the user's
+        VLM(vlm.model, Broken(vlm.processor)).answer(Image.new("RGB", (10, 10)))
+
+
+def test_a_pipe_among_the_pictures_does_not_block(tmp_path: Path, vlm: VLM, captions: Task) -> None:
+    protocol, asked = captions
+    os.mkfifo(tmp_path / "pipe.png")
+    swapped = [replace(one, image=str(tmp_path / "pipe.png")) if one.sample_id == "2" else one for one in asked]
+    run = ask(tmp_path / "run", vlm, (protocol, swapped))
+    assert "is no file but a pipe" in (run.answers["2"].error or "")
+    assert run.failures == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from vlm_heads.errors import BadImage
+from vlm_heads.models.exif import UNREADABLE, upright, without_metadata
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor
 
@@ -56,9 +59,14 @@ def _from_path(source: str | os.PathLike[str]) -> Image.Image:
         raise BadImage(f"{str(source)[:60]} is a link; images are never fetched, give a file")
     path = Path(source)
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # reading a pipe would wait for somebody to write
+            raise BadImage(f"{path} is no file but a pipe or a device; give an image file")
         content = path.read_bytes()
     except FileNotFoundError as missing:
         raise BadImage(f"no image at {path}") from missing
+    except BadImage:
+        raise
     except (OSError, ValueError) as failure:
         raise BadImage(f"{path} cannot be read: {failure}") from failure
     return _decoded(content, str(path))
@@ -67,6 +75,18 @@ def _from_path(source: str | os.PathLike[str]) -> Image.Image:
 def _decoded(content: bytes, what: str) -> Image.Image:
     if not content:
         raise BadImage(f"{what} holds nothing; an image file is needed")
+    try:
+        return _opened(content, what)
+    except BadImage:
+        bare = without_metadata(content)
+        if bare is None:
+            raise
+        with contextlib.suppress(BadImage):  # the picture may be sound, and only what is said about it broken
+            return _opened(bare, what)
+        raise
+
+
+def _opened(content: bytes, what: str) -> Image.Image:
     with _readable(what), Image.open(io.BytesIO(content)) as image:
         _check_size(image, what)
         return _upright_rgb(image)
@@ -83,7 +103,9 @@ def _readable(what: str) -> Iterator[None]:
         raise BadImage(f"{what} is no image that Pillow can read") from failure
     except Image.DecompressionBombError as failure:
         raise BadImage(f"{what} is too large: {failure}") from failure
-    except (OSError, SyntaxError, ValueError, EOFError) as failure:
+    except BadImage:
+        raise
+    except (EOFError, *UNREADABLE) as failure:
         raise BadImage(f"{what} is a broken image: {failure}") from failure
 
 
@@ -98,13 +120,13 @@ def _check_size(image: Image.Image, what: str) -> Image.Image:
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     frame = next(iter(ImageSequence.Iterator(image))) if getattr(image, "n_frames", 1) > 1 else image
-    upright = ImageOps.exif_transpose(frame)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        upright = _eight_bit(upright)
-    if upright.has_transparency_data:
-        clear = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-    return upright.convert("RGB")
+    turned = upright(frame)
+    if turned.mode.startswith("I") or turned.mode == "F":
+        turned = _eight_bit(turned)
+    if turned.has_transparency_data:
+        clear = turned.convert("RGBA")
+        turned = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    return turned.convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from vlm_heads.models.planted import build_planted
 from vlm_heads.models.planted_sinks import build_planted_with_sinks
 from vlm_heads.models.whole import require_whole, unreported
 
+_PACKAGES = {"pil": "pillow", "pytorch": "torch", "cv2": "opencv-python", "sklearn": "scikit-learn"}
 GROUP = "vlm_heads.models"  # entry points of packages that bring a model: a function that returns an `Embedded`
 
 
@@ -96,6 +98,8 @@ def _model(folder: str, name: str, options: dict[str, Any], allow_missing: bool)
         raise _unknown(name) from failure
     except SafetensorError as failure:
         raise UnsupportedModel(f"the weights of {name} are damaged: {_first_line(failure)}") from failure
+    except ImportError as failure:
+        raise _lacking(name, failure) from failure
     except (ValueError, KeyError) as failure:
         raise UnsupportedModel(f"{name} is no vision-language model: {_first_line(failure)}") from failure
     require_whole(name, model, info, allow_missing)
@@ -116,8 +120,26 @@ def _processor(folder: str, name: str, options: dict[str, Any]) -> Any:
         return AutoProcessor.from_pretrained(
             folder, trust_remote_code=bool(options.get("trust_remote_code", False)), **shared
         )
+    except ImportError as failure:
+        raise _lacking(name, failure) from failure
     except (OSError, ValueError, KeyError) as failure:
         raise UnsupportedModel(f"{name} has no processor that can be read: {_first_line(failure)}") from failure
+
+
+def _lacking(name: str, failure: ImportError) -> UnsupportedModel:
+    """Return which packages a model's family needs beside ours, with the command that installs them."""
+    said = str(failure)
+    found = re.findall(r"pip install ([\w.\-\[\]]+)", said) or re.findall(r"requires the ([\w.\-]+) library", said)
+    packages = dict.fromkeys(
+        _PACKAGES.get(one.lower(), one.lower()) for one in found or ([failure.name] if failure.name else [])
+    )
+    if not packages:
+        return UnsupportedModel(f"{name} needs a package that is not installed: {_first_line(failure)}")
+    listed = list(packages)
+    return UnsupportedModel(
+        f"{name} needs {' and '.join(listed)}, which {'is' if len(listed) == 1 else 'are'} not installed: "
+        f"pip install {' '.join(listed)}"
+    )
 
 
 def _first_line(failure: BaseException) -> str:

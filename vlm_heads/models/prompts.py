@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vlm_heads.errors import BadPrompt, UnsupportedModel
+from vlm_heads.errors import BadImage, BadPrompt, UnsupportedModel, VlmHeadsError
 from vlm_heads.models.placement import input_device
 
 DEFAULT_PROMPT = "Please describe this image in detail."  # the published protocol's
+# What processors of transformers raise on a picture or a text that they do not take.
+REFUSALS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def chat_text(processor: Any, prompt: str) -> str:
@@ -52,28 +54,93 @@ def model_inputs(
         prompts: one per row.
 
     Raises:
+        BadImage: if the processor refuses a picture, as one that is too long and narrow.
+        BadPrompt: if it refuses a prompt, or a prompt carries a token that stands for pictures in the input.
         UnsupportedModel: if the processor leaves no image token in the text.
     """
+    _require_free_of(_reserved(model, processor), prompts)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is not None:
         # generation continues from the right edge
         tokenizer.padding_side = "left"
-    texts = [chat_text(processor, prompt) for prompt in prompts]
-    bos = getattr(tokenizer, "bos_token", None)
-    special = not (bos and all(text.startswith(bos) for text in texts))
-    batch = processor(
-        images=[[image] for image in images],
-        text=texts,
-        padding=len(texts) > 1,
-        return_tensors="pt",
-        add_special_tokens=special,
-    )
+    try:
+        batch = _processed(processor, images, prompts)
+    except VlmHeadsError:
+        raise
+    except REFUSALS as failure:
+        if (refusal := _refusal(processor, images, prompts, failure)) is None:
+            raise
+        raise refusal from failure
     device, dtype = input_device(model), next(model.parameters()).dtype
     inputs = {name: _moved(value, device, dtype) for name, value in batch.items()}
     image_token_id = getattr(processor, "image_token_id", None)
     if image_token_id is not None and not bool((inputs["input_ids"] == image_token_id).any(dim=1).all()):
         raise UnsupportedModel("the processor left no image token in the prompt; its chat template takes no image")
     return inputs
+
+
+# Ids of a model's configuration that stand for text, and not for pictures, videos or sound.
+_OF_TEXT = {f"{name}_token_id" for name in ("bos", "eos", "pad", "sep", "cls", "unk", "mask", "decoder_start")}
+
+
+def _reserved(model: nn.Module, processor: Any) -> list[str]:
+    """Return the tokens that stand for pictures, videos or sound in a model's input, and for where these start."""
+    known = getattr(getattr(processor, "tokenizer", None), "added_tokens_decoder", None)
+    config = getattr(model, "config", None)
+    if not isinstance(known, Mapping) or config is None:
+        return []
+    stated = {name: value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))}
+    ids = {value for name, value in stated.items() if name not in _OF_TEXT and isinstance(value, int)}
+    return [str(known[one]) for one in sorted(ids) if one in known]
+
+
+def _require_free_of(reserved: Sequence[str], prompts: Sequence[str]) -> None:
+    for prompt in prompts:
+        if carried := next((token for token in reserved if token in prompt), None):
+            raise BadPrompt(
+                f"the prompt carries {carried!r}, the image token or another that stands for pictures in this model's "
+                "input; it is put in by itself, leave it out"
+            )
+
+
+def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
+    texts = [chat_text(processor, prompt) for prompt in prompts]
+    tokenizer = getattr(processor, "tokenizer", None)
+    bos = getattr(tokenizer, "bos_token", None)
+    special = not (bos and all(text.startswith(bos) for text in texts))
+    batch: Mapping[str, Any] = processor(
+        images=[[image] for image in images],
+        text=texts,
+        padding=len(texts) > 1,
+        return_tensors="pt",
+        add_special_tokens=special,
+    )
+    return batch
+
+
+def _refusal(
+    processor: Any, images: Sequence[Image.Image], prompts: Sequence[str], failure: Exception
+) -> BadImage | BadPrompt | None:
+    """Return what a processor's failure means: a picture or a prompt that it refuses; None where it takes nothing."""
+    plain = Image.new("RGB", (64, 64), "grey")
+    if not _takes(processor, plain, DEFAULT_PROMPT):
+        return None
+    reason = str(failure).strip().split("\n")[0][:200]
+    for image, prompt in zip(images, prompts, strict=True):
+        width, height = image.size
+        if not _takes(processor, image, DEFAULT_PROMPT):
+            return BadImage(f"the model's processor refuses the picture of {width} x {height} pixels: {reason}")
+        if not _takes(processor, plain, prompt):
+            return BadPrompt(f"the model's processor refuses the prompt {prompt[:80]!r}: {reason}")
+    return None
+
+
+def _takes(processor: Any, image: Image.Image, prompt: str) -> bool:
+    try:
+        _processed(processor, [image], [prompt])
+    except REFUSALS:
+        return False
+    return True
 
 
 def with_answer(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm_app.console import print_json, print_table, progress, remark
+from vlm_app.console import loading, print_json, print_table, progress, remark
+from vlm_app.mistakes import require_place
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def calibrate(
 
     Started again, it goes on where it stopped. It ends with 1 where no benefit was shown and nothing was written.
     """
+    loading(model)
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.data.coco import CocoFolder
     from vlm_evals.experiment import find_data
@@ -52,6 +54,7 @@ def calibrate(
     from vlm_app.studies.calibration import Sizes, calibrate
     from vlm_app.studies.chosen import CAPTIONS
 
+    require_place(out)
     asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
     processes = Processes.current(device)
     where = runs or out.with_name(f"{out.name}.runs")

@@ -22,5 +22,7 @@ def compare(
     from vlm_evals.scored import compare_runs
 
     from vlm_app.console import publish
+    from vlm_app.mistakes import require_place
 
+    require_place(out)
     publish(compare_runs(plain, mitigated, seed=seed), out, json)

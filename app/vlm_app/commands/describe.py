@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm_app.console import print_json, print_table
+from vlm_app.console import loading, print_json, print_table
 from vlm_app.options import (
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
@@ -49,6 +49,7 @@ def describe(
     json: Json = False,
 ) -> None:
     """Say what is in images, streaming the answer."""
+    loading(model)
     from vlm_app.models import load_profile, load_vlm, parse_mitigations
     from vlm_app.pictures import find_pictures
     from vlm_heads import Mitigation

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm_app.console import print_json, print_table
+from vlm_app.console import loading, print_json, print_table
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Say what works on a model and why the rest does not: every intervention and contrast generates two tokens."""
+    loading(model)
     from vlm_app.models import load_vlm
     from vlm_heads import examine, known_contrasts, known_interventions, score_heads
 

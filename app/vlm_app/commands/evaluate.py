@@ -71,15 +71,20 @@ def evaluate(
         metric: what is measured.
         **own: the metric's own options by name; each is an entry of the protocol. The rest is told by `--help`.
     """
+    from vlm_app.console import loading
+
+    loading(model)
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data, notes_on
     from vlm_evals.scored import evaluation_report
     from vlm_evals.tasks import asked_of
 
     from vlm_app.console import progress, publish, remark
+    from vlm_app.mistakes import require_place
     from vlm_app.models import load_profile, load_vlm, parse_mitigations
 
     asked = asked_of(metric.name)
+    require_place(out)
     name = _protocol_name(asked, protocol, split, data)
     mitigation = replace(parse_mitigations(words), profile=load_profile(profile))
     arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls)

@@ -15,6 +15,7 @@ from vlm_app.commands.by_metric import (
     shaped,
 )
 from vlm_app.console import print_json, print_table, remark
+from vlm_app.mistakes import require_place
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def judge(
     """
     from vlm_evals.judge import judge
 
+    for option in metric.judging.options:
+        if option.written:
+            require_place(given.get(option.name))
     file = given.pop(metric.judging.file.name)
     found = judge(metric.name, file, **given)
     if json:

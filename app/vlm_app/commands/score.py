@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vlm_app.console import print_json, print_table, progress, steps
+from vlm_app.console import loading, print_json, print_table, progress, steps
+from vlm_app.mistakes import require_place
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED, Device, Images, Json, Model, Prompt, Seed
 
 
@@ -23,11 +24,13 @@ def score(
     json: Json = False,
 ) -> None:
     """Score every head by how far its output moves when the image is removed."""
+    loading(model)
     from vlm_app.models import load_vlm
     from vlm_app.pictures import find_pictures
     from vlm_app.plots import draw_head_map
     from vlm_heads import score_heads
 
+    require_place(out)
     pictures = find_pictures(images)
     vlm = load_vlm(model, device, seed)
     with progress("scoring heads", len(images)) as advance:

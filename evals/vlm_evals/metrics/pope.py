@@ -228,11 +228,13 @@ def _samples(protocol: Protocol, data: CocoFolder) -> list[Sample]:
     asked = questions(protocol, data)
     if _hash(asked) != protocol.questions:
         raise TaskError(f"the protocol {protocol.name!r} asks other questions than its seed and data give here")
+    if "{question}" not in protocol.prompt:
+        raise TaskError(f"the prompt {protocol.prompt!r} of {protocol.name!r} has no place {{question}}")
     return [
         Sample(
             sample_id=sample_id(question),
             image=str(data.images[int(question.image)]),
-            prompt=protocol.prompt.format(question=question.text),
+            prompt=protocol.prompt.replace("{question}", question.text),
             image_id=question.image,
             label=question.label,
             split=question.split,

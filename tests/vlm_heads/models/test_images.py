@@ -1,6 +1,7 @@
 """Images as people have them: rotated, grey, deep, transparent, animated, broken, huge."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from vlm_heads import errors
@@ -152,3 +155,63 @@ def test_what_is_no_image_is_refused_by_name(source: object, said: str) -> None:
 
 def test_a_large_photograph_is_read() -> None:
     assert load_image(Image.new("L", (5_000, 4_000))).size == (5_000, 4_000)
+
+
+def _photograph(*entries: tuple[int, int, bytes], orientation: int = 6) -> bytes:
+    """Return a JPEG of 60 x 40 with an orientation and further entries (tag, type, value) in its EXIF."""
+    listed, data = [(0x112, 3, struct.pack("<H", orientation)), *entries], b""
+    end = 8 + 2 + 12 * len(listed) + 4
+    body = struct.pack("<H", len(listed))
+    for tag, kind, value in listed:
+        body += struct.pack("<HHL", tag, kind, 1)
+        if len(value) <= 4:
+            body += value.ljust(4, b"\0")
+        else:
+            body += struct.pack("<L", end + len(data))
+            data += value
+    exif = b"Exif\0\0II*\0" + struct.pack("<L", 8) + body + struct.pack("<L", 0) + data
+    return _encoded(Image.new("RGB", (60, 40), RED), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (0x9201, 10, struct.pack("<ll", -1, 0)),  # a shutter speed of -1/0
+        (0x128, 8, struct.pack("<h", -3)),
+        (0x111, 2, b"hey\0"),
+        (0x100, 9, struct.pack("<l", -5)),
+        (0x11A, 11, struct.pack("<f", float("nan"))),
+        (0x11A, 5, struct.pack("<LL", 1, 0)),
+    ],
+)
+def test_a_broken_entry_costs_nothing(entry: tuple[int, int, bytes]) -> None:
+    assert load_image(_photograph(entry)).size == (40, 60)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda tail: b"II*\0\x08\0\0\0" + tail), st.data())
+def test_no_metadata_costs_more_than_the_orientation(exif: bytes, data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))
+    picture = Image.new("RGB", (60, 40), RED)
+    content = _encoded(picture, kind, exif=b"Exif\0\0" + exif)
+    assert load_image(content).size in ((60, 40), (40, 60))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 54), st.binary(min_size=1, max_size=12))
+def test_damage_within_a_photographs_metadata(at: int, damage: bytes) -> None:
+    content = _photograph((0x11A, 5, struct.pack("<LL", 72, 1)), (0x9201, 10, struct.pack("<ll", 1, 60)))
+    start = content.index(b"Exif\0\0") + 6
+    assert load_image(content[: start + at] + damage + content[start + at + len(damage) :]).size in ((60, 40), (40, 60))
+
+
+def test_a_pipe_among_the_pictures_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(errors.BadImage, match=r"pipe\.png is no file but a pipe or a device; give an image file"):
+        load_image(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "nul\0.png"])
+def test_a_name_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(errors.BadImage, match="cannot be read"):
+        load_image(f"{tmp_path}/{name}")
