@@ -14,6 +14,9 @@ from vlm_heads.errors import BadOption
 from vlm_heads.methods import require_number
 
 LONGEST_ANSWER = 512
+LONGEST_PROMPT = 2000  # characters; every look inside runs over the whole prompt again
+OWN_PICTURE = "photo.png"  # stands for a visitor's own picture where its name is not known
+_OWN = ("picture", "own")  # in a link: there was a picture, and it is not in the link
 _WHOLE = ("max_tokens", "seed")
 
 
@@ -23,7 +26,7 @@ class Recipe:
 
     Attributes:
         image: `sample:NAME`, or the file name of a visitor's own image, which no link can carry; empty for none yet.
-        prompt: what is asked.
+        prompt: what is asked, at most 2,000 characters.
         words: interventions as `--with` takes them.
         max_tokens: the longest answer, 1..512.
         temperature: of sampling; 0 is greedy.
@@ -31,7 +34,7 @@ class Recipe:
         seed: set before each answer.
 
     Raises:
-        BadOption: if a number is out of its range.
+        BadOption: if a number is out of its range, or the prompt is too long.
     """
 
     image: str = ""
@@ -43,6 +46,11 @@ class Recipe:
     seed: int = DEFAULT_SEED
 
     def __post_init__(self) -> None:
+        if len(self.prompt) > LONGEST_PROMPT:
+            raise BadOption(
+                f"the prompt has {len(self.prompt):,} characters, and at most {LONGEST_PROMPT:,} are taken here; make "
+                "it shorter"
+            )
         require_number("max_tokens", self.max_tokens, at_least=1, at_most=LONGEST_ANSWER)
         require_number("temperature", self.temperature, at_least=0.0, at_most=5.0)
         require_number("top_p", self.top_p, at_least=0.01, at_most=1.0)
@@ -59,6 +67,11 @@ class Recipe:
         """
         return parse_mitigation(self.words)
 
+    @property
+    def own_picture(self) -> bool:
+        """Whether the picture is a visitor's own."""
+        return bool(self.image) and not self.image.startswith(SAMPLE)
+
     def decoding(self) -> dict[str, Any]:
         """Return the arguments of `generate`."""
         arguments: dict[str, Any] = {"max_new_tokens": self.max_tokens}
@@ -67,16 +80,19 @@ class Recipe:
         return arguments
 
     def query(self) -> str:
-        """Return the query of a link that brings the page back to this state; what is as always is left out."""
+        """Return the query of a link that brings the page back to this state; what is as always is left out.
+
+        Of a visitor's own picture it says only that there was one.
+        """
         plain = Recipe()
         pairs: list[tuple[str, str]] = []
         for one in fields(self):
             value = getattr(self, one.name)
             if one.name == "words":
                 pairs += [("with", word) for word in value] or [("with", "")]
-            elif (one.name == "seed" or value != getattr(plain, one.name)) and not (
-                one.name == "image" and not value.startswith(SAMPLE)
-            ):
+            elif one.name == "image" and self.own_picture:
+                pairs.append(_OWN)
+            elif one.name == "seed" or value != getattr(plain, one.name):
                 pairs.append((one.name, f"{value:g}" if isinstance(value, float) else str(value)))
         return urlencode(pairs)
 
@@ -97,6 +113,8 @@ class Recipe:
         for name, value in parse_qsl(query, keep_blank_values=True):
             if name == "with":
                 words.append(value)
+            elif (name, value) == _OWN:
+                chosen["image"] = OWN_PICTURE
             elif name in readers:
                 chosen[name] = _read(readers[name], name, value)
         if words:
@@ -121,7 +139,7 @@ class Recipe:
     def python(self, model: str = DEFAULT_MODEL) -> str:
         """Return a program that prints both answers of this run."""
         imports = ["import torch", "import vlm_heads"]
-        picture = repr(self.image or "photo.png")
+        picture = repr(self.image or OWN_PICTURE)
         if self.image.startswith(SAMPLE):
             imports.append("from vlm_evals.scenes.samples import sample_path")
             picture = f"sample_path({self.image.removeprefix(SAMPLE)!r})"
