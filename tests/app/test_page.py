@@ -213,9 +213,20 @@ def test_pictures_that_cannot_be_used_get_a_line(visitor: BrowserContext, served
     expect(page.locator("#vh-run")).to_be_enabled()
 
 
-def test_a_link_that_cannot_be_followed_gets_a_line(visitor: BrowserContext, served: Served) -> None:
-    page = _open(visitor, served, "?with=vrh")
-    expect(page.locator("#vh-status [role=alert]")).to_contain_text("did you mean 'vhr'")
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("?with=vrh", "did you mean 'vhr'"),
+        ("?seed=" + "9" * 400, "a finite number, 0..4294967295, is needed"),
+        ("?with=vhr&with=vhr", "vhr is named twice"),
+    ],
+    ids=["unknown", "absurd", "twice"],
+)
+def test_a_link_that_cannot_be_followed_gets_a_line(
+    visitor: BrowserContext, served: Served, query: str, said: str
+) -> None:
+    page = _open(visitor, served, query)
+    expect(page.locator("#vh-status [role=alert]")).to_contain_text(said)
 
 
 def test_leaving_the_presets_changes_nothing(visitor: BrowserContext, served: Served) -> None:
