@@ -78,7 +78,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "experiment",
     ),
     "vlm_app": (
-        "options console mistakes",
+        "options console mistakes leftovers",
         "models pictures method_facts",
         "method_page",
         "view bridges speed",

@@ -16,8 +16,10 @@ VlmHeadsError                 catch this one to catch a user's mistake
 # The names say what happened, as the contract writes them.
 # ruff: noqa: N818
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+
+LONGEST_REPEATED = 80  # characters
 
 
 class VlmHeadsError(Exception):
@@ -62,6 +64,15 @@ class BadProfile(VlmHeadsError, ValueError):
 
 class UnknownModel(VlmHeadsError):
     """No such model here."""
+
+
+def brief(value: object, write: Callable[[object], str] = repr) -> str:
+    """Return what was given as a message repeats it: as Python writes it, or another, and cut where it is long."""
+    try:
+        text = write(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "a number with thousands of digits"
+    return text if len(text) <= LONGEST_REPEATED else f"{text[:LONGEST_REPEATED]}…"
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

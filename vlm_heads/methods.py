@@ -27,7 +27,7 @@ from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
-from vlm_heads.errors import BadOption, suggest
+from vlm_heads.errors import BadOption, brief, suggest
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.toolkit.head_choice import HeadChoice, HeadChooser, head_awareness
 from vlm_heads.toolkit.head_list import GainList, GainListForm, HeadList, HeadListForm, layers_of_heads
@@ -133,7 +133,7 @@ def _made(word: str, known: Mapping[str, type[Method]], wanted: str) -> Method:
     if kind is None:
         broken = _found()[1].get(name)
         reason = f"; the plug-in of that name cannot be used: {broken}" if broken else ""
-        raise BadOption(f"no {wanted} {name!r}{suggest(name, known)}; known: {', '.join(known)}{reason}")
+        raise BadOption(f"no {wanted} {brief(name)}{suggest(name, known)}; known: {', '.join(known)}{reason}")
     made: Method = kind(**parse_options(kind, options, name))
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,6 +26,8 @@ Update = dict[Any, Any]  # component -> its new value; what is missing stays as 
 TITLE = "vlm-heads"
 _MODEL = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "hidden", "api_visibility": "private"}
 _QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Session and recipe read the form as the browser sends it, and say what is wrong with it.
+_FORM = {"preprocess": False}
 _LISTING = {"language": None, "interactive": False, "show_line_numbers": False, "wrap_lines": True}
 _SCROLL = "() => { document.querySelector('#vh-status').scrollIntoView({ block: 'nearest' }); }"
 _IDLE = "Choose a picture and press Run."
@@ -47,6 +50,7 @@ def launch(blocks: gr.Blocks, port: int, *, share: bool) -> tuple[str, str | Non
         ssr_mode=False,
         footer_links=[],
         max_file_size="64mb",
+        js=_asset("connection.js"),
         theme=_theme(),
         css=_asset("page.css"),
         app_kwargs={"middleware": _middleware()},
@@ -121,8 +125,6 @@ class _Page:
         self._picture = gr.Image(
             label="Picture", sources=["upload", "webcam", "clipboard"], height=260, elem_id="vh-picture", buttons=[]
         )
-        # the session reads the file as it was uploaded, and says what is wrong with it
-        self._picture.preprocess = _path_of
         self._prompt = gr.Textbox(label="Prompt", value=Recipe().prompt, lines=1, max_lines=3, elem_id="vh-prompt")
         with gr.Row(elem_classes="vh-go"):
             self._run = gr.Button("Run", variant="primary", elem_id="vh-run")
@@ -172,6 +174,7 @@ class _Page:
 
     def _see(self) -> None:
         self._status = self._view("status", html.note(_IDLE))
+        self._older = self._view("older")
         with gr.Row(elem_classes="vh-columns"):
             self._plain = self._view("plain")
             self._mitigated = self._view("mitigated")
@@ -205,19 +208,32 @@ class _Page:
         self.blocks.unload(self.leave)
         self._samples.pick(self.pick_sample, None, picture, **_QUICK)
         self._picture.input(self.pick_own, None, [self._image, self._samples], **_QUICK)
-        self._preset.input(self.use_preset, self._preset, [self._methods, *self._options.values()], **_QUICK)
+        # a click tells `select`, also on the entry that is chosen; the Enter key tells `change`; leaving tells neither
+        preset = [self._preset.select, self._preset.change]
+        gr.on(preset, self.use_preset, self._preset, [self._methods, *self._options.values()], **_QUICK)
         self._methods.change(self.show_cards, self._methods, list(self._cards.values()), **_QUICK)
         begun = gr.on(
             [self._run.click, self._prompt.submit],
             self.begin,
             None,
-            [self._status, *buttons, *inside],
+            [self._status, self._older, *buttons, *inside],
             js=_SCROLL,
             **_QUICK,
         )
-        ran = begun.then(self.run, set(form), [*shown, self._python, self._command, self._link], **_MODEL)
+        ran = begun.then(self.run, set(form), [*shown, self._python, self._command, self._link], **_FORM, **_MODEL)
         ran.then(None, self._link, self._link, js=link, api_visibility="private")
-        ran.then(self.look, None, [*shown, *inside], **_MODEL).then(self.finish, None, buttons, **_QUICK)
+        ran.then(self.look, None, [*shown, *inside], **_MODEL).then(
+            self.finish, set(form), [*buttons, self._older, self._status], **_FORM, **_QUICK
+        )
+        gr.on(
+            [component.change for component in form],
+            self.compare,
+            set(form),
+            self._older,
+            trigger_mode="always_last",
+            **_FORM,
+            **_QUICK,
+        )
         self._export.click(self.export, None, [self._files, self._status], **_MODEL)
         self._stop.click(self.stop, None, self._status, **_QUICK)
         self._strips.token(self.pick_token, None, inside, **_MODEL)
@@ -227,11 +243,12 @@ class _Page:
         """Fill the form from the link that was opened."""
         query = str(request.request.url.query) if request else ""
         try:
-            recipe, said = self._session.open_link(query), html.note(_IDLE)
+            missing = self._session.missing_picture(query)
+            said = html.note(missing, "mistake") if missing else html.note(_IDLE)
+            return self._opened(self._session.open_link(query), said)
         except VlmHeadsError as mistake:
-            recipe = self._session.open_link("")
             said = html.note(f"The link cannot be followed: {mistake}", "mistake")
-        return self._sample(recipe.image) | self._asked(recipe.words) | self._decoding(recipe) | {self._status: said}
+            return self._opened(self._session.open_link(""), said)
 
     def pick_sample(self, event: gr.EventData) -> Update:
         """Take a sample for the picture."""
@@ -242,8 +259,8 @@ class _Page:
         return {self._image: "", self._samples: self._thumbnails("")}
 
     def use_preset(self, name: str) -> Update:
-        """Set methods and options as a preset says."""
-        return self._asked(presets().get(name, ()))
+        """Set methods and options as a preset says; the empty entry says nothing."""
+        return self._asked(presets()[name]) if name in presets() else {self._methods: gr.skip()}
 
     def show_cards(self, chosen: Collection[str]) -> Update:
         """Show the cards of the chosen methods."""
@@ -253,6 +270,7 @@ class _Page:
         """Say that the run was taken; the model may be busy with another visitor."""
         return {
             self._status: html.note(self._visit(request).begin()),
+            self._older: "",
             self._run: gr.update(interactive=False),
             self._stop: gr.update(interactive=True),
             self._strips: html.note("What was looked at is shown once both answers are there."),
@@ -263,7 +281,7 @@ class _Page:
     def run(self, form: Mapping[Component, Any], request: gr.Request) -> Iterator[Update]:
         """Stream both answers."""
         try:
-            picture = self._session.picture(form[self._image], form[self._picture])
+            picture = self._session.picture(form[self._image], _path_of(form[self._picture]))
             recipe = self._recipe(form, picture.name)
             code = self._code(recipe)
             for screen in self._visit(request).run(picture, recipe):
@@ -279,16 +297,32 @@ class _Page:
         except VlmHeadsError as mistake:
             said = html.note(f"Cannot look inside: {mistake}", "mistake")
             return {self._strips: said, self._heads: "", self._overlays: ""}
-        return self._shown(visit.screen()) | self._inside(found) if found else self._unchanged()
+        if found is None:
+            stopped = {self._strips: html.note("Nothing was looked at.")}
+            return self._shown(visit.screen()) | stopped if visit.sides else self._unchanged()
+        return self._shown(visit.screen()) | self._inside(found)
 
-    def finish(self) -> Update:
+    def finish(self, form: Mapping[Component, Any], request: gr.Request) -> Update:
         """Let the visitor run again."""
-        return {self._run: gr.update(interactive=True), self._stop: gr.update(interactive=False)}
+        visit = self._visit(request)
+        visit.end()
+        buttons = {self._run: gr.update(interactive=True), self._stop: gr.update(interactive=False)}
+        said = {self._status: html.note(visit.screen().status)} if visit.sides else {}
+        return buttons | said | self.compare(form, request)
+
+    def compare(self, form: Mapping[Component, Any], request: gr.Request) -> Update:
+        """Say where the answers that are shown are older than the settings."""
+        sample, path = form[self._image], _path_of(form[self._picture])
+        try:
+            recipe = self._recipe(form, sample or Path(path or "").name)
+            shown = self._visit(request).shows(recipe, "" if sample else str(path))
+        except VlmHeadsError:  # what cannot be asked was not asked
+            shown = self._visit(request).picture is None
+        return {self._older: html.older(not shown)}
 
     def stop(self, request: gr.Request) -> Update:
         """End the run under way."""
-        self._visit(request).stop()
-        return {self._status: html.note("Stopping…")}
+        return {self._status: html.note(self._visit(request).stop())}
 
     def leave(self, request: gr.Request) -> None:
         """Forget a visitor who has closed the page."""
@@ -319,7 +353,7 @@ class _Page:
         values = {key: form[component] for key, component in self._options.items()}
         return Recipe(
             image=image,
-            prompt=form[self._prompt],
+            prompt=form[self._prompt] or "",
             words=words_of(form[self._methods], values),
             max_tokens=form[self._tokens],
             temperature=form[self._temperature],
@@ -334,6 +368,11 @@ class _Page:
             self._picture: str(self._session.sample_file(name)),
             self._samples: self._thumbnails(name),
         }
+
+    def _opened(self, recipe: Recipe, said: str) -> Update:
+        own = {self._image: "", self._picture: None, self._samples: self._thumbnails("")}
+        picture = own if recipe.own_picture else self._sample(recipe.image)
+        return picture | self._asked(recipe.words) | self._decoding(recipe) | {self._status: said}
 
     def _thumbnails(self, chosen: str) -> str:
         pictures = {name: self._session.sample(name).image for name in self._session.samples}
@@ -378,5 +417,5 @@ def _key(request: gr.Request) -> str:
     return str(request.session_hash)
 
 
-def _path_of(payload: Any) -> str | None:
-    return None if payload is None else str(payload.path)
+def _path_of(file: Mapping[str, Any] | None) -> str | None:
+    return None if file is None else str(file["path"])

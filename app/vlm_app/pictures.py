@@ -21,11 +21,13 @@ class Picture:
         name: `sample:NAME`, or the file name of a visitor's own image.
         image: upright RGB.
         objects: what it shows; None where nobody knows.
+        source: where a visitor's own file lies, for two files may have one name; empty for a sample.
     """
 
     name: str
     image: Image.Image
     objects: frozenset[str] | None = None
+    source: str = ""
 
 
 def find_pictures(words: Sequence[str]) -> list[Path]:

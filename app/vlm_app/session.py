@@ -77,12 +77,30 @@ class Session:
     def open_link(self, query: str) -> Recipe:
         """Return the recipe of a link, with the first sample where the link names none that this model can read.
 
+        A visitor's own picture stays one: it is in no link, and no sample takes its place.
+
         Raises:
             BadOption: if the link holds a name or a value that cannot be read.
         """
         recipe = Recipe.from_query(query, self.seed)
         name = recipe.image.removeprefix(SAMPLE)
+        if recipe.own_picture:
+            return recipe
         return replace(recipe, image=SAMPLE + (name if name in self.samples else self.samples[0]))
+
+    def missing_picture(self, query: str) -> str:
+        """Return what to say of a link whose picture cannot be shown; empty where it is shown, or none is named.
+
+        Raises:
+            BadOption: if the link holds a name or a value that cannot be read.
+        """
+        asked, opened = Recipe.from_query(query, self.seed), self.open_link(query)
+        if opened.own_picture:
+            return "The picture of this link was somebody's own and is not in the link: choose it, then press Run."
+        if not asked.image or asked.image == opened.image:
+            return ""
+        name, shown = (one.image.removeprefix(SAMPLE) for one in (asked, opened))
+        return f"The link names the sample {name[:40]!r}, which this model has not; {shown} is chosen instead."
 
     def picture(self, image: str, path: str | None) -> Picture:
         """Return the sample or the visitor's own picture that is chosen.
@@ -126,6 +144,6 @@ class Session:
         """
         name = Path(path).name
         try:
-            return Picture(name, load_image(path))
+            return Picture(name, load_image(path), source=str(path))
         except BadImage as mistake:
             raise BadImage(str(mistake).replace(str(path), name)) from mistake

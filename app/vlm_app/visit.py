@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vlm_app.pictures import Picture
 from vlm_app.shared_model import SharedModel
 from vlm_app.view.facts import Column
 from vlm_app.view.inside import SIDES, Inside, look_inside
+from vlm_app.view.looking import Stopped
 from vlm_app.view.marks import changed_words
 from vlm_app.view.receipts import deeds
 from vlm_app.view.recipe import Recipe
@@ -55,12 +57,14 @@ class Visit:
     recipe: Recipe = field(init=False, default_factory=Recipe)
     sides: tuple[Side, ...] = field(init=False, default=())
     inside: Inside | None = field(init=False, default=None)
+    _busy: bool = field(init=False, default=False)
     _stopped: threading.Event = field(init=False, default_factory=threading.Event)
     _files: Path | None = field(init=False, default=None)
 
     def begin(self) -> str:
         """Forget the last run and make ready for the next; return what to say until it starts."""
         self._stopped.clear()
+        self._busy = True
         self.picture, self.sides, self.inside = None, (), None
         before = len(self.model.waiting - {self})
         self.model.waiting.add(self)
@@ -72,19 +76,31 @@ class Visit:
         Raises:
             VlmHeadsError: if the recipe cannot be carried out; a side that fails alone says so in its column.
         """
+        self._busy = True
         try:
             yield from self._running(picture, recipe)
         finally:
             self.model.waiting.discard(self)
 
-    def stop(self) -> None:
-        """End the run under way at its next token."""
-        self._stopped.set()
+    def stop(self) -> str:
+        """End the run under way, and the look inside it, at the next token; return what to say until then."""
+        if self._busy:
+            self._stopped.set()
+        return "Stopping…" if self._busy else self.screen().status
+
+    def end(self) -> None:
+        """Let go of the model, whether the run came about or not."""
+        self._busy = False
+        self.model.waiting.discard(self)
+
+    def shows(self, recipe: Recipe, source: str) -> bool:
+        """Whether the answers on the screen, if there are any, are those of a recipe and of the picture at a source."""
+        return self.picture is None or (self.recipe, self.picture.source) == (recipe, source)
 
     def leave(self) -> None:
         """Stop what is under way and remove the files."""
-        self.stop()
-        self.model.waiting.discard(self)
+        self._stopped.set()
+        self.end()
         if self._files is not None:
             shutil.rmtree(self._files, ignore_errors=True)
 
@@ -95,19 +111,22 @@ class Visit:
         return Screen(plain, mitigated, self._ended() if done else "Answering, plain and mitigated at once…", done)
 
     def look(self) -> Inside | None:
-        """Return what the model looked at in the last run; None where there was none."""
+        """Return what the model looked at in the last run; None where there was none, or it was stopped."""
         if self.picture is None or not any(side.answer for side in self.sides):
             return None
-        with self.model.turn:
+        with self.model.turn, suppress(Stopped):
             if self.inside is None:
                 self.inside = self._look(self.picture)
-            return self.inside
+        return self.inside
 
     def pick_token(self, side: str, token: int) -> Inside | None:
         """Look at one token of the last run."""
         if self.inside is not None:
             with self.model.turn:
-                self.inside.pick_token(side, token)
+                try:
+                    self.inside.pick_token(side, token)
+                except Stopped:  # by leaving
+                    return None
         return self.inside
 
     def pick_head(self, layer: int, head: int) -> Inside | None:
@@ -120,9 +139,11 @@ class Visit:
         """Return the files of the last run.
 
         Raises:
-            BadOption: if there is no run yet.
+            BadOption: if there is no run yet, or the last one was stopped.
         """
         inside = self.look()
+        if inside is None and self._stopped.is_set():
+            raise BadOption("the last run was stopped before it was looked into: run it again, to its end")
         if inside is None or self.picture is None:
             raise BadOption("there is nothing to export yet: run the model first")
         self._files = self._files or Path(tempfile.mkdtemp(dir=self.folder, prefix="run-"))
@@ -164,6 +185,7 @@ class Visit:
             interventions,
             receipt,
             self.model.sink_channels,
+            self._stopped,
         )
 
     def _column(self, place: int, done: bool) -> Column | None:

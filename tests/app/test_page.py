@@ -20,6 +20,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from vlm_app.commands.demo import free_port
 from vlm_app.view.offline import POLICY
 
+from vlm_heads.models import planted_image
+
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 60_000  # milliseconds: two loaded cores are slow, and nothing here waits for time to pass
 ARGUMENTS = [
@@ -54,9 +56,8 @@ class Served:
         return self.process.returncode
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    temporary, home = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("home")
+def _serve(temporary: Path, home: Path) -> Served:
+    """Start a demo; return it once it answers."""
     places = {"TMPDIR": str(temporary), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
     process = subprocess.Popen(
         [sys.executable, "-m", "vlm_app.cli", "demo", "--model", "planted", "--port", "0"],
@@ -70,7 +71,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     line = process.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+/", line)
     assert found, line or process.communicate()[1]
-    served = Served(found[0], process, temporary, home)
+    return Served(found[0], process, temporary, home)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    temporary, home = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("home")
+    served = _serve(temporary, home)
     yield served
     # after the visits of this process's tests, whichever of them it was given
     assert served.outside == []
@@ -109,8 +116,14 @@ def _open(context: BrowserContext, served: Served, query: str = "") -> Page:
     page.on("websocket", lambda opened: note(opened.url))
     page.on("pageerror", lambda error: served.failures.append(str(error)))
     page.goto(served.url + query)
-    expect(page.locator("#vh-samples .vh-thumb[aria-pressed=true]")).to_have_count(1, timeout=PATIENCE)
+    chosen = 0 if "picture=own" in query else 1
+    expect(page.locator("#vh-samples .vh-thumb")).not_to_have_count(0, timeout=PATIENCE)
+    expect(page.locator("#vh-samples .vh-thumb[aria-pressed=true]")).to_have_count(chosen, timeout=PATIENCE)
     return page
+
+
+def _chosen(page: Page) -> list[str]:
+    return page.locator("#vh-methods label:has(input:checked)").all_inner_texts()
 
 
 def _ran(page: Page) -> tuple[str, str]:
@@ -200,9 +213,124 @@ def test_pictures_that_cannot_be_used_get_a_line(visitor: BrowserContext, served
     expect(page.locator("#vh-run")).to_be_enabled()
 
 
-def test_a_link_that_cannot_be_followed_gets_a_line(visitor: BrowserContext, served: Served) -> None:
-    page = _open(visitor, served, "?with=vrh")
-    expect(page.locator("#vh-status [role=alert]")).to_contain_text("did you mean 'vhr'")
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("?with=vrh", "did you mean 'vhr'"),
+        ("?seed=" + "9" * 400, "a finite number, 0..4294967295, is needed"),
+        ("?with=vhr&with=vhr", "vhr is named twice"),
+    ],
+    ids=["unknown", "absurd", "twice"],
+)
+def test_a_link_that_cannot_be_followed_gets_a_line(
+    visitor: BrowserContext, served: Served, query: str, said: str
+) -> None:
+    page = _open(visitor, served, query)
+    expect(page.locator("#vh-status [role=alert]")).to_contain_text(said)
+
+
+def test_leaving_the_presets_changes_nothing(visitor: BrowserContext, served: Served) -> None:
+    page = _open(visitor, served)
+    preset = page.locator("#vh-preset input")
+    preset.focus()
+    page.keyboard.press("Tab")
+    preset.click()
+    page.get_by_role("option").filter(has_text="VAR (").click()
+    expect(page.locator("#vh-methods label:has(input:checked)")).to_have_text(["VAR"])  # what came before is done
+    page.locator("#vh-methods").get_by_label("PAI", exact=True).check()
+    expect(page.locator("#vh-card-pai")).to_be_visible()
+    for typed in ("", "zzz"):
+        preset.focus()
+        page.keyboard.type(typed)
+        page.keyboard.press("Tab")
+    page.locator("#vh-methods").get_by_label("VCD").check()  # seen after all that leaving could have done
+    expect(page.locator("#vh-card-vcd")).to_be_visible()
+    assert _chosen(page) == ["VAR", "PAI", "VCD"]
+
+    preset.focus()  # by the keyboard alone
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(preset).not_to_have_value("VAR (Kang et al., ICLR 2025)")
+    expect(page.locator("#vh-methods label:has(input:checked)")).to_have_count(1)
+
+
+def test_answers_are_marked_once_the_settings_have_changed(visitor: BrowserContext, served: Served) -> None:
+    page = _open(visitor, served)
+    older = page.locator("#vh-older")
+    prompt = page.locator("#vh-prompt textarea, #vh-prompt input")
+    prompt.fill("What is here?")
+    expect(older).to_be_empty()  # nothing is shown yet
+    page.click("#vh-run")
+    _ran(page)
+    expect(older).to_be_empty()
+    prompt.fill("What is there?")
+    expect(older).to_contain_text("older than the settings")
+    prompt.fill("What is here?")
+    expect(older).to_be_empty()
+    page.click("[data-pick=planted-car-sinks]")
+    expect(older).to_contain_text("press Run")
+    page.click("#vh-run")
+    expect(older).to_be_empty()
+    _ran(page)
+    expect(older).to_be_empty()
+
+
+def test_numbers_that_no_run_can_have_get_a_line_and_nobody_waits_for_them(
+    visitor: BrowserContext, served: Served
+) -> None:
+    page = _open(visitor, served)
+    page.get_by_role("button", name="Decoding").click()
+    page.get_by_label("Seed").fill("9" * 30)
+    page.click("#vh-run")
+    expect(page.locator("#vh-status [role=alert]")).to_contain_text("seed=1e+30")
+    page.get_by_label("Seed").fill("7")
+    page.locator("#vh-prompt textarea, #vh-prompt input").fill("word " * 1000)
+    page.click("#vh-run")
+    expect(page.locator("#vh-status [role=alert]")).to_contain_text("5,000 characters, and at most 2,000")
+    expect(page.locator("#vh-run")).to_be_enabled()
+
+
+def test_a_link_beyond_a_sliders_end_is_run_as_it_says(visitor: BrowserContext, served: Served) -> None:
+    page = _open(visitor, served, "?with=vhr:gain=9")
+    page.click("#vh-run")
+    _ran(page)
+    expect(page.locator("#vh-mitigated h3")).to_have_text("vhr:gain=9")
+
+
+def test_a_link_to_ones_own_picture_asks_for_it(visitor: BrowserContext, served: Served, tmp_path: Path) -> None:
+    planted_image("car").save(tmp_path / "mine.png")
+    page = _open(visitor, served, "?picture=own&with=vhr&seed=7")
+    expect(page.locator("#vh-status [role=alert]")).to_contain_text("not in the link: choose it")
+    page.click("#vh-run")
+    expect(page.locator("#vh-status [role=alert]")).to_contain_text("there is no picture")
+    page.locator("#vh-picture input[type=file]").set_input_files(tmp_path / "mine.png")
+    expect(page.locator("#vh-picture img")).to_be_visible()
+    page.click("#vh-run")
+    assert _ran(page)[1].startswith("there is a car")
+    assert parse_qs(urlsplit(page.url).query)["picture"] == ["own"]
+
+
+def test_a_killed_server_is_said_and_its_uploads_are_removed_by_the_next(
+    visitor: BrowserContext, tmp_path: Path
+) -> None:
+    temporary, home = tmp_path / "temporary", tmp_path / "home"
+    temporary.mkdir()
+    home.mkdir()
+    planted_image("car").save(tmp_path / "secret.png")
+    killed = _serve(temporary, home)
+    page = _open(visitor, killed)
+    page.get_by_role("button", name="Remove Image").click()
+    page.locator("#vh-picture input[type=file]").set_input_files(tmp_path / "secret.png")
+    expect(page.locator("#vh-picture img")).to_be_visible()
+    killed.process.kill()
+    killed.process.communicate()
+    expect(page.locator("#vh-connection")).to_contain_text("The connection to the server of this page is lost")
+    assert list(temporary.rglob("secret.png"))
+    served = _serve(temporary, home)
+    assert not list(temporary.rglob("secret.png"))
+    assert served.end() == 0
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -221,29 +221,12 @@ def test_what_a_model_says_cannot_become_markup() -> None:
 # Recipes: links and code
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe(),
-        Recipe(CAR, "Is there a car?", ("vhr:gain=1.5,layers=1+18-31", "pai", "vcd"), 12, 0.7, 0.9, 3),
-        Recipe(CAR, words=()),
-        Recipe(CAR, 'a "quoted" & odd ? prompt', ()),
-    ],
-)
-def test_a_link_brings_the_state_back(recipe: Recipe) -> None:
-    assert Recipe.from_query(recipe.query()) == recipe
-
-
-@pytest.mark.parametrize(
-    "query", ["seed=x", "temperature=-1", "with=vrh", "max_tokens=0", "with=vhr:gian=2", "top_p=2"]
-)
-def test_a_broken_link_is_refused_in_a_line(query: str) -> None:
-    with pytest.raises(BadOption):
-        Recipe.from_query(query)
-
-
-def test_ones_own_picture_is_in_no_link() -> None:
-    assert "image" not in Recipe("holiday.png").query()
+def test_a_link_says_that_ones_own_picture_is_missing(session: Session) -> None:
+    query = Recipe("holiday.png", seed=3).query()
+    assert session.open_link(query).own_picture
+    assert "not in the link: choose it" in session.missing_picture(query)
+    assert "'kitchen', which this model has not; planted-car" in session.missing_picture("image=sample:kitchen")
+    assert session.missing_picture(Recipe(CAR).query()) == session.missing_picture("with=vhr") == ""
 
 
 @pytest.mark.parametrize("words", [("vhr",), ("vhr:gain=1.5", "spin:kept=0.5"), ("pai", "vcd:alpha=0.5"), ()])
@@ -341,6 +324,19 @@ def test_a_picture_that_cannot_be_read_is_named_without_its_folder(
     path.write_bytes(content)
     with pytest.raises(BadImage, match=r"^holiday\.png"):
         session.own(path)
+
+
+@pytest.mark.parametrize(("side", "size"), [(11_000, "11000 x 11000"), (30_000, "900,000,000")])
+def test_a_picture_that_is_too_large_is_told_its_size_and_the_limit(
+    session: Session, tmp_path: Path, side: int, size: str
+) -> None:
+    path = tmp_path / "poster.tif"
+    Image.new("1", (side, side)).save(path, compression="group4")
+    with pytest.raises(BadImage) as refused:
+        session.own(path)
+    assert str(refused.value) == (
+        f"poster.tif is too large: it has {size} pixels, and at most 100,000,000 are read; make it smaller"
+    )
 
 
 def test_ones_own_picture_is_not_checked(session: Session, tmp_path: Path) -> None:

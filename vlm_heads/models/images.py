@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -102,9 +103,10 @@ def _readable(what: str) -> Iterator[None]:
     except UnidentifiedImageError as failure:
         raise BadImage(f"{what} is no image that Pillow can read") from failure
     except Image.DecompressionBombError as failure:
-        raise BadImage(f"{what} is too large: {failure}") from failure
+        pixels = re.search(r"\d+", str(failure))  # Pillow refuses before it says width and height
+        raise _too_large(what, f"{int(pixels[0]):,}" if pixels else "too many") from failure
     except BadImage:
-        raise
+        raise  # a ValueError too, and it says already what is wrong
     except (EOFError, *UNREADABLE) as failure:
         raise BadImage(f"{what} is a broken image: {failure}") from failure
 
@@ -112,10 +114,14 @@ def _readable(what: str) -> Iterator[None]:
 def _check_size(image: Image.Image, what: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise BadImage(f"{what} has {width} x {height} pixels; at most {MAX_PIXELS:,} are read, make it smaller")
+        raise _too_large(what, f"{width} x {height}")
     if min(width, height) < MIN_SIDE:
         raise BadImage(f"{what} has {width} x {height} pixels; at least {MIN_SIDE} on each side are needed")
     return image
+
+
+def _too_large(what: str, size: str) -> BadImage:
+    return BadImage(f"{what} is too large: it has {size} pixels, and at most {MAX_PIXELS:,} are read; make it smaller")
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vlm_heads.errors import BadOption
+from vlm_heads.errors import BadOption, brief
 from vlm_heads.families import Anatomy
-from vlm_heads.toolkit.options import Kind, require_number, write_number
+from vlm_heads.toolkit.options import Kind, read_index, require_number, write_number
 
 HeadList = str | Sequence[tuple[int, int]]
 GainList = str | Sequence[tuple[int, int, float]]
@@ -40,7 +40,7 @@ class HeadListForm:
             return self.read(value, name)
         try:
             pairs = tuple((int(layer), int(head)) for layer, head in value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pairs = ()
         if not pairs:
             raise self._unreadable(value, name)
@@ -50,10 +50,10 @@ class HeadListForm:
         found = _HEAD.fullmatch(piece.strip())
         if found is None:
             raise self._unreadable(text, name)
-        return int(found[1]), int(found[2])
+        return read_index(found[1], name), read_index(found[2], name)
 
     def _unreadable(self, value: Any, name: str) -> BadOption:
-        return BadOption(f"{name}={value!r}: {self._word}, or layer.head pairs as in 14.3+17.0, are needed")
+        return BadOption(f"{name}={brief(value)}: {self._word}, or layer.head pairs as in 14.3+17.0, are needed")
 
 
 class GainListForm:
@@ -81,7 +81,7 @@ class GainListForm:
             return self.read(value, name)
         try:
             triples = tuple((int(layer), int(head), gain) for layer, head, gain in value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self._unreadable(value, name) from None
         for _, _, gain in triples:
             require_number(name, gain, at_least=0.0)
@@ -93,11 +93,11 @@ class GainListForm:
         found = _GAIN.fullmatch(piece.strip())
         if found is None:
             raise self._unreadable(text, name)
-        return int(found[1]), int(found[2]), float(found[3])
+        return read_index(found[1], name), read_index(found[2], name), float(found[3])
 
     def _unreadable(self, value: Any, name: str) -> BadOption:
         return BadOption(
-            f"{name}={value!r}: {self._word}, or layer.head:gain triples as in 14.3:2+17.0:0.5, are needed"
+            f"{name}={brief(value)}: {self._word}, or layer.head:gain triples as in 14.3:2+17.0:0.5, are needed"
         )
 
 

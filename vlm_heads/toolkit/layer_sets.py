@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vlm_heads.errors import BadOption, suggest
-from vlm_heads.toolkit.options import Kind, option
+from vlm_heads.errors import BadOption, brief, suggest
+from vlm_heads.toolkit.options import LARGEST_INDEX, Kind, option, read_index
 
 Layers = str | int | Sequence[int]
 
@@ -39,7 +39,7 @@ def resolve_layers(layers: Layers, depth: int, paper: Sequence[int]) -> frozense
         if not -depth <= index < depth:
             raise BadOption(f"layer {index} was asked for, but the model has layers 0..{depth - 1}")
     if not chosen:
-        raise BadOption(f"layers={layers!r} leaves no layer in a model with {depth} layers; give indices instead")
+        raise BadOption(f"layers={brief(layers)} leaves no layer in a model with {depth} layers; give indices instead")
     return frozenset(index % depth for index in chosen)
 
 
@@ -68,9 +68,20 @@ class _LayersForm:
         for piece in text.split("+"):
             match = _RUN.fullmatch(piece.strip())
             if match is None:
-                raise BadOption(f"{name}={text}: a name, or indices and runs joined by +, as in 1+18-31, are needed")
-            first = int(match[1])
-            chosen.extend(range(first, int(match[2]) + 1) if match[2] else [first])
+                raise BadOption(
+                    f"{name}={brief(text, str)}: a name, or indices and runs joined by +, as in 1+18-31, are needed"
+                )
+            first = read_index(match[1], name)
+            run = range(first, read_index(match[2], name) + 1) if match[2] else [first]
+            if not run:
+                raise BadOption(
+                    f"{name}={brief(text, str)}: {piece.strip()} is no run of layers; the lower one comes first"
+                )
+            chosen.extend(run)
+            if len(chosen) > LARGEST_INDEX:
+                raise BadOption(
+                    f"{name}={brief(text, str)}: these are {len(chosen):,} layers, and no model has so many"
+                )
         return tuple(chosen)
 
     def write(self, value: Any) -> str:
@@ -83,7 +94,7 @@ class _LayersForm:
         if not isinstance(chosen, Sequence | range) or any(
             isinstance(one, bool) or not isinstance(one, int) for one in chosen
         ):
-            raise BadOption(f"{name}={value!r}: the name of a layer set, or zero-based indices, are needed")
+            raise BadOption(f"{name}={brief(value)}: the name of a layer set, or zero-based indices, are needed")
         return tuple(chosen)
 
 
@@ -96,4 +107,6 @@ def _named(name: str, depth: int, paper: Sequence[int]) -> list[int]:
     if name in LAYER_SETS:
         return list(LAYER_SETS[name](depth))
     known = ["paper", *LAYER_SETS]
-    raise BadOption(f"no layer set {name!r}{suggest(name, known)}; known: {', '.join(known)}, or indices as 1+18-31")
+    raise BadOption(
+        f"no layer set {brief(name)}{suggest(name, known)}; known: {', '.join(known)}, or indices as 1+18-31"
+    )

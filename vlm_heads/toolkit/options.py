@@ -15,11 +15,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
-from vlm_heads.errors import BadOption, suggest
+from vlm_heads.errors import BadOption, brief, suggest
 
 Kind = Literal["number", "integer", "switch", "word", "layers", "list"]
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+LARGEST_INDEX = 99_999
 _FACTS = "vlm_heads.option"
 _NEEDS_QUOTES = frozenset(',"; \t\n\r\v\f')
 
@@ -48,17 +49,18 @@ class Form(Protocol):
 
 def require_number(name: str, value: object, *, at_least: float = -math.inf, at_most: float = math.inf) -> None:
     """Raise `BadOption` unless the value is a finite number in its range."""
-    span = f"{at_least:g}..{at_most:g}" if at_most < math.inf else f"at least {at_least:g}"
+    least, most = write_number(at_least), write_number(at_most)
+    span = f"{least}..{most}" if at_most < math.inf else f"at least {least}"
     needed = "a finite number" + ("" if at_least == -math.inf else f", {span},")
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(float(value)) or not at_least <= float(value) <= at_most:  # type: ignore[arg-type]
-        raise BadOption(f"{name}={value!r}: {needed} is needed")
+    if not number or not _finite(value) or not at_least <= value <= at_most:  # type: ignore[operator]
+        raise BadOption(f"{name}={brief(value)}: {needed} is needed")
 
 
 def require_word(name: str, value: object, words: Sequence[str]) -> None:
     """Raise `BadOption` unless the value is one of the words."""
     if not isinstance(value, str) or value not in words:
-        raise BadOption(f"{name}={value!r}{suggest(str(value), words)}: one of {', '.join(words)} is needed")
+        raise BadOption(f"{name}={brief(value)}{suggest(str(value), words)}: one of {', '.join(words)} is needed")
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ class Option:
             return self.form.checked(value, self.name)
         if self.kind == "switch":
             if not isinstance(value, bool):
-                raise BadOption(f"{self.name}={value!r}: True or False is needed")
+                raise BadOption(f"{self.name}={brief(value)}: True or False is needed")
             return value
         if self.kind == "word":
             return self._word(value)
         if isinstance(value, str) and value in self.words:
             return value
         if isinstance(value, str) and self.words:
-            raise BadOption(f"{self.name}={value!r}: a number or the word {' or '.join(self.words)} is needed")
+            raise BadOption(f"{self.name}={brief(value)}: a number or the word {' or '.join(self.words)} is needed")
         return self._number(value)
 
     def read(self, text: str) -> Any:
@@ -122,7 +124,7 @@ class Option:
             return readers[self.kind](text)
         except ValueError:
             words = "".join(f" or {word}" for word in self.words)
-            raise BadOption(f"{self.name}={text}: a {self.kind}{words} is needed") from None
+            raise BadOption(f"{self.name}={brief(text, str)}: a {self.kind}{words} is needed") from None
 
     def write(self, value: Any) -> str:
         """Return the text of a checked value, as `read` takes it; every digit of a number is kept."""
@@ -134,7 +136,7 @@ class Option:
         if self.words:
             require_word(self.name, value, self.words)
         elif not isinstance(value, str):
-            raise BadOption(f"{self.name}={value!r}: a text is needed")
+            raise BadOption(f"{self.name}={brief(value)}: a text is needed")
         return str(value)
 
     def _number(self, value: Any) -> float | int:
@@ -143,7 +145,7 @@ class Option:
         require_number(self.name, value, at_least=low, at_most=high)
         if self.kind == "integer":
             if int(value) != value:
-                raise BadOption(f"{self.name}={value!r}: a whole number is needed")
+                raise BadOption(f"{self.name}={brief(value)}: a whole number is needed")
             return int(value)
         return float(value)
 
@@ -207,7 +209,7 @@ def parse_options(kind: type, text: str, name: str) -> Mapping[str, Any]:
         key, equals, value = (part.strip() for part in piece.partition("="))
         if key not in known:
             listed = ", ".join(known)
-            raise BadOption(f"{name} has no option {key!r}{suggest(key, known)}; it has {listed or 'none'}")
+            raise BadOption(f"{name} has no option {brief(key)}{suggest(key, known)}; it has {listed or 'none'}")
         if not equals or not value:
             raise BadOption(f"option {key!r} of {name} has no value; write {key}={known[key].default}")
         if key in chosen:
@@ -252,6 +254,25 @@ def write_number(value: Any) -> str:
     return str(value)
 
 
+def read_index(text: str, name: str) -> int:
+    """Return the number of a layer, a head or a channel.
+
+    Raises:
+        BadOption: if it is none, or larger than any model has; a list of so many would fill the memory.
+    """
+    digits = text.removeprefix("-")
+    if not digits.isdecimal() or len(digits) > 18 or int(digits) > LARGEST_INDEX:
+        raise BadOption(f"{name}={brief(text)}: a whole number, at most {LARGEST_INDEX}, is needed")
+    return int(text)
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False
+
+
 def _quoted(text: str) -> str:
     return json.dumps(text) if not text or _NEEDS_QUOTES & set(text) or text != text.strip() else text
 
@@ -262,7 +283,7 @@ def _unquoted(text: str) -> str:
     try:
         return str(json.loads(text, strict=False))
     except ValueError:
-        raise BadOption(f"{text}: the closing quote is missing, or something follows it") from None
+        raise BadOption(f"{brief(text, str)}: the closing quote is missing, or something follows it") from None
 
 
 def _kind_of(hint: Any) -> tuple[Kind, tuple[str, ...]]:

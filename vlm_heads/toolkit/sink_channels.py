@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vlm_heads.blind import untouched
-from vlm_heads.errors import BadOption, NoSinks
+from vlm_heads.errors import BadOption, NoSinks, brief
 from vlm_heads.families import Anatomy
 from vlm_heads.models.placement import input_device
-from vlm_heads.toolkit.options import Kind
+from vlm_heads.toolkit.options import Kind, read_index
 
 SinkDims = str | Sequence[int]
 
@@ -164,9 +164,9 @@ class SinkDimsForm:
         """
         listed: list[Any] = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
         pieces = value.split("+") if isinstance(value, str) else listed
-        if not pieces or not all(str(piece).strip().isdigit() for piece in pieces):
-            raise BadOption(f"{name}={value!r}: auto, or channel numbers as in 1415+2533, are needed")
-        return tuple(sorted({int(piece) for piece in pieces}))
+        if not pieces or not all(str(piece).strip().isdecimal() for piece in pieces):
+            raise BadOption(f"{name}={brief(value)}: auto, or channel numbers as in 1415+2533, are needed")
+        return tuple(sorted({read_index(str(piece).strip(), name) for piece in pieces}))
 
 
 def sink_strength(hidden: Tensor, channels: Sequence[int]) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from vlm_app.console import print_json, remark
+from vlm_app.leftovers import temporary_folder
 from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed
 
@@ -89,11 +90,12 @@ def free_port(first: int) -> int:
 def _at_home() -> Iterator[None]:
     """Tell libraries, before they are imported, to report nothing and to write only into a temporary folder.
 
-    Afterwards the folder is removed, and the environment is as it was.
+    Afterwards the folder is removed, and the environment is as it was. What an earlier page left that was killed is
+    removed first.
     """
     before, tempdir = dict(os.environ), tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="vlm-heads-") as folder:
-        tempfile.tempdir = folder
+    with temporary_folder() as folder:
+        tempfile.tempdir = str(folder)
         os.environ |= {
             "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_TEMP_DIR": str(Path(folder, "uploads")),
@@ -118,8 +120,9 @@ def _say(local: str, public: str | None, json: bool) -> None:
 
 
 def _until_stopped() -> None:
-    """Wait for Ctrl+C or a polite kill."""
+    """Wait for Ctrl+C, a polite kill or the end of the terminal; under `nohup` the last is left alone."""
     stopped = threading.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda *_: stopped.set())
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sign) is not signal.SIG_IGN:
+            signal.signal(sign, lambda *_: stopped.set())
     stopped.wait()

@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from vlm_app.view.cards import cards
-from vlm_heads import parse_mitigation
+from vlm_heads import Method, parse_mitigation
+from vlm_heads.errors import BadOption
 from vlm_heads.methods import Option
 
 
@@ -44,9 +45,15 @@ def values_of(words: Sequence[str]) -> tuple[list[str], dict[Key, Any]]:
     """Return the chosen methods and one value for each of `option_keys()`; the inverse of `words_of`.
 
     Raises:
-        BadOption: if a word cannot be read.
+        BadOption: if a word cannot be read, or a method is named that the form cannot hold or holds only once.
     """
-    given = {one.name: one for one in parse_mitigation(words).methods()}
+    given: dict[str, Method] = {}
+    for one in parse_mitigation(words).methods():
+        if one.name not in {card.name for card in cards()}:
+            raise BadOption(f"{one.name} acts from a head profile, which this page does not take; take it out")
+        if one.name in given:
+            raise BadOption(f"{one.name} is named twice, and this page holds each method once; take one out")
+        given[one.name] = one
     values = {
         key: _shown(option, getattr(given.get(key.method), key.option, option.default))
         for key, option in _options().items()

@@ -28,6 +28,16 @@ def note(text: str, kind: str = "quiet") -> str:
     return f'<p class="vh-note vh-{kind}"{role}>{escape(text)}</p>'
 
 
+def older(answers: bool) -> str:
+    """Return the line above answers of other settings than those that are chosen now; nothing where they agree."""
+    return (
+        '<p class="vh-note vh-older" role="status">What is shown below is older than the settings: press Run to ask '
+        "with them.</p>"
+        if answers
+        else ""
+    )
+
+
 def header(title: str, model: str) -> str:
     """Return the top of the page."""
     return (

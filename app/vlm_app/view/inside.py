@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from vlm_app.view.facts import HeadMap, LookedAt, Patches, Strip, Undrawn
 from vlm_app.view.grid import Grid, find_grid
-from vlm_app.view.looking import Looks, watch
+from vlm_app.view.looking import Looks, require_going, watch
 from vlm_app.view.marks import Named
 from vlm_app.view.receipts import heads_acted_on
 from vlm_heads import (
@@ -54,6 +55,7 @@ class Inside:
         said: the answers by side.
         interventions: of the mitigated side.
         acted: (layer, head) pairs that they acted on.
+        stopped: ends what is being looked at when set.
         grid: where the image positions lie; None where that cannot be said.
         reason: why nothing is drawn on the picture.
         side, token, head: what was clicked last; head None stands for all heads.
@@ -68,6 +70,7 @@ class Inside:
     interventions: tuple[Intervention, ...]
     acted: frozenset[tuple[int, int]]
     channels: tuple[int, ...]
+    stopped: threading.Event | None = None
     grid: Grid | None = field(init=False, default=None)
     reason: str = field(init=False, default="")
     side: str = field(init=False, default="plain")
@@ -82,7 +85,11 @@ class Inside:
         self._look()
 
     def pick_token(self, side: str, token: int) -> None:
-        """Look at one token of one answer; runs the model where that answer was not watched yet."""
+        """Look at one token of one answer; runs the model where that answer was not watched yet.
+
+        Raises:
+            Stopped: if that was ended.
+        """
         if side in self.said and 0 <= token < len(self.said[side].tokens):
             self.side, self.token = side, token
             self._look()
@@ -165,6 +172,7 @@ class Inside:
                     self.said[self.side].ids,
                     self.interventions if mitigated else (),
                     self.channels,
+                    self.stopped,
                 )
             except VlmHeadsError as mistake:
                 if not mitigated:
@@ -184,6 +192,7 @@ def look_inside(
     interventions: Sequence[Intervention],
     receipt: Mapping[str, Any] | None,
     channels: tuple[int, ...],
+    stopped: threading.Event | None = None,
 ) -> Inside:
     """Return what can be seen in a run.
 
@@ -195,15 +204,20 @@ def look_inside(
         interventions: of the mitigated side.
         receipt: of the mitigated side.
         channels: in which the model's sinks explode.
+        stopped: ends the look at its next pass or token when set.
 
     Raises:
+        Stopped: if it was ended.
         VlmHeadsError: if the model's heads cannot be seen at all.
     """
-    said = {
-        side: Said(ids, tuple(token_grounding(vlm.model, vlm.processor, image, prompt, ids)), tuple(named))
-        for side, (ids, named) in answers.items()
-        if ids
-    }
+    said = {}
+    for side, (ids, named) in answers.items():
+        require_going(stopped)
+        if ids:
+            traced = token_grounding(vlm.model, vlm.processor, image, prompt, ids)
+            said[side] = Said(ids, tuple(traced), tuple(named))
+    require_going(stopped)
     profile = score_heads(vlm.model, vlm.processor, [(image, prompt)])
     inputs = vlm.inputs([image], prompt)
-    return Inside(vlm, image, inputs, profile, said, tuple(interventions), heads_acted_on(receipt), channels)
+    require_going(stopped)
+    return Inside(vlm, image, inputs, profile, said, tuple(interventions), heads_acted_on(receipt), channels, stopped)

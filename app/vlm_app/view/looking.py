@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, StoppingCriteria
 from vlm_kernels import AttentionPlan, KeyClass, attend
 
 from vlm_heads import VLM, AttentionCall, Intervention, UnsupportedGeneration, Watcher, attach, examine
@@ -52,6 +53,7 @@ def watch(
     token_ids: Sequence[int],
     interventions: Sequence[Intervention] = (),
     channels: Sequence[int] = (),
+    stopped: threading.Event | None = None,
 ) -> Looks:
     """Return where an answer looked, token by token, with the interventions in place.
 
@@ -61,8 +63,10 @@ def watch(
         token_ids: the answer; every one is forced, so that any answer can be watched with any interventions.
         interventions: as in `attach`.
         channels: the sink channels; see `sink_channels_of`.
+        stopped: ends the watching at its next token when set.
 
     Raises:
+        Stopped: if it was ended before all tokens were watched.
         UnsupportedModel: if the model's self-attention has no image keys, or an intervention cannot act on it.
         UnsupportedGeneration: if the weights of so many tokens would not fit.
     """
@@ -82,7 +86,9 @@ def watch(
             max_new_tokens=len(token_ids),
             min_new_tokens=len(token_ids),
             logits_processor=[_Forced(token_ids)],
+            stopping_criteria=[_Until(stopped)],
         )
+    require_going(stopped)
     seen = watcher.seen
     return Looks(watcher.weights, seen.sinks, seen.moved / seen.mass if seen.redistributes and seen.mass > 0 else None)
 
@@ -91,6 +97,27 @@ def sink_channels_of(vlm: VLM) -> tuple[int, ...]:
     """Return the channels in which this model's sinks explode; none where it has no sinks."""
     with torch.inference_mode():
         return find_sink_channels(examine(vlm.model)).channels
+
+
+class Stopped(Exception):  # noqa: N818  # it says what happened, and nothing went wrong
+    """Somebody pressed Stop, or left, before all was looked at."""
+
+
+def require_going(stopped: threading.Event | None) -> None:
+    """Raise `Stopped` if the event is set."""
+    if stopped is not None and stopped.is_set():
+        raise Stopped
+
+
+class _Until(StoppingCriteria):  # type: ignore[misc]
+    """Ends a generation once the event is set."""
+
+    def __init__(self, stopped: threading.Event | None) -> None:
+        self._stopped = stopped
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        ended = self._stopped is not None and self._stopped.is_set()
+        return torch.full((input_ids.shape[0],), ended, dtype=torch.bool, device=input_ids.device)
 
 
 class _Forced(LogitsProcessor):  # type: ignore[misc]

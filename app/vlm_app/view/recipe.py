@@ -10,10 +10,15 @@ from urllib.parse import parse_qsl, urlencode
 import vlm_heads
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, SAMPLE
 from vlm_heads import DEFAULT_PROMPT, Method, Mitigation, parse_mitigation
-from vlm_heads.errors import BadOption
+from vlm_heads.errors import BadOption, brief
 from vlm_heads.methods import require_number
 
 LONGEST_ANSWER = 512
+LONGEST_PROMPT = 2000  # characters; every look inside runs over the whole prompt again
+MOST_PARAMETERS = 100  # of a link
+LONGEST_WORD = 10_000  # characters of a method in a link; a list of gains on every head is long
+OWN_PICTURE = "photo.png"  # stands for a visitor's own picture where its name is not known
+_OWN = ("picture", "own")  # in a link: there was a picture, and it is not in the link
 _WHOLE = ("max_tokens", "seed")
 
 
@@ -23,7 +28,7 @@ class Recipe:
 
     Attributes:
         image: `sample:NAME`, or the file name of a visitor's own image, which no link can carry; empty for none yet.
-        prompt: what is asked.
+        prompt: what is asked, at most 2,000 characters.
         words: interventions as `--with` takes them.
         max_tokens: the longest answer, 1..512.
         temperature: of sampling; 0 is greedy.
@@ -31,7 +36,7 @@ class Recipe:
         seed: set before each answer.
 
     Raises:
-        BadOption: if a number is out of its range.
+        BadOption: if a number is out of its range, or the prompt is too long.
     """
 
     image: str = ""
@@ -43,12 +48,20 @@ class Recipe:
     seed: int = DEFAULT_SEED
 
     def __post_init__(self) -> None:
+        if len(self.prompt) > LONGEST_PROMPT:
+            raise BadOption(
+                f"the prompt has {len(self.prompt):,} characters, and at most {LONGEST_PROMPT:,} are taken here; make "
+                "it shorter"
+            )
         require_number("max_tokens", self.max_tokens, at_least=1, at_most=LONGEST_ANSWER)
         require_number("temperature", self.temperature, at_least=0.0, at_most=5.0)
         require_number("top_p", self.top_p, at_least=0.01, at_most=1.0)
         require_number("seed", self.seed, at_least=0, at_most=2**32 - 1)
         for name in _WHOLE:
-            object.__setattr__(self, name, int(getattr(self, name)))
+            value = getattr(self, name)
+            if value != int(value):
+                raise BadOption(f"{name}={value!r}: a whole number is needed")
+            object.__setattr__(self, name, int(value))
 
     @property
     def mitigation(self) -> Mitigation:
@@ -59,6 +72,11 @@ class Recipe:
         """
         return parse_mitigation(self.words)
 
+    @property
+    def own_picture(self) -> bool:
+        """Whether the picture is a visitor's own."""
+        return bool(self.image) and not self.image.startswith(SAMPLE)
+
     def decoding(self) -> dict[str, Any]:
         """Return the arguments of `generate`."""
         arguments: dict[str, Any] = {"max_new_tokens": self.max_tokens}
@@ -67,17 +85,20 @@ class Recipe:
         return arguments
 
     def query(self) -> str:
-        """Return the query of a link that brings the page back to this state; what is as always is left out."""
+        """Return the query of a link that brings the page back to this state; what is as always is left out.
+
+        Of a visitor's own picture it says only that there was one.
+        """
         plain = Recipe()
         pairs: list[tuple[str, str]] = []
         for one in fields(self):
             value = getattr(self, one.name)
             if one.name == "words":
                 pairs += [("with", word) for word in value] or [("with", "")]
-            elif (one.name == "seed" or value != getattr(plain, one.name)) and not (
-                one.name == "image" and not value.startswith(SAMPLE)
-            ):
-                pairs.append((one.name, f"{value:g}" if isinstance(value, float) else str(value)))
+            elif one.name == "image" and self.own_picture:
+                pairs.append(_OWN)
+            elif one.name == "seed" or value != getattr(plain, one.name):
+                pairs.append((one.name, _written(value)))
         return urlencode(pairs)
 
     @classmethod
@@ -94,9 +115,15 @@ class Recipe:
         chosen: dict[str, Any] = {}
         words: list[str] = []
         readers = {one.name: _reader(one.name) for one in fields(cls) if one.name != "words"}
-        for name, value in parse_qsl(query, keep_blank_values=True):
+        for name, value in _pairs(query):
             if name == "with":
+                if len(value) > LONGEST_WORD:
+                    raise BadOption(
+                        f"with={brief(value, str)} in the link has {len(value):,} characters; no method needs so many"
+                    )
                 words.append(value)
+            elif (name, value) == _OWN:
+                chosen["image"] = OWN_PICTURE
             elif name in readers:
                 chosen[name] = _read(readers[name], name, value)
         if words:
@@ -115,13 +142,13 @@ class Recipe:
             pieces += ["--with", word]
         pieces += ["--max-tokens", str(self.max_tokens), "--seed", str(self.seed)]
         if self.temperature > 0.0:
-            pieces += ["--temperature", f"{self.temperature:g}", "--top-p", f"{self.top_p:g}"]
+            pieces += ["--temperature", _written(self.temperature), "--top-p", _written(self.top_p)]
         return shlex.join(pieces)
 
     def python(self, model: str = DEFAULT_MODEL) -> str:
         """Return a program that prints both answers of this run."""
         imports = ["import torch", "import vlm_heads"]
-        picture = repr(self.image or "photo.png")
+        picture = repr(self.image or OWN_PICTURE)
         if self.image.startswith(SAMPLE):
             imports.append("from vlm_evals.scenes.samples import sample_path")
             picture = f"sample_path({self.image.removeprefix(SAMPLE)!r})"
@@ -155,6 +182,17 @@ def _constructor(one: Method, imports: list[str]) -> str:
     return f"{kind.__name__}({changed})"
 
 
+def _written(value: Any) -> str:
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
+    except ValueError:
+        raise BadOption(f"the link has more than {MOST_PARAMETERS} parameters; a link of this page has fewer") from None
+
+
 def _reader(name: str) -> type:
     return {"image": str, "prompt": str}.get(name, int if name in _WHOLE else float)
 
@@ -163,4 +201,5 @@ def _read(reader: type, name: str, value: str) -> Any:
     try:
         return reader(value)
     except ValueError:
-        raise BadOption(f"{name}={value} in the link is no number; take it out of the link") from None
+        kind = "whole number" if reader is int else "number"
+        raise BadOption(f"{name}={brief(value, str)} in the link is no {kind}; take it out of the link") from None
