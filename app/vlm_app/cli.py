@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, NamedTuple, NoReturn
 
 import typer
@@ -82,7 +82,10 @@ def command_line(asked: Collection[str]) -> typer.Typer:
 
 def _say_version(asked_for: bool) -> None:
     if asked_for:
-        print(f"vlm-heads {version('vlm-heads')}")
+        try:
+            print(f"vlm-heads {version('vlm-heads')}")
+        except PackageNotFoundError:  # a checkout that was not installed
+            print("vlm-heads 0+unknown")
         raise typer.Exit
 
 

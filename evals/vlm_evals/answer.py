@@ -109,12 +109,15 @@ def answer_samples(
 
     Raises:
         RunError: if more images are unreadable than `max_failures`.
+        BadPrompt: if the first prompt is empty, carries the image token, or is refused with any picture.
         NothingIntervened: if an intervention found nothing to act on in the whole share, unless that is allowed.
         VlmHeadsError: if the model or an intervention cannot do what is asked.
     """
     sharing = processes or Processes()
     share = samples[sharing.index :: sharing.count]
     rest = [sample for sample in share if sample.sample_id not in run.answers]
+    if rest:  # a prompt that no picture helps is no sample's error
+        asking.vlm.inputs([Image.new("RGB", (64, 64), "grey")], [rest[0].prompt])
     progress(len(share) - len(rest))
     sampling = bool(protocol.decoding.get("do_sample"))
     for batch in _batches(rest, 1 if sampling else asking.batch_size):

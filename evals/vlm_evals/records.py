@@ -250,7 +250,7 @@ def _decode(path: Path, line: int, text: str, position: int, listed: bool) -> tu
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file in one step, and the folders it stands in where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode(errors="backslashreplace"))  # half a surrogate pair is no text
+    write_whole(path, text.encode())
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -96,5 +96,6 @@ def write_report(folder: Path | str, report: Mapping[str, Any], *, plots: bool =
         from vlm_evals.reports.plots import draw_plots  # matplotlib is slow to import, and a judge needs none
 
         drawn = draw_plots(folder, report)
-    write_text(folder / "report.md", markdown(report, [path.name for path in drawn]))
+    text = markdown(report, [path.name for path in drawn])
+    write_text(folder / "report.md", text.encode(errors="backslashreplace").decode())  # half a surrogate is no text
     return [folder / "report.json", folder / "report.md", *drawn]

@@ -303,7 +303,9 @@ def _write_all(descriptor: int, content: bytes) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that the system releases when the process ends, however it ends."""
-    with path.open("a") as file:
+    with _writing(path):
+        file = path.open("a")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -258,3 +258,13 @@ def test_a_pipe_among_the_pictures_does_not_block(tmp_path: Path, vlm: VLM, capt
     run = ask(tmp_path / "run", vlm, (protocol, swapped))
     assert "is no file but a pipe" in (run.answers["2"].error or "")
     assert run.failures == 1
+
+
+@pytest.mark.parametrize("prompt", ["", "What is <image>?", "a forbidden word"])
+def test_a_prompt_that_nothing_can_be_asked_with_ends_the_run_at_once(
+    tmp_path: Path, picky: VLM, captions: Task, prompt: str
+) -> None:
+    protocol, asked = captions
+    with pytest.raises(BadPrompt):
+        ask(tmp_path, picky, (protocol, [replace(one, prompt=prompt) for one in asked]))
+    assert answers_in(tmp_path) == {}

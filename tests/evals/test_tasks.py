@@ -211,6 +211,12 @@ def test_annotations_may_be_given_with_the_pictures_beside_them(folder: Path) ->
     assert len(CocoFolder.find(folder / "annotations").images) == 6
 
 
+def test_the_pictures_may_be_given_with_the_annotations_beside_them(folder: Path) -> None:
+    moved(folder, *LAYOUTS["2017, pictures beside the annotations"])
+    (folder / "captions.json").rename(folder / "annotations" / "captions_val2017.json")
+    assert len(CocoFolder.find(folder / "val2017").images) == 6
+
+
 def test_missing_pictures_are_counted_and_where_they_were_looked_for_is_said(folder: Path) -> None:
     for image in (2, 5):
         (folder / "images" / f"{image}.png").unlink()

@@ -84,22 +84,22 @@ _OF_TEXT = {f"{name}_token_id" for name in ("bos", "eos", "pad", "sep", "cls", "
 
 
 def _reserved(model: nn.Module, processor: Any) -> list[str]:
-    """Return the tokens that stand for pictures, videos or sound in a model's input, and for where these start."""
+    """Return the tokens beside the image's that stand for pictures, videos or sound, or for where these start."""
     known = getattr(getattr(processor, "tokenizer", None), "added_tokens_decoder", None)
     config = getattr(model, "config", None)
     if not isinstance(known, Mapping) or config is None:
         return []
     stated = {name: value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))}
     ids = {value for name, value in stated.items() if name not in _OF_TEXT and isinstance(value, int)}
-    return [str(known[one]) for one in sorted(ids) if one in known]
+    own = str(getattr(processor, "image_token", ""))  # which `chat_text` refuses
+    return [token for one in sorted(ids) if one in known and (token := str(known[one])) != own]
 
 
 def _require_free_of(reserved: Sequence[str], prompts: Sequence[str]) -> None:
     for prompt in prompts:
         if carried := next((token for token in reserved if token in prompt), None):
             raise BadPrompt(
-                f"the prompt carries {carried!r}, the image token or another that stands for pictures in this model's "
-                "input; it is put in by itself, leave it out"
+                f"the prompt carries {carried!r}, which stands for pictures in this model's input; leave it out"
             )
 
 

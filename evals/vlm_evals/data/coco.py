@@ -16,8 +16,13 @@ WORLD = {"split", "images", "seed"}  # says which export of the embedded world a
 
 
 def annotation_files(root: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Return the `instances*.json` and the `captions*.json` of a folder and of its `annotations`."""
-    places = (root, root / "annotations")
+    """Return the `instances*.json` and the `captions*.json` of a folder and of its `annotations`.
+
+    A folder of pictures without either, such as `val2014`, has them in the `annotations` beside it.
+    """
+    places = [root, root / "annotations"]
+    if not any(next(place.glob("*.json"), None) for place in places):
+        places = [root.absolute().parent / "annotations"]
     instances = tuple(sorted(path for place in places for path in place.glob("instances*.json")))
     return instances, tuple(sorted(path for place in places for path in place.glob("captions*.json")))
 

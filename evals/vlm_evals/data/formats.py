@@ -12,6 +12,7 @@ from typing import Any
 from vlm_evals.data.tabular import rows_of
 from vlm_evals.errors import EvaluationError, FileFormatError
 from vlm_evals.records import Label, image_key, write_rows
+from vlm_evals.text.objects import vocabulary
 
 _WRAPPERS = ("sentences", "logs", "captions", "annotations", "results", "answers")
 _CAPTION_KEYS = ("caption", "text", "answer", "response", "prediction", "pred")
@@ -86,13 +87,17 @@ def _caption(path: Path, line: int, row: Mapping[str, Any]) -> Caption:
         given = ", ".join(map(str, list(row)[:6])) or "no fields"
         raise FileFormatError(path, line, f"{error}; the object has {given}") from error
     text = _text(path, line, row, _CAPTION_KEYS)
-    if _POPE_QUESTION.fullmatch(text.strip()) and "label" in row:
-        raise FileFormatError(path, line, "is a question with its label, and no caption; give what the model said")
+    _refuse_question(path, line, row, text)
     if (asked := _asked(row)) is not None and _POPE_QUESTION.search(asked):
         raise FileFormatError(
             path, line, f"answers the question {asked.strip()!r}, and is no caption; `vlm-heads judge pope` scores it"
         )
     return Caption(image_id, text, line)
+
+
+def _refuse_question(path: Path, line: int, row: Mapping[str, Any], text: str) -> None:
+    if "label" in row and row.get("text") == text and _POPE_QUESTION.fullmatch(text.strip()):
+        raise FileFormatError(path, line, "is a question with its label; give the file of what the model said")
 
 
 def _asked(row: Mapping[str, Any]) -> str | None:
@@ -135,6 +140,9 @@ def _unwrapped(path: Path, id_key: str, text_key: str) -> Iterator[tuple[int, di
     """
     for line, row in rows_of(path):
         if (mapped := _mapped(row)) is not None:
+            listed = all(isinstance(value, list) for value in row.values())
+            if listed and mapped and all(text in vocabulary().nodes for _, text in mapped):
+                raise FileFormatError(path, line, "is an index of objects: id -> names; give what the model said")
             yield from ((line, {id_key: name, text_key: text}) for name, text in mapped)
             continue
         rows = next((row[key] for key in _WRAPPERS if isinstance(row.get(key), list)), None)
@@ -253,6 +261,7 @@ def _answer(path: Path, line: int, row: Mapping[str, Any]) -> GivenAnswer:
     doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
     split = row.get("category", row.get("split", doc.get("category")))
     text = _text(path, line, row, _ANSWER_KEYS)
+    _refuse_question(path, line, row, text)
     question_id = next((found for place in (row, doc, *_inner(row)) if (found := question_id_of(place))), None)
     asked = _asked(row)
     if asked is None and isinstance(beside := row.get("text"), str) and beside is not text and "?" in beside:

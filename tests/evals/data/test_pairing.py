@@ -157,6 +157,11 @@ def test_answers_to_something_else_are_refused(
         judge("pope", [path], questions=pope[:1])
 
 
+def test_questions_are_no_answers(pope: list[Path]) -> None:
+    with pytest.raises(FileFormatError, match="line 1: is a question with its label; give the file of what the model"):
+        judge("pope", pope[:1], questions=pope[:1])
+
+
 def test_files_in_another_order_are_refused(tmp_path: Path, pope: list[Path]) -> None:
     bare = [{"question_id": n, "text": "Yes"} for n in range(1, 5)]
     random, popular = (written(tmp_path / f"answers_{name}.jsonl", bare) for name in ("random", "popular"))
@@ -232,8 +237,9 @@ def test_answers_as_a_mapping_and_as_a_table(tmp_path: Path) -> None:
         (
             "a.json",
             '{"question_id": 1, "image": "1.jpg", "text": "Is there a dog in the image?", "label": "yes"}',
-            "line 1: is a question with its label, and no caption",
+            "line 1: is a question with its label; give the file of what the model said",
         ),
+        ("a.json", '{"42": ["dog", "cat"], "7": ["dining table"]}', "is an index of objects: id -> names; give what"),
         (
             "a.json",
             '{"question_id": 1, "prompt": "Is there a dog in the image?\\nOne word.", "text": "Yes"}',

@@ -20,7 +20,7 @@ def with_video(untrained_mini) -> VLM:
 @pytest.mark.parametrize("token", ["<image>", "<|video_pad|>", "<|vision_start|>"])
 def test_a_token_that_stands_for_pictures_is_refused(with_video: VLM, token: str) -> None:
     picture = Image.new("RGB", (20, 20))
-    with pytest.raises(BadPrompt, match="the image token"):
+    with pytest.raises(BadPrompt, match=r"the image token|which stands for pictures"):
         with_video.answer(picture, f"What is {token} here?")
     with pytest.raises(BadPrompt, match="leave it out"):
         with_video.answer_batch([picture, picture], ["Describe.", f"What is {token}?"])
