@@ -25,8 +25,7 @@ def chat_text(processor: Any, prompt: str) -> str:
     Raises:
         BadPrompt: if the prompt is no text, is empty, or carries the image token itself.
     """
-    if not isinstance(prompt, str):
-        raise BadPrompt(f"prompt={prompt!r}: a text is needed, as 'what is in the picture?'")
+    _require_text(prompt)
     if not prompt.strip():
         raise BadPrompt("the prompt is empty; ask something, for instance 'Please describe this image in detail.'")
     token = getattr(processor, "image_token", None)
@@ -40,6 +39,11 @@ def chat_text(processor: Any, prompt: str) -> str:
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         return str(text)
     return f"{token}\n{prompt}" if token is not None else prompt
+
+
+def _require_text(prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise BadPrompt(f"prompt={prompt!r}: a text is needed, as 'what is in the picture?'")
 
 
 def model_inputs(
@@ -58,6 +62,8 @@ def model_inputs(
         BadPrompt: if it refuses a prompt, or a prompt carries a token that stands for pictures in the input.
         UnsupportedModel: if the processor leaves no image token in the text.
     """
+    for prompt in prompts:
+        _require_text(prompt)
     _require_free_of(_reserved(model, processor), prompts)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is not None:
