@@ -34,7 +34,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "triton_launch",
         "torch_decode materialised",
         "torch_backend triton_decode triton_tail",
-        "triton_backend",
+        "triton_backend differentiable",
         "dispatch",
         "bench",
     ),

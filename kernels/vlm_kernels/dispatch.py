@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlm_kernels import reference, torch_backend
+from vlm_kernels import differentiable, reference, torch_backend
+from vlm_kernels.differentiable import records
 from vlm_kernels.plan import AttentionPlan, Aux
 from vlm_kernels.torch_decode import PreparedDecode
 
@@ -58,7 +59,7 @@ def attend(
 
     Raises:
         ValueError: if shapes do not fit each other, a key class is missing, or a name is unknown.
-        RuntimeError: if Triton is asked for by name and cannot do this call.
+        RuntimeError: if Triton is asked for by name and cannot do this call, as where gradients are taken.
     """
     _check_names(backend, want)
     if mask is None and 1 < query.shape[2] < key.shape[2]:
@@ -66,7 +67,13 @@ def attend(
     _check_shapes(query, key, value, plan, key_class, mask, want)
     if backend == "reference":
         return reference.attend(query, key, value, plan=plan, key_class=key_class, mask=mask, scale=scale, want=want)
-    if _takes_triton(query, value, backend) and (plan.edits_weights or want):
+    if records(query, key, value):
+        if backend == "triton":
+            raise RuntimeError(
+                "backend='triton' has no backward: use backend='auto' or 'torch' where gradients are taken"
+            )
+        call = differentiable.attend
+    elif _takes_triton(query, value, backend) and (plan.edits_weights or want):
         from vlm_kernels import triton_backend
 
         call = triton_backend.attend
@@ -106,6 +113,8 @@ def prepare_decode(
     """
     _check_names(backend, ())
     if backend not in ("auto", "torch") or query.shape[2] != 1 or not PreparedDecode.takes(plan, query.device):
+        return None
+    if records(query, key, value):  # a ready plan writes over its weights
         return None
     _check_shapes(query, key, value, plan, key_class, None, ())
     return PreparedDecode(plan, key_class, query.shape[1], query.dtype)

@@ -1,6 +1,7 @@
 """The specification: attention with edits in plain PyTorch, every weight materialised, computed in float64.
 
-Slow on purpose. `torch_backend.py` and the Triton kernels are right when they agree with this file.
+Slow on purpose. `torch_backend.py` and the Triton kernels are right when they agree with this file. Gradients flow
+through it.
 """
 
 from __future__ import annotations
@@ -23,25 +24,26 @@ def attend(
     mask: Tensor | None = None,
     scale: float | None = None,
     want: Collection[str] = (),
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Aux]:
     """Return the edited output `[B, Hq, Tq, D]` in the query's dtype, and what was asked for of `Aux`.
 
-    Arguments as in `vlm_kernels.attend`, which also checks them.
+    Arguments as in `vlm_kernels.attend`, which also checks them; `dtype` is that of the computation.
     """
     groups = query.shape[1] // key.shape[1]
-    key, value = (states.double().repeat_interleave(groups, dim=1) for states in (key, value))
+    key, value = (states.to(dtype).repeat_interleave(groups, dim=1) for states in (key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if key_class is None:
         key_class = torch.full((key.shape[0], key.shape[2]), int(KeyClass.TEXT), dtype=torch.int8, device=key.device)
 
-    logits = query.double() @ key.transpose(-1, -2) * scale
+    logits = query.to(dtype) @ key.transpose(-1, -2) * scale
     weights = masked_softmax(boosted(logits, plan), mask, key_class)
     mass = class_mass(weights, key_class, plan.classes)
     factors, moved = class_factors(mass, key_class, plan)
     edited = weights * factors.gather(-1, _as_index(key_class, weights))
     output = edited @ value
     if plan.head_gain is not None:
-        output = output * plan.head_gain.double()[:, :, None, None]
+        output = output * plan.head_gain.to(dtype)[:, :, None, None]
     return output.to(query.dtype), Aux(
         mass=mass.to(_mass_dtype(query)) if "mass" in want else None,
         blinded=blinded(weights, value, key_class).to(query.dtype) if "blinded" in want else None,
@@ -56,11 +58,11 @@ def boosted(logits: Tensor, plan: AttentionPlan) -> Tensor:
     """
     if plan.logit_factor is not None:
         rows = rows_from(plan.rows, logits.shape[2], logits.device)[..., None]
-        logits = torch.where(rows, logits * plan.logit_factor.double()[:, :, None, :], logits)
+        logits = torch.where(rows, logits * plan.logit_factor.to(logits.dtype)[:, :, None, :], logits)
     if plan.logit_boost is None:
         return logits
     rows = rows_from(plan.rows, logits.shape[2], logits.device)[..., None]
-    return logits + rows * plan.logit_boost.double()[:, :, None, :] * logits.abs()
+    return logits + rows * plan.logit_boost.to(logits.dtype)[:, :, None, :] * logits.abs()
 
 
 def masked_softmax(logits: Tensor, mask: Tensor | None, key_class: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ def masked_softmax(logits: Tensor, mask: Tensor | None, key_class: Tensor) -> Te
         mask = torch.ones(rows, keys, dtype=torch.bool, device=logits.device)
         mask = mask.tril()[None, None] if rows > 1 else mask[None, None]
     if mask.dtype is not torch.bool:
-        logits = logits + mask.double()
+        logits = logits + mask.to(logits.dtype)
         mask = torch.ones_like(mask, dtype=torch.bool)
     logits = logits.masked_fill(~(mask & (key_class >= 0)[:, None, None, :]), -torch.inf)
     alive = (logits > -torch.inf).any(-1, keepdim=True)
@@ -100,7 +102,7 @@ def class_factors(mass: Tensor, key_class: Tensor, plan: AttentionPlan) -> tuple
     if plan.class_gain is not None:
         columns = plan.class_gain.shape[-1]
         rows = rows_from(plan.rows, mass.shape[2], mass.device)[..., None]
-        factors[..., :columns] *= torch.where(rows, plan.class_gain.double()[:, :, None, :], 1.0)
+        factors[..., :columns] *= torch.where(rows, plan.class_gain.to(mass.dtype)[:, :, None, :], 1.0)
     return factors, moved
 
 

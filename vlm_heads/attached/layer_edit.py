@@ -120,7 +120,7 @@ class LayerEdit:
             states = (call.query, call.key, call.value)
             self._ready = prepare_decode(*states, plan=plan, key_class=call.key_class(), backend=backend)
             self._ready_for = key_map.rewritten
-        if self._ready is None or call.query.shape[:2] != self._ready.shape:
+        if self._ready is None or call.query.shape[:2] != self._ready.shape or call.query.requires_grad:
             return None
         mask = self._generation.mask(call)
         return self._ready.attend(call.query, call.key, call.value, mask, call.scale) if mask.usable else None

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.support.compare import distance
 from tests.support.families import CLOSE, Build, Tiny
-from vlm_heads import HeadReinforcement, attach, errors
+from vlm_heads import HeadReinforcement, Intervention, attach, errors, known_interventions
 
 
 def _projection(llava: Tiny) -> nn.Parameter:
@@ -102,3 +102,38 @@ def test_a_whole_model_that_is_checkpointed_by_hand_gives_its_gradient(tiny: Bui
     expected = _gradient(tiny("llava"))
     llava = tiny("llava")
     assert distance(_gradient(llava, _Whole(llava.model)), expected) < CLOSE * expected.abs().max()
+
+
+def _active(name: str) -> Intervention:
+    kind = known_interventions()[name]
+    everywhere = {"layers": "all"} if "layers" in {one.name for one in kind.options()} else {}
+    made: Intervention = kind(**{**everywhere, **kind.trial})
+    return made
+
+
+@pytest.mark.parametrize("name", list(known_interventions()))
+def test_gradients_through_every_method_equal_differences(name: str, llava: Tiny) -> None:
+    """Of the prompt and of a decode step. The heads and rows a method chooses stay the same for so small a change."""
+    model = llava.model.double()
+    inputs = {**llava.inputs, "pixel_values": llava.inputs["pixel_values"].double()}
+    weight = llava.decoder_layers[0].self_attn.v_proj.weight
+    direction = torch.randn_like(weight)
+
+    def loss() -> Tensor:
+        with attach(model, [_active(name)]):
+            prompt = model(**inputs, use_cache=True)
+            step = model(input_ids=torch.tensor([[7]]), past_key_values=prompt.past_key_values)
+        both = torch.cat([prompt.logits[0, -1], step.logits[0, -1]])
+        return (both * torch.linspace(-1, 1, len(both))).sum()
+
+    loss().backward()
+    assert weight.grad is not None
+    found = (weight.grad * direction).sum().item()
+    with torch.no_grad():
+        # Llama's norms round to float32, so that the step has to be large against 1e-7
+        step = 2e-5
+        weight += step * direction
+        ahead = loss()
+        weight -= 2 * step * direction
+        expected = ((ahead - loss()) / (2 * step)).item()
+    assert found == pytest.approx(expected, rel=2e-2, abs=1e-4)
