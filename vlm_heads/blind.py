@@ -94,6 +94,13 @@ class TextOnly:
             text["logits_to_keep"] = 1
         return text
 
+    def after(self, seen: Tensor) -> dict[str, Any]:
+        """Return the mask and positions of this text after cached keys, `seen` bool `[B, past]`: none is an image."""
+        return {
+            "attention_mask": torch.cat([seen.long(), self.attention_mask], dim=1),
+            "position_ids": self.position_ids + seen.sum(dim=1, keepdim=True),
+        }
+
     def of_embeddings(self, embeddings: Tensor) -> dict[str, Any]:
         """Return the inputs of a decoder's forward from the prompt's embeddings `[B, T, width]`."""
         chosen = embeddings.gather(1, self.columns[..., None].expand(-1, -1, embeddings.shape[-1]))

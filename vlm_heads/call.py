@@ -143,7 +143,7 @@ class AttentionCall:
 
     def sighted_output(self) -> Tensor:
         """Return `[B, Hq, D]`: the heads at the prompt's last position, earlier layers reinforced."""
-        return last_positions(self.plain(), self.key_map.last_positions)[:, 0]
+        return last_positions(self.plain(), self.key_map.last_rows)[:, 0]
 
     def unreinforced_output(self) -> Tensor:
         """Return `[B, Hq, D]`: the heads at the prompt's last position with nothing reinforced ("two-pass" only)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 from vlm_kernels import KeyClass
@@ -15,12 +17,15 @@ class KeyMap:
     Attributes:
         length: keys seen so far.
         prompt_length: columns of the prompt, padding and image positions included.
+        turn_start: columns before the turn that brought the image: 0, or what was said before it. The prompt's forward
+            runs the rows from there on.
         rewritten: counts changes other than appended generated keys; a cache built from `classes` is valid only while
             it stays the same.
     """
 
-    def __init__(self, classes: Tensor) -> None:
+    def __init__(self, classes: Tensor, turn_start: int = 0) -> None:
         self.length = self.prompt_length = classes.shape[1]
+        self.turn_start = turn_start
         self.rewritten = 0
         self._store = classes  # never written to, so that views of it stay what they are
         self._with_prompt: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
@@ -50,6 +55,11 @@ class KeyMap:
         return cls(classes)
 
     @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return int(self._store.shape[0])
+
+    @property
     def classes(self) -> Tensor:
         """int8 `[B, T]` with the values of `KeyClass`, `T` keys seen so far."""
         return self._store[:, : self.length]
@@ -72,6 +82,26 @@ class KeyMap:
     def last_positions(self) -> Tensor:
         """int64 `[B]`: column of each row's last prompt position, the one that predicts the first token."""
         return self._last
+
+    @property
+    def last_rows(self) -> Tensor:
+        """int64 `[B]`: row of the prompt's forward at each row's last prompt position."""
+        return self._last - self.turn_start if self.turn_start else self._last
+
+    @property
+    def rows_after_image(self) -> Tensor:
+        """int64 `[B]`: first row of the prompt's forward after the image."""
+        return (self.after_image - self.turn_start).clamp_min(0) if self.turn_start else self.after_image
+
+    def turned(self, past: int, turn: KeyMap) -> KeyMap:
+        """Return the map of the first `past` keys and a next turn's prompt, which brings the first image."""
+        return KeyMap(torch.cat([self._store[:, :past], turn.classes], dim=1), turn_start=past)
+
+    def copied(self) -> KeyMap:
+        """Return the same map, to grow on its own."""
+        other = copy.copy(self)
+        other._with_prompt = {}  # the stores themselves are never written to
+        return other
 
     def grow(self, past: int, count: int) -> None:
         """Append `count` generated keys after the first `past`; keys beyond those were dropped by the caller."""

@@ -37,7 +37,7 @@ Change = Callable[[GenerateCall], Mapping[str, Any]]
 def refusing(
     model: nn.Module,
     change: Change | None = None,
-    during: Callable[[], AbstractContextManager[object]] = nullcontext,
+    during: Callable[[GenerateCall], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[None]:
     """Let the model's own `generate` refuse these ways of generating while the context lasts.
 
@@ -67,7 +67,7 @@ def _checked(
     model: Any,
     generate: Callable[..., Any],
     change: Change | None,
-    during: Callable[[], AbstractContextManager[object]],
+    during: Callable[[GenerateCall], AbstractContextManager[object]],
 ) -> Callable[..., Any]:
     @functools.wraps(generate)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ def _checked(
             return model.generate(*args, **kwargs)
         call = GenerateCall.of(model, args, kwargs)
         _refuse(call)
-        with turn.generating(), during():
+        with turn.generating(), during(call):
             return generate(*args, **kwargs) if change is None else generate(**change(call))
 
     return checked

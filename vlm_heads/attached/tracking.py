@@ -6,44 +6,36 @@ passes at its start run nested inside the prompt's forward.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from vlm_kernels import KeyClass
 
+from vlm_heads.attached.by_layer import acting_by_layer, watching_by_layer
 from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
-from vlm_heads.attached.layer_edit import Backend, GenerationEdits
+from vlm_heads.attached.generations import Generations, TrackedGeneration
+from vlm_heads.attached.layer_edit import Backend
 from vlm_heads.attached.turns import ForwardTurns
 from vlm_heads.attached.uncached import Uncached
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.attention import PlainAttention
 from vlm_heads.blind import LayerInputs, LockstepStream, Recording, TextOnly, refuse_sound, untouched
-from vlm_heads.call import AttentionCall, GenerationState
+from vlm_heads.call import AttentionCall
 from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.families import Anatomy
+from vlm_heads.generate_call import GenerateCall
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.key_map import KeyMap
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import LayerTally, Receipt
-
-
-@dataclass(eq=False)
-class TrackedGeneration(GenerationState):
-    """A generation together with the edits of its layers.
-
-    Attributes:
-        edits: the combined plans, kept for as long as the interventions ask for the same.
-    """
-
-    edits: GenerationEdits = field(default_factory=GenerationEdits)
 
 
 class _OfOneThread(threading.local):
@@ -52,7 +44,7 @@ class _OfOneThread(threading.local):
     Attributes:
         paused: whether forwards are plain and belong to no generation.
         uncached: the generations without a cache.
-        embedded_ids: ids whose embeddings are on their way to a decoder.
+        embedded_ids: ids whose embeddings are on their way to the model.
     """
 
     def __init__(self) -> None:
@@ -90,9 +82,9 @@ class Tracker:
         self._backend = backend
         self._modes = {mode for one in interventions if (mode := one.image_free(profile)) is not None}
         self._layer_of = {id(module): layer for layer, module in anatomy.attentions.items()}
-        self._acting = _acting_by_layer(interventions, anatomy, receipt)
-        self._watching = _watching_by_layer(watchers, anatomy, first_memory=len(interventions))
-        self._states: WeakKeyDictionary[Cache, TrackedGeneration] = WeakKeyDictionary()
+        self._acting = acting_by_layer(interventions, anatomy, receipt)
+        self._watching = watching_by_layer(watchers, anatomy, first_memory=len(interventions))
+        self._generations = Generations()
         self._current: TrackedGeneration | None = None
         self._turns = ForwardTurns()
         self._recording: Recording | None = None
@@ -110,13 +102,15 @@ class Tracker:
         self._mine.paused = on
 
     @contextmanager
-    def calling(self) -> Iterator[None]:
+    def calling(self, call: GenerateCall) -> Iterator[None]:
         """Let this thread's forwards belong to one call of `generate` while the context lasts."""
         before, self._mine.uncached = self._mine.uncached, Uncached(whole_call=True)
+        if "inputs_embeds" in call.inputs:  # the model is then given these alone
+            self._mine.embedded_ids = call.inputs.get("input_ids")
         try:
             yield
         finally:
-            self._mine.uncached = before
+            self._mine.uncached, self._mine.embedded_ids = before, None
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -137,6 +131,7 @@ class Tracker:
         finally:
             for handle in handles:
                 handle.remove()
+            self._generations.forget()
 
     def run(
         self,
@@ -224,7 +219,7 @@ class Tracker:
         inputs = {**self._signature.bind_partial(*args).arguments, **kwargs} if args else kwargs
         cache = inputs.get("past_key_values")
         self._current = None
-        known = self._states.get(cache) if cache is not None else None
+        known = self._generations.of(cache) if cache is not None else None
         past = _cached_length(cache, known, inputs)
         ids = self._prompt_ids(inputs)
         if past == 0:
@@ -235,10 +230,9 @@ class Tracker:
                 "its image; start the conversation inside attach"
             )
         else:
-            _continue(known, past, _new_columns(inputs), ids, self._anatomy.vision_token_ids)
-            self._current = known
-        if cache is not None and self._current is not None:
-            self._states[cache] = self._current
+            self._current = self._go_on(known, past, ids, inputs)
+        if cache is not None:
+            self._generations.keep(cache, self._current)
 
     def _leave(self, _: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], output: Any) -> None:
         try:
@@ -255,7 +249,7 @@ class Tracker:
         state.touched = False
         cache = getattr(output, "past_key_values", None)
         if isinstance(cache, Cache):
-            self._states[cache] = state
+            self._generations.keep(cache, state)
 
     def _note_ids(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input")
@@ -289,15 +283,64 @@ class Tracker:
                 previous.prefill = False
                 return previous
         refuse_checkpointing(self._anatomy.decoder)
-        key_map = self._key_map(ids, inputs)
+        state = self._begun(self._key_map(ids, inputs), {**inputs, "input_ids": ids})
+        if uncached is not None:
+            uncached.begin(ids, inputs, state)
+        return state
+
+    def _begun(self, key_map: KeyMap, inputs: dict[str, Any]) -> TrackedGeneration:
+        """Return a new generation, its extra passes made."""
         state = TrackedGeneration(key_map, memories=[dict(known) for known in self._prepared])
         self._receipt.generations += 1
         self._receipt.imageless += not key_map.any_image
         if key_map.any_image and self._modes:
-            self._look_without_image(state, {**inputs, "input_ids": ids})
-        if uncached is not None:
-            uncached.begin(ids, inputs, state)
+            self._look_without_image(state, inputs)
         return state
+
+    def _go_on(
+        self, state: TrackedGeneration, past: int, ids: Tensor | None, inputs: dict[str, Any]
+    ) -> TrackedGeneration:
+        """Let the map grow by a generated token or the prompt of a next turn; return the generation of this forward."""
+        given = inputs["inputs_embeds"] if ids is None else ids
+        rows, count = given.shape[:2]
+        if rows != state.key_map.rows:
+            raise UnsupportedGeneration(
+                f"the cache was filled by {state.key_map.rows} rows and goes on with {rows}: repeat the rows of the "
+                "prompt instead of those of its cache"
+            )
+        state.prefill = False
+        if count == 1 or ids is None:
+            state.key_map.grow(past, count)
+            return state
+        turn = self._key_map(ids, inputs)
+        if turn.any_image and not state.key_map.any_image:
+            return self._first_image(state.key_map, past, turn, {**inputs, "input_ids": ids})
+        if bool((turn.has_image & ~state.key_map.has_image).any()):
+            raise UnsupportedGeneration(
+                "a row is given its first image in a later turn, and another row had one before: give each "
+                "conversation a cache of its own"
+            )
+        state.key_map.append(past, turn.classes)
+        return state
+
+    def _first_image(self, before: KeyMap, past: int, turn: KeyMap, inputs: dict[str, Any]) -> TrackedGeneration:
+        """Return the generation that begins where a conversation is given its first image.
+
+        Raises:
+            UnsupportedGeneration: if a method reads of the earlier turns what no cache holds.
+        """
+        reading = [one.name for some in self._acting.values() for _, one, _ in some if one.reads_hidden]
+        if reading:
+            raise UnsupportedGeneration(
+                f"{reading[0]} reads the hidden states of the whole prompt, and the image comes after a cached one: "
+                "give the image in the first turn, or the conversation so far without its cache"
+            )
+        if "lockstep" in self._modes:
+            raise UnsupportedGeneration(
+                "blind='lockstep' walks an image-free stream from the first turn on, and the image comes after a "
+                "cached one: take blind='plain'"
+            )
+        return self._begun(before.turned(past, turn), inputs)
 
     def _key_map(self, ids: Tensor, inputs: dict[str, Any]) -> KeyMap:
         mask = inputs.get("attention_mask")
@@ -307,25 +350,28 @@ class Tracker:
     def _look_without_image(self, state: TrackedGeneration, inputs: dict[str, Any]) -> None:
         """Make the extra passes that the interventions asked for."""
         refuse_sound(inputs["input_ids"], self._anatomy)
-        text = TextOnly.of_classes(state.key_map.classes)
+        start = state.key_map.turn_start
+        text = TextOnly.of_classes(state.key_map.classes[:, start:])
         recorded = LayerInputs()
         state.blind = Recording()
         recording = recorded.recording(self._anatomy.layers) if "lockstep" in self._modes else nullcontext()
         with recording:
-            self._record(state.blind, self._entry, self._blind_inputs(text, inputs))
+            self._record(state.blind, self._entry, self._blind_inputs(text, inputs) | _prefix(text, state, inputs))
         self._receipt.blind_passes += 1
         if "lockstep" in self._modes:
             self._stream = state.lockstep = LockstepStream(self._anatomy.layers, recorded)
         if "two-pass" in self._modes:
-            state.sighted = Recording(ends=state.key_map.last_positions)
+            state.sighted = Recording(ends=state.key_map.last_rows)
             again = {name: value for name, value in inputs.items() if name != "past_key_values"}
-            if self._entry is self._anatomy.decoder:
+            if start:
+                again["past_key_values"] = copy.deepcopy(inputs["past_key_values"])
+            if inputs.get("inputs_embeds") is not None:
                 again.pop("input_ids")
             self._record(state.sighted, self._entry, {**again, "use_cache": False})
             self._receipt.extra_passes += 1
 
     def _blind_inputs(self, text: TextOnly, inputs: dict[str, Any]) -> dict[str, Any]:
-        if self._entry is self._anatomy.decoder:
+        if inputs.get("inputs_embeds") is not None:
             return text.of_embeddings(inputs["inputs_embeds"])
         return text.of_inputs(inputs, self._signature.parameters)
 
@@ -338,27 +384,6 @@ class Tracker:
         finally:
             self._recording = None
             self._turns.give_back()
-
-
-def _acting_by_layer(
-    interventions: tuple[Intervention, ...], anatomy: Anatomy, receipt: Receipt
-) -> dict[int, list[tuple[int, Intervention, LayerTally]]]:
-    acting: dict[int, list[tuple[int, Intervention, LayerTally]]] = {}
-    for index, one in enumerate(interventions):
-        for layer in sorted(one.layers_in(anatomy)):
-            tally = receipt.interventions[index].tallies.setdefault(layer, LayerTally())
-            acting.setdefault(layer, []).append((index, one, tally))
-    return acting
-
-
-def _watching_by_layer(
-    watchers: Sequence[Watcher], anatomy: Anatomy, first_memory: int
-) -> dict[int, list[tuple[int, Watcher]]]:
-    watching: dict[int, list[tuple[int, Watcher]]] = {}
-    for index, one in enumerate(watchers, start=first_memory):
-        for layer in sorted(one.layers_in(anatomy)):
-            watching.setdefault(layer, []).append((index, one))
-    return watching
 
 
 def _new_columns(inputs: dict[str, Any]) -> int:
@@ -377,10 +402,10 @@ def _cached_length(cache: Cache | None, known: TrackedGeneration | None, inputs:
     return int(length)
 
 
-def _continue(state: TrackedGeneration, past: int, count: int, ids: Tensor | None, vision: tuple[int, ...]) -> None:
-    """Let the map grow by a generated token, or by the prompt of a next turn."""
-    state.prefill = False
-    if count == 1 or ids is None:
-        state.key_map.grow(past, count)
-    else:
-        state.key_map.append(past, KeyMap.of_prompt(ids, None, *vision).classes)
+def _prefix(text: TextOnly, state: TrackedGeneration, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return what an image-free pass goes on from: nothing, or a copy of the cache of the turns before the image."""
+    start = state.key_map.turn_start
+    if not start:
+        return {}
+    seen = state.key_map.classes[:, :start] != KeyClass.PADDING
+    return {"past_key_values": copy.deepcopy(inputs["past_key_values"]), **text.after(seen)}

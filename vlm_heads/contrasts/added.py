@@ -43,6 +43,8 @@ class AddedContrast:
         """
         if "input_ids" not in call.inputs:
             raise BadOption(f"{self._contrast.name} needs input_ids: give generate() the processor's whole output")
+        if "inputs_embeds" in call.inputs:
+            raise BadOption(f"{self._contrast.name} makes its second stream from input_ids: leave inputs_embeds out")
         processor = self._contrast.processor(Asked(self._model, call.inputs))
         self.uses += 1
         given = call.arguments

@@ -27,13 +27,13 @@ def last_row(call: AttentionCall) -> Tensor | None:
     if rows == 1:
         return None
     if _from_the_start(call):
-        return _kept_on_cpu(call, "last_row", call.key_map.last_positions)
+        return _kept_on_cpu(call, "last_row", call.key_map.last_rows)
     return torch.full((call.query.shape[0],), rows - 1)
 
 
 def text_after_image(call: AttentionCall) -> Tensor | None:
     """Return int64 `[B]` on the CPU: the first row after the image; None where all rows of the call come after it."""
-    return _kept_on_cpu(call, "text_after_image", call.key_map.after_image) if _from_the_start(call) else None
+    return _kept_on_cpu(call, "text_after_image", call.key_map.rows_after_image) if _from_the_start(call) else None
 
 
 def row_logits(call: AttentionCall) -> Tensor:
@@ -50,7 +50,7 @@ def row_logits(call: AttentionCall) -> Tensor:
             "without a cache every step computes all rows again, and this method's edit of each depends on what it "
             "attended to when it was new; generate with use_cache=True"
         )
-    last = call.key_map.last_positions if call.prefill else torch.full((batch,), rows - 1, device=call.query.device)
+    last = call.key_map.last_rows if call.prefill else torch.full((batch,), rows - 1, device=call.query.device)
     query = call.query[:, :, 0] if rows == 1 else call.query[torch.arange(batch, device=last.device), :, last]
     packed = query.reshape(batch, call.key.shape[1], -1, size)  # query heads by the key head they share
     logits = (packed @ call.key.transpose(-1, -2)).reshape(batch, heads, -1)
