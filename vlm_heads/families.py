@@ -132,6 +132,12 @@ def examine(model: nn.Module) -> Anatomy:
     )
 
 
+def caps_logits(anatomy: Anatomy) -> bool:
+    """Whether the language model changes its attention logits or their sum by more than a mask, as Gemma 2 does."""
+    capped = getattr(anatomy.decoder.config, "attn_logit_softcapping", None) is not None
+    return capped or any(getattr(module, "sinks", None) is not None for module in anatomy.attentions.values())
+
+
 def _image_token_id(config: Any, quirks: Quirks, model_type: str) -> int:
     token_id = _token_id(config, (quirks.image_token,) if quirks.image_token else IMAGE_TOKEN_NAMES)
     if token_id is not None:

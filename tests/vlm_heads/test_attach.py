@@ -30,7 +30,7 @@ def test_what_is_no_transformers_model_is_refused() -> None:
     _refused(nn.Linear(2, 2), "no transformers model")
 
 
-@pytest.mark.parametrize("implementation", ["flex_attention", "flash_attention_2"])
+@pytest.mark.parametrize("implementation", ["paged|sdpa", "somebodys_own"])
 def test_an_attention_with_masks_of_its_own_is_refused(implementation: str, llava: Tiny) -> None:
     config = llava.model.model.language_model.config
     config._attn_implementation = implementation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +12,11 @@ from typing import Any
 from vlm_heads import attention
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.errors import AlreadyAttached, UnsupportedModel
-from vlm_heads.families import Anatomy
+from vlm_heads.families import Anatomy, caps_logits
 from vlm_heads.models.placement import require_one_device
 
 _attaching = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -27,19 +30,23 @@ def installed(anatomy: Anatomy, tracker: Tracker) -> Iterator[None]:
         before = _configs(anatomy)
         attention.bind(modules, tracker)
     try:
-        for config, base in before:
+        for config, own, base in before:
             # the own value only: a plain string would switch nested configs too
             config._attn_implementation = {"": attention.registered_name(base)}
+            if own != base:
+                _say_once(own, base)
         with tracker.following():
             yield
     finally:
-        for config, base in before:
-            config._attn_implementation = {"": base}
+        for config, own, _ in before:
+            config._attn_implementation = {"": own}
         attention.unbind(modules)
 
 
-def _configs(anatomy: Anatomy) -> list[tuple[Any, str]]:
-    """Return every config that the decoder and its attentions read, each once, with its attention implementation.
+def _configs(anatomy: Anatomy) -> list[tuple[Any, str, str]]:
+    """Return every config that the decoder and its attentions read, each once.
+
+    With each come its attention implementation, and the one that plain attention is computed by meanwhile.
 
     Raises:
         UnsupportedModel: if one of them uses an attention whose masks and results we do not know.
@@ -47,10 +54,21 @@ def _configs(anatomy: Anatomy) -> list[tuple[Any, str]]:
     modules = [anatomy.decoder, *anatomy.attentions.values()]
     configs = {id(config): config for module in modules if (config := getattr(module, "config", None)) is not None}
     found = [(config, attention.base_of(config._attn_implementation)) for config in configs.values()]
-    for _, base in found:
-        if base not in attention.MASKS:
-            raise UnsupportedModel(
-                f"the language model uses attn_implementation={base!r}; load it with 'sdpa' (or 'eager'), or call "
-                "model.set_attn_implementation('sdpa')"
-            )
-    return found
+    return [(config, own, _known(own, capped=caps_logits(anatomy))) for config, own in found]
+
+
+def _known(own: str, capped: bool) -> str:
+    """Return the attention, of those whose masks we know, that computes the same as this one to rounding."""
+    if own in attention.MASKS:
+        return own
+    if own.startswith("flash_attention") or "flash-attn" in own or own == "flex_attention":
+        return "eager" if capped else "sdpa"  # SDPA knows no cap on logits
+    raise UnsupportedModel(
+        f"the language model uses attn_implementation={own!r}; load it with 'sdpa' (or 'eager'), or call "
+        "model.set_attn_implementation('sdpa')"
+    )
+
+
+@functools.cache
+def _say_once(own: str, base: str) -> None:
+    _log.info("inside attach the language model computes attention by %s in place of %s", base, own)

@@ -12,6 +12,7 @@ from torch import Tensor
 from vlm_kernels import KeyClass
 
 from vlm_heads.errors import UnsupportedGeneration, UnsupportedModel
+from vlm_heads.families import caps_logits
 
 if TYPE_CHECKING:
     from vlm_heads.call import AttentionCall
@@ -66,11 +67,16 @@ def row_weights(call: AttentionCall) -> Tensor:
 
 
 def require_image_keys(anatomy: Anatomy) -> None:
-    """Raise `UnsupportedModel` where the language model's self-attention has no image keys."""
+    """Raise `UnsupportedModel` where the language model's self-attention has no image keys that can be weighed."""
     if anatomy.quirks.cross_attention:
         raise UnsupportedModel(
             f"{anatomy.model_type} reads the image in cross-attention layers of its own, so its self-attention has no "
             "image keys to act on; vhr works here"
+        )
+    if caps_logits(anatomy):
+        raise UnsupportedModel(
+            f"{anatomy.model_type} caps its attention logits or has learned sinks, which an edit of its weights would "
+            "leave out; vhr works here"
         )
 
 
