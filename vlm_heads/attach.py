@@ -59,6 +59,10 @@ class Attachment:
         if self._undone() and not self._allow_idle:
             self._require_fired()
 
+    def __repr__(self) -> str:
+        state = "attached" if self._undo is not None else "detached"
+        return f"<Attachment to {self.anatomy.model_type}, {state}: {self.receipt!r}>"
+
     def __enter__(self) -> Self:
         return self
 
@@ -92,7 +96,7 @@ def attach(
     profile: HeadProfile | None = None,
     backend: Backend = "auto",
     allow_idle: bool = False,
-    watch: Sequence[Watcher] = (),
+    watch: Watcher | Sequence[Watcher] = (),
 ) -> Attachment:
     """Let a mitigation act on everything the model generates, until the `with` ends or `detach()` is called.
 
@@ -109,7 +113,7 @@ def attach(
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
         backend: who computes edited attention; one that is named is used or raises.
         allow_idle: do not raise where an intervention never fired.
-        watch: read each attention call and change nothing.
+        watch: one or several that read each attention call and change nothing.
 
     Raises:
         UnsupportedModel: if the model, or an intervention on this model, cannot work; nothing was changed then.
@@ -134,8 +138,9 @@ def attach(
     )
     with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
-        tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watch)
-        if interventions or watch:  # a contrast leaves attention as it is
+        watchers = [watch] if isinstance(watch, Watcher) else list(watch)
+        tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watchers)
+        if interventions or watchers:  # a contrast leaves attention as it is
             undo.enter_context(installed(anatomy, tracker))
         undo.enter_context(refusing(model, added, tracker.calling))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))

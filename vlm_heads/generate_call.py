@@ -6,10 +6,12 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from transformers import GenerationConfig, GenerationMixin
 
+from vlm_heads.errors import BadOption, suggest
 from vlm_heads.wrappers import unwrapped
 
 
@@ -66,6 +68,42 @@ def with_defaults(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         if getattr(changed, name, None) is None:
             setattr(changed, name, value)
     return {**arguments, "generation_config": changed}
+
+
+def check_arguments(model: Any, arguments: Mapping[str, Any]) -> None:
+    """Raise `BadOption` where `generate` would not know a keyword argument, or could not use its value."""
+    for name, value in arguments.items():
+        kind, least = _NUMBERS.get(name, (None, 0))
+        if kind is not None and value is not None:
+            given = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            if not given or (least and value < least):
+                raise BadOption(
+                    f"{name}={value!r}: {_NEEDED[kind]}{f' of at least {least}' if least else ''} is needed"
+                )
+    if "custom_generate" in arguments:  # which may take arguments of its own
+        return
+    known = _known_arguments(unwrapped(model))
+    if unknown := [name for name in arguments if name not in known]:
+        raise BadOption(f"generate() takes no argument {unknown[0]!r}{suggest(unknown[0], known)}")
+
+
+_NEEDED = {Integral: "a whole number", Real: "a number", bool: "True or False"}
+_NUMBERS: Mapping[str, tuple[type, int]] = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "num_beams", "num_return_sequences"), (Integral, 1)),
+    **dict.fromkeys(("min_new_tokens", "min_length", "top_k", "no_repeat_ngram_size"), (Integral, 0)),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"), (Real, 0)),
+    **dict.fromkeys(("do_sample", "use_cache"), (bool, 0)),
+}
+
+
+def _known_arguments(model: Any) -> set[str]:
+    """Return the names of what `generate` takes of a model."""
+    known = {*vars(GenerationConfig()), *_NOT_FOR_THE_MODEL, "trust_remote_code"}
+    for one in (model, _who_generates(model)):
+        known |= vars(one.generation_config).keys() if getattr(one, "generation_config", None) is not None else set()
+        for method in ("generate", "forward", "prepare_inputs_for_generation"):
+            known |= inspect.signature(getattr(one, method)).parameters.keys() if hasattr(one, method) else set()
+    return known | set(inspect.signature(GenerationMixin.generate).parameters)
 
 
 # Arguments of `generate` that it takes out of its keyword arguments by name.

@@ -59,6 +59,8 @@ class Mitigation:
         Raises:
             BadOption: if one of them is none of these, a word cannot be read, or there are two contrasts or profiles.
         """
+        if profile is not None and not isinstance(profile, HeadProfile):
+            raise BadOption(f"profile={profile!r} is no head profile; give HeadProfile.from_pretrained(folder)")
         parts: list[Mitigation] = [cls((), contrast, profile), *(_one(each) for each in _flat(what))]
         interventions = tuple(one for part in parts for one in part.interventions)
         contrasts = [part.contrast for part in parts if part.contrast is not None]

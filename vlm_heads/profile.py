@@ -67,6 +67,12 @@ class HeadProfile:
         if self.gains is not None and not bool((torch.isfinite(self.gains) & (self.gains >= 0)).all()):
             raise BadProfile("gains must be finite and at least 0")
 
+    def __repr__(self) -> str:
+        layers, heads = self.scores.shape
+        what = "scores" if self.gains is None else f"gains on {int((self.gains != 1).sum())} heads"
+        origin = f" of {self.model_type}" if self.model_type else ""
+        return f"<HeadProfile{origin}: {what}, {layers} layers of {heads} heads, {self.samples} samples>"
+
     def top(self, count: int) -> list[tuple[int, int, float]]:
         """Return the `count` highest (layer, head, score), highest first."""
         heads = self.scores.shape[1]

@@ -58,7 +58,7 @@ class InterventionReceipt:
 
     name: str
     options: dict[str, Any]
-    tallies: dict[int, LayerTally] = field(default_factory=dict)
+    tallies: dict[int, LayerTally] = field(default_factory=dict, repr=False)  # to read them waits for the device
 
     @property
     def fired(self) -> bool:
@@ -121,6 +121,11 @@ class Receipt:
     blind_passes: int = 0
     extra_passes: int = 0
     imageless: int = 0
+
+    def __repr__(self) -> str:
+        names = ", ".join(one.name for one in self.interventions) or "nothing"
+        counted = f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed"
+        return f"<Receipt of {names} on {self.model_type}: {counted}>"
 
     @property
     def fired(self) -> bool:

@@ -16,14 +16,16 @@ from transformers import StoppingCriteria, TextIteratorStreamer
 from vlm_heads.attach import attach
 from vlm_heads.attached.turns import turn_of
 from vlm_heads.contrasts.base import Asked, Contrast
-from vlm_heads.errors import BadOption, BadPrompt
-from vlm_heads.generate_call import effective_config, with_defaults
+from vlm_heads.errors import BadImage, BadOption, BadPrompt
+from vlm_heads.generate_call import check_arguments, effective_config, with_defaults
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.models.images import ImageSource, load_image
 from vlm_heads.models.loading import load
 from vlm_heads.models.placement import input_device
 from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
 from vlm_heads.profile import HeadProfile
+
+_SHORT = 60  # characters of an answer that its repr shows
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Answer:
     seconds: float
     receipt: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= _SHORT else f"{self.text[: _SHORT - 1]}…"
+        acted = ", mitigated" if self.receipt is not None else ""
+        return f"<Answer {text!r}: {len(self.token_ids)} tokens, {self.seconds:.2f} s{acted}>"
+
 
 class VLM:
     """A model and its processor.
@@ -56,6 +63,10 @@ class VLM:
         self.model: Any = model.eval()
         self.processor = processor
         self.name = name
+
+    def __repr__(self) -> str:
+        family = getattr(getattr(self.model, "config", None), "model_type", type(self.model).__name__)
+        return f"<VLM {self.name!r}: {family} on {self.device}>"
 
     @classmethod
     def from_pretrained(
@@ -169,9 +180,8 @@ class VLM:
         Raises:
             BadPrompt: if there are not as many prompts as images.
         """
-        return model_inputs(
-            self.model, self.processor, [load_image(image) for image in images], _one_each(prompts, len(images))
-        )
+        several, each = _several(images), _one_each(prompts, len(_several(images)))
+        return model_inputs(self.model, self.processor, [load_image(image) for image in several], each)
 
     def _asked(
         self,
@@ -181,10 +191,12 @@ class VLM:
         generate_kwargs: dict[str, Any],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the inputs of a batch and the arguments of `generate`, the contrast's processor among them."""
+        check_arguments(self.model, generate_kwargs)
         decoding = _decoding(generate_kwargs)
         if contrast is None:
             return self.inputs(images, prompts), decoding
-        upright, each = [load_image(image) for image in images], _one_each(prompts, len(images))
+        upright = [load_image(image) for image in _several(images)]
+        each = _one_each(prompts, len(upright))
         asked = Asked(self.model, self.inputs(upright, each), upright, each, self.inputs)
         processors = [*(decoding.pop("logits_processor", None) or ()), contrast.processor(asked)]
         return dict(asked.inputs), {**decoding, "logits_processor": processors}
@@ -259,7 +271,20 @@ def _whole(
     return Mitigation.of(interventions, contrast=contrast, profile=profile)
 
 
+def _several(images: Sequence[ImageSource]) -> Sequence[ImageSource]:
+    """Return the images.
+
+    Raises:
+        BadImage: if it is one image, which would be taken apart.
+    """
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        return images
+    raise BadImage(f"{type(images).__name__} where a list of images is needed: ask answer(image, ...) about one")
+
+
 def _one_each(prompts: str | Sequence[str], count: int) -> list[str]:
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
+        raise BadPrompt(f"prompt={prompts!r}: a text is needed, as 'what is in the picture?'")
     each = [prompts] * count if isinstance(prompts, str) else list(prompts)
     if len(each) != count or not each:
         raise BadPrompt(f"{len(each)} prompts were given for {count} images; one each is needed")

@@ -21,8 +21,10 @@ def chat_text(processor: Any, prompt: str) -> str:
     A processor without a template gets its image token, a line break and the prompt.
 
     Raises:
-        BadPrompt: if the prompt is empty or carries the image token itself.
+        BadPrompt: if the prompt is no text, is empty, or carries the image token itself.
     """
+    if not isinstance(prompt, str):
+        raise BadPrompt(f"prompt={prompt!r}: a text is needed, as 'what is in the picture?'")
     if not prompt.strip():
         raise BadPrompt("the prompt is empty; ask something, for instance 'Please describe this image in detail.'")
     token = getattr(processor, "image_token", None)

@@ -51,7 +51,7 @@ def test_flash_attention_is_stood_in_for(
     ]
 
 
-@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")  # transformers' own call
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what transformers and torch call for it
 def test_flex_attention_is_stood_in_for(llava: Tiny) -> None:
     with torch.no_grad():
         plain = llava.model(**llava.inputs).logits
