@@ -23,6 +23,7 @@ from vlm_heads.models.images import ImageSource, load_image
 from vlm_heads.models.loading import load
 from vlm_heads.models.placement import input_device
 from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
+from vlm_heads.models.whole import Finite
 from vlm_heads.profile import HeadProfile
 
 _SHORT = 60  # characters of an answer that its repr shows
@@ -70,7 +71,12 @@ class VLM:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, device: str | torch.device | None = None, **kwargs: Any
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        allow_missing: bool = False,
+        **kwargs: Any,
     ) -> VLM:
         """Return a model by name, folder or Hugging Face id.
 
@@ -80,13 +86,14 @@ class VLM:
         Args:
             name_or_path: "mini", "planted", a folder or an id.
             device: where it is put; None leaves it where `from_pretrained` puts it.
+            allow_missing: let weights that the checkpoint misses, or has in another shape, be random.
             **kwargs: for the model's `from_pretrained`, as `dtype` or `device_map`.
 
         Raises:
             UnknownModel: if there is no such model.
-            UnsupportedModel: if it is no vision-language model.
+            UnsupportedModel: if it is no vision-language model, or its checkpoint is not whole.
         """
-        model, processor = load(str(name_or_path), kwargs)
+        model, processor = load(str(name_or_path), kwargs, allow_missing)
         if device is not None:
             model = model.to(device)
         return cls(model, processor, str(name_or_path))
@@ -121,7 +128,7 @@ class VLM:
         Raises:
             BadImage: if the image cannot be read.
             BadPrompt: if the prompt is empty or carries the image token.
-            UnsupportedModel: if a method cannot act on this model.
+            UnsupportedModel: if a method cannot act on this model, or the model's token logits are not numbers.
         """
         chosen: dict[str, Any] = {"profile": profile, "contrast": contrast}
         return self.answer_batch([image], [prompt], interventions, **chosen, **generate_kwargs)[0]
@@ -208,12 +215,17 @@ class VLM:
 
     def _generate(self, arguments: dict[str, Any], mitigation: Mitigation) -> tuple[Any, dict[str, Any] | None]:
         """Return what `generate` returns, and the receipt; answers on one model wait for one another."""
+        finite = Finite()
+        arguments = {**arguments, "logits_processor": [finite, *(arguments.get("logits_processor") or ())]}
         with turn_of(self.model).whole(), torch.inference_mode():
             if not mitigation.interventions:
-                return self.model.generate(**arguments), None
-            with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
-                output = self.model.generate(**arguments)
-            return output, run.receipt.to_dict()
+                output, receipt = self.model.generate(**arguments), None
+            else:
+                with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
+                    output = self.model.generate(**arguments)
+                receipt = run.receipt.to_dict()
+            finite.check()
+            return output, receipt
 
     def _pieces(
         self,
@@ -282,7 +294,7 @@ def _several(images: Sequence[ImageSource]) -> Sequence[ImageSource]:
     raise BadImage(f"{type(images).__name__} where a list of images is needed: ask answer(image, ...) about one")
 
 
-def _one_each(prompts: str | Sequence[str], count: int) -> list[str]:
+def _one_each(prompts: Any, count: int) -> list[str]:
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
         raise BadPrompt(f"prompt={prompts!r}: a text is needed, as 'what is in the picture?'")
     each = [prompts] * count if isinstance(prompts, str) else list(prompts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -16,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vlm_heads.errors import UnknownModel, UnsupportedModel, suggest
 from vlm_heads.models.planted import build_planted
 from vlm_heads.models.planted_sinks import build_planted_with_sinks
+from vlm_heads.models.whole import require_whole, unreported
 
 GROUP = "vlm_heads.models"  # entry points of packages that bring a model: a function that returns an `Embedded`
 
@@ -43,18 +45,18 @@ def embedded_models() -> dict[str, Embedded]:
     }
 
 
-def load(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
+def load(name: str, options: dict[str, Any], allow_missing: bool = False) -> tuple[Any, Any]:
     """Return (model, processor); see `VLM.from_pretrained`.
 
     Raises:
         UnknownModel: if there is no such model.
-        UnsupportedModel: if it is no vision-language model, or has no safetensors.
+        UnsupportedModel: if it is no vision-language model, has no safetensors, or misses weights.
     """
     embedded = embedded_models().get(name)
     if embedded is not None and embedded.build is not None:
         return embedded.build()
     folder = str(embedded.folder()) if embedded is not None and embedded.folder is not None else name
-    return _model(folder, name, options), _processor(folder, name, options)
+    return _model(folder, name, options, allow_missing), _processor(folder, name, options)
 
 
 def checkpoint_folder(name: str) -> Path:
@@ -81,10 +83,13 @@ def checkpoint_folder(name: str) -> Path:
         raise _unknown(name) from failure
 
 
-def _model(folder: str, name: str, options: dict[str, Any]) -> Any:
+def _model(folder: str, name: str, options: dict[str, Any], allow_missing: bool) -> Any:
     chosen = {"trust_remote_code": False, **options, "use_safetensors": True}
+    # what does not fit is named by us, and not replaced in silence
+    chosen |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        return AutoModelForImageTextToText.from_pretrained(folder, **chosen)
+        with nullcontext() if allow_missing else unreported():
+            model, info = AutoModelForImageTextToText.from_pretrained(folder, **chosen)
     except OSError as failure:
         if Path(folder).is_dir():
             raise UnsupportedModel(f"{name} holds no model that can be read: {_first_line(failure)}") from failure
@@ -93,6 +98,8 @@ def _model(folder: str, name: str, options: dict[str, Any]) -> Any:
         raise UnsupportedModel(f"the weights of {name} are damaged: {_first_line(failure)}") from failure
     except (ValueError, KeyError) as failure:
         raise UnsupportedModel(f"{name} is no vision-language model: {_first_line(failure)}") from failure
+    require_whole(name, model, info, allow_missing)
+    return model
 
 
 def _unknown(name: str) -> UnknownModel:

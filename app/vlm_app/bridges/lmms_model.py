@@ -73,7 +73,7 @@ class VlmHeads(lmms):  # type: ignore[misc]
         found = parse_mitigations(intervention_words(interventions))
         self.interventions, self.contrast = found.interventions, found.contrast
         self.profile = load_profile(None if profile is None else Path(profile))
-        given = {"dtype": dtype, "revision": revision}
+        given: dict[str, Any] = {"dtype": dtype, "revision": revision}
         chosen = {name: value for name, value in given.items() if value is not None}
         # a bare word is ours or a folder; only `owner/name` is worth asking the hub for
         local = "/" not in pretrained
