@@ -73,8 +73,8 @@ class Finite(LogitsProcessor):  # type: ignore[misc]
         """Raise `UnsupportedModel` if the last logits seen are not numbers. Waits for the device."""
         if self._last is not None and bool((self._last.isnan() | self._last.isposinf()).any()):
             raise UnsupportedModel(
-                "the model's token logits are not numbers (NaN): its weights are damaged, its precision overflows, or a "
-                "mitigation is far too strong; load it with dtype=torch.bfloat16 or float32, or ask it plain"
+                "the model's token logits are not numbers (NaN): its weights are damaged, its precision overflows, or "
+                "a mitigation is far too strong; load it with dtype=torch.bfloat16 or float32, or ask it plain"
             )
 
 
