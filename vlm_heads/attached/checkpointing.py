@@ -19,6 +19,8 @@ _REMEDY = (
 
 def refuse_checkpointing(decoder: nn.Module) -> None:
     """Raise `UnsupportedGeneration` if a part of the decoder would be run again by `backward`."""
+    if not (decoder.training or torch.is_grad_enabled()):  # as generate runs a model
+        return
     for module in decoder.modules():
         flagged = getattr(module, "gradient_checkpointing", False) and module.training
         if flagged or type(module).__name__ == "CheckpointWrapper":  # torch's own wrapper, as FSDP's users apply it
