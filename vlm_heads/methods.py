@@ -27,8 +27,8 @@ from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
-from vlm_heads.errors import BadOption, brief, suggest
 from vlm_heads.interventions.base import Intervention
+from vlm_heads.names import METHODS, unknown_method
 from vlm_heads.toolkit.head_choice import HeadChoice, HeadChooser, head_awareness
 from vlm_heads.toolkit.head_list import GainList, GainListForm, HeadList, HeadListForm, layers_of_heads
 from vlm_heads.toolkit.layer_sets import Layers, layers_option, resolve_layers
@@ -88,8 +88,6 @@ __all__ = [
     "text_after_image",
 ]
 
-GROUP = "vlm_heads.methods"
-
 
 def known_methods() -> Mapping[str, type[Method]]:
     """Return every method by its name, in alphabetical order: interventions and contrasts, ours and others'."""
@@ -133,7 +131,7 @@ def _made(word: str, known: Mapping[str, type[Method]], wanted: str) -> Method:
     if kind is None:
         broken = _found()[1].get(name)
         reason = f"; the plug-in of that name cannot be used: {broken}" if broken else ""
-        raise BadOption(f"no {wanted} {brief(name)}{suggest(name, known)}; known: {', '.join(known)}{reason}")
+        raise unknown_method(name, known, wanted, reason)
     made: Method = kind(**parse_options(kind, options, name))
     return made
 
@@ -148,7 +146,7 @@ def _found() -> tuple[Mapping[str, type[Method]], Mapping[str, str]]:
             for kind in _defined_in(importlib.import_module(f"{folder.__name__}.{module.name}")):
                 assert kind.name not in found, f"two methods are called {kind.name}"
                 found[kind.name] = kind
-    for plug in entry_points(group=GROUP):
+    for plug in entry_points(group=METHODS):
         reason = _refusal(plug, found)
         if reason is None:
             kind = plug.load()

@@ -4,12 +4,46 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlm_heads import VLM, HeadProfile, Intervention, Mitigation
+    from vlm_heads import VLM, BadOption, HeadProfile, Intervention, Mitigation
+
+
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|mtia|meta|xla|npu|privateuseone|[a-z]+(?=:))(:\d+)?")
+
+
+def look_first(
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    words: Sequence[str] | None = None,
+    profile: Path | None = None,
+) -> None:
+    """Refuse names that mean nothing here before torch is imported, which takes seconds.
+
+    Args:
+        model: as `load_vlm` takes it.
+        device: as `chosen_device` takes it.
+        words: as `parse_mitigations` takes them; their options are left to it.
+        profile: as `load_profile` takes it.
+
+    Raises:
+        VlmHeadsError: for the first that cannot be what it is meant to be.
+    """
+    from vlm_heads.errors import BadProfile
+    from vlm_heads.names import is_repository, require_methods, require_model
+
+    require_methods(words or ())
+    if model is not None:
+        require_model(model)
+    if device is not None and not _DEVICE.fullmatch(device):
+        raise _no_device(device, "there is no such kind")
+    if profile is not None and not profile.exists() and not is_repository(str(profile)):
+        raise BadProfile(f"{profile} holds no head profile: there is no such folder; `vlm-heads score` writes one")
 
 
 def load_vlm(name: str, device: str | None, seed: int) -> VLM:
@@ -41,19 +75,20 @@ def chosen_device(device: str | None) -> str:
     """
     import torch
 
-    from vlm_heads.errors import BadOption
-
     if device is None:
         rank = os.environ.get("LOCAL_RANK", "0")
         return f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise BadOption(
-            f"device {device!r} cannot be used ({reason}); leave out --device, or say --device cpu"
-        ) from error
+        raise _no_device(device, str(error).splitlines()[0]) from error
     return device
+
+
+def _no_device(device: str, reason: str) -> BadOption:
+    from vlm_heads.errors import BadOption
+
+    return BadOption(f"device {device!r} cannot be used ({reason}); leave out --device, or say --device cpu")
 
 
 def load_profile(folder: Path | None) -> HeadProfile | None:

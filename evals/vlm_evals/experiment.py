@@ -18,9 +18,9 @@ from typing import Any
 
 from vlm_evals.answer import PLAIN, Asking, Processes, answer_samples, fingerprint
 from vlm_evals.errors import TaskError
-from vlm_evals.protocol import Protocol, read_protocol
+from vlm_evals.protocol import Protocol
 from vlm_evals.runs import content_hash, keep_notes, merge_answers, open_run
-from vlm_evals.tasks import asked_of, bind, samples, shortfall, template_named
+from vlm_evals.tasks import asked_of, bind, is_file, read_named, samples, shortfall, template_named
 from vlm_heads import HeadProfile, Mitigation
 
 BIASES = (-1.0, -0.3, 0.4, 1.2, 2.6)  # added to the end-of-text logits of the plain model; 0 is the plain run itself
@@ -110,9 +110,10 @@ def find_data(
         TaskError: if the protocol needs a folder and none is given, or its file cannot be used as asked.
     """
     asked = asked_of(metric)
-    world = (
-        _read(name, metric, limit).world if is_file(name) else _world(template_named(name, asked).world, limit, seed)
-    )
+    if is_file(name):
+        world = read_named(name, metric, limit).world
+    else:
+        world = _world(template_named(name, asked).world, limit, seed)
     if given is not None:
         return asked.find_data(given)
     if world is None:
@@ -128,20 +129,6 @@ def _world(split: str | None, limit: int | None, seed: int) -> Mapping[str, Any]
         raise TaskError(f"--limit {limit}: of the embedded world 1 to {MOST_IMAGES} images can be asked about")
     images = max(WORLD_IMAGES, 2 * (limit or WORLD_IMAGES))  # POPE skips scenes with fewer than three objects
     return None if split is None else {"split": split, "images": images, "seed": seed}
-
-
-def _read(name: str, metric: str, limit: int | None) -> Protocol:
-    protocol = read_protocol(Path(name))
-    if protocol.metric != metric:
-        raise TaskError(f"{name} is a protocol for {protocol.metric}: use `vlm-heads eval {protocol.metric}`")
-    if limit is not None:
-        raise TaskError(f"{name} names its images: leave out --limit")
-    asked = asked_of(metric)
-    entries = {option.name: protocol.option(option.name) for option in asked.options}
-    for option in asked.options:
-        option.check(entries[option.name])
-    asked.check(entries)
-    return protocol
 
 
 def _export(folder: Path, progress: Progress, *, split: str, images: int, seed: int) -> None:
@@ -173,7 +160,7 @@ def _counted(scenes: Iterable[Any], advance: Callable[[int], None]) -> Iterator[
 def choose_protocol(name: str, metric: str, data: Any, *, limit: int | None, seed: int, **changes: Any) -> Protocol:
     """Return a built-in protocol bound to data, or the protocol of a file, with some entries changed."""
     if is_file(name):
-        return _read(name, metric, limit).changed(**changes)
+        return read_named(name, metric, limit).changed(**changes)
     if limit is None and template_named(name, asked_of(metric)).world is not None:
         limit = WORLD_IMAGES
     return bind(name, metric, data, limit=limit, seed=seed, **changes)
@@ -183,11 +170,6 @@ def notes_on(name: str, data: Any) -> list[str]:
     """Return what a report says of the data of a protocol: pictures that are missing, unless it names its images."""
     lacking = None if is_file(name) else shortfall(data)
     return [lacking] if lacking else []
-
-
-def is_file(name: str) -> bool:
-    """Whether a protocol's name means a file."""
-    return name.endswith(".json") or os.sep in name
 
 
 def ask_arms(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vlm_evals.errors import TaskError
 from vlm_evals.metric import Asked
-from vlm_evals.protocol import Protocol
+from vlm_evals.protocol import Protocol, read_protocol
 from vlm_evals.records import Sample
 from vlm_evals.registry import find_metric
 
@@ -90,6 +92,46 @@ def template_named(name: str, asked: Asked) -> Template:
     if name not in known:
         raise TaskError(f"unknown protocol {name!r}: choose one of {', '.join(known)}, or a protocol file")
     return known[name]
+
+
+def is_file(name: str) -> bool:
+    """Whether a protocol's name means a file."""
+    return name.endswith(".json") or os.sep in name
+
+
+def read_named(name: str, metric: str, limit: int | None) -> Protocol:
+    """Return the protocol of a file that is asked for by name.
+
+    Raises:
+        FileFormatError: if the file holds none.
+        EvaluationError: if one of its entries cannot be used.
+        TaskError: if it is another metric's, or a limit stands beside it.
+    """
+    protocol = read_protocol(Path(name))
+    if protocol.metric != metric:
+        raise TaskError(f"{name} is a protocol for {protocol.metric}: use `vlm-heads eval {protocol.metric}`")
+    if limit is not None:
+        raise TaskError(f"{name} names its images: leave out --limit")
+    asked = asked_of(metric)
+    entries = {option.name: protocol.option(option.name) for option in asked.options}
+    for option in asked.options:
+        option.check(entries[option.name])
+    asked.check(entries)
+    return protocol
+
+
+def require_data(name: str, metric: str, given: Path | None, *, limit: int | None) -> None:
+    """Look whether a protocol is known, or its file can be used, and whether its data are there; no model is needed.
+
+    Raises:
+        FileFormatError, TaskError: saying what is missing.
+    """
+    asked = asked_of(metric)
+    world = read_named(name, metric, limit).world if is_file(name) else template_named(name, asked).world
+    if given is not None:
+        asked.find_data(given)
+    elif world is None:
+        raise TaskError(f"the protocol {name!r} needs --data: a folder with {asked.data_is}")
 
 
 def samples(protocol: Protocol, data: Any) -> list[Sample]:

@@ -87,11 +87,11 @@ def test_the_list_of_commands_says_what_each_command_says(capsys: pytest.Capture
 HEAVY = ("torch", "transformers", "vlm_heads", "gradio", "matplotlib", "nltk", "numpy", "PIL", "pycocotools", "scipy")
 
 
-def imports_of(*words: object) -> set[str]:
-    """Return the heavy packages that a call of `vlm-heads` imports."""
+def imports_of(*words: object, code: int = 0) -> set[str]:
+    """Return the heavy packages that a call of `vlm-heads` imports until it ends with an exit code."""
     program = (
         "import sys\nfrom vlm_app.cli import main\n"
-        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert (end.code or 0) == {code}\n"
         f"sys.stderr.write('\\n' + ' '.join({set(HEAVY)} & set(sys.modules)))"
     )
     called = [sys.executable, "-c", program, *map(str, words)]
@@ -102,6 +102,42 @@ def imports_of(*words: object) -> set[str]:
 @pytest.mark.parametrize("words", [[], ["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert imports_of(*words) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "describe gone.png",
+        "describe sample:moon",
+        "describe sample:kitchen --with vrh",
+        "describe sample:kitchen --with vhr:gian=2",
+        "describe sample:kitchen --model mni",
+        "describe sample:kitchen --device nope",
+        "describe sample:kitchen --profile gone",
+        "score gone.png",
+        "eval chair --with vrh",
+        "eval chair --model mni",
+        "eval chair --device nope",
+        "eval chair --protocol wrold",
+        "eval chair --protocol gone.json",
+        "eval chair --protocol coco",
+        "eval chair --split sifted",
+        "eval chair --data gone",
+        "eval chair --pipeline mine",
+        "eval chiar",
+        "doctor mni",
+        "demo --model mni",
+        "fold mni --profile gone --out x",
+        "calibrate mni --out x",
+        "calibrate mini --data gone --out x",
+        "bench generate --with vrh",
+        "bench cost --model mni",
+        "study held-out --with vrh",
+        "study league --device nope",
+    ],
+)
+def test_a_mistaken_name_is_told_before_torch_is_imported(words: str) -> None:
+    assert imports_of(*words.split(), code=2) & {"torch", "transformers", "gradio", "matplotlib"} == set()
 
 
 def test_judge_imports_only_what_it_uses(tmp_path: Path) -> None:

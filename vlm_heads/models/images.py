@@ -7,20 +7,23 @@ import io
 import os
 import re
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 import numpy as np
-import torch
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from vlm_heads.errors import BadImage
 from vlm_heads.models.exif import UNREADABLE, upright, without_metadata
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+ImageSource = Union[str, os.PathLike[str], bytes, Image.Image, np.ndarray[Any, Any], "torch.Tensor"]
 
 MAX_PIXELS = 100_000_000  # larger than any camera's photograph; decoded it would take 300 MB
 MIN_SIDE = 2  # processors that guess the channel axis take a side of 1 for it
@@ -44,7 +47,7 @@ def load_image(source: ImageSource) -> Image.Image:
         _check_size(source, "the image")
         with _readable("the image"):
             return _upright_rgb(source)
-    if isinstance(source, torch.Tensor):
+    if _is_tensor(source):
         source = source.detach().cpu().numpy()
     if isinstance(source, np.ndarray):
         return _check_size(_upright_rgb(_from_array(source)), "the array")
@@ -53,6 +56,12 @@ def load_image(source: ImageSource) -> Image.Image:
     if not isinstance(source, str | os.PathLike):
         raise BadImage(f"{type(source).__name__} is no image; give a path, bytes, a PIL image or an array")
     return _from_path(source)
+
+
+def _is_tensor(source: object) -> TypeGuard[torch.Tensor]:
+    """Whether it is a tensor; where torch was never imported there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
 
 
 def _from_path(source: str | os.PathLike[str]) -> Image.Image:

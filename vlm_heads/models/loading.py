@@ -15,13 +15,13 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vlm_heads.errors import UnknownModel, UnsupportedModel, suggest
+from vlm_heads.errors import UnsupportedModel
 from vlm_heads.models.planted import build_planted
 from vlm_heads.models.planted_sinks import build_planted_with_sinks
 from vlm_heads.models.whole import require_whole, unreported
+from vlm_heads.names import MODELS, PLANTED, unknown_model
 
 _PACKAGES = {"pil": "pillow", "pytorch": "torch", "cv2": "opencv-python", "sklearn": "scikit-learn"}
-GROUP = "vlm_heads.models"  # entry points of packages that bring a model: a function that returns an `Embedded`
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,9 @@ class Embedded:
 @cache
 def embedded_models() -> dict[str, Embedded]:
     """Return every embedded model by its name: those that packages bring, then the planted ones."""
-    brought = {plug.name: plug.load()() for plug in entry_points(group=GROUP)}
-    return brought | {
-        "planted": Embedded(build=build_planted),
-        "planted-sinks": Embedded(build=build_planted_with_sinks),
-    }
+    brought = {plug.name: plug.load()() for plug in entry_points(group=MODELS)}
+    builders = (build_planted, build_planted_with_sinks)
+    return brought | {name: Embedded(build=build) for name, build in zip(PLANTED, builders, strict=True)}
 
 
 def load(name: str, options: dict[str, Any], allow_missing: bool = False) -> tuple[Any, Any]:
@@ -82,7 +80,7 @@ def checkpoint_folder(name: str) -> Path:
             snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md"])
         )
     except (OSError, ValueError) as failure:  # the hub's own failures are both
-        raise _unknown(name) from failure
+        raise unknown_model(name) from failure
 
 
 def _model(folder: str, name: str, options: dict[str, Any], allow_missing: bool) -> Any:
@@ -95,7 +93,7 @@ def _model(folder: str, name: str, options: dict[str, Any], allow_missing: bool)
     except OSError as failure:
         if Path(folder).is_dir():
             raise UnsupportedModel(f"{name} holds no model that can be read: {_first_line(failure)}") from failure
-        raise _unknown(name) from failure
+        raise unknown_model(name) from failure
     except SafetensorError as failure:
         raise UnsupportedModel(f"the weights of {name} are damaged: {_first_line(failure)}") from failure
     except ImportError as failure:
@@ -104,14 +102,6 @@ def _model(folder: str, name: str, options: dict[str, Any], allow_missing: bool)
         raise UnsupportedModel(f"{name} is no vision-language model: {_first_line(failure)}") from failure
     require_whole(name, model, info, allow_missing)
     return model
-
-
-def _unknown(name: str) -> UnknownModel:
-    known = embedded_models()
-    return UnknownModel(
-        f"no model {name!r}{suggest(name, known)}; give {', '.join(known)}, a folder, or a Hugging Face id that can be "
-        "reached"
-    )
 
 
 def _processor(folder: str, name: str, options: dict[str, Any]) -> Any:

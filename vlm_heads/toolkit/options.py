@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from vlm_heads.errors import BadOption, brief, suggest
+from vlm_heads.names import unknown_option
 
 Kind = Literal["number", "integer", "switch", "word", "layers", "list"]
 
@@ -208,8 +209,7 @@ def parse_options(kind: type, text: str, name: str) -> Mapping[str, Any]:
     for piece in filter(None, (part.strip() for part in split_outside_quotes(text, ","))):
         key, equals, value = (part.strip() for part in piece.partition("="))
         if key not in known:
-            listed = ", ".join(known)
-            raise BadOption(f"{name} has no option {brief(key)}{suggest(key, known)}; it has {listed or 'none'}")
+            raise unknown_option(name, key, known)
         if not equals or not value:
             raise BadOption(f"option {key!r} of {name} has no value; write {key}={known[key].default}")
         if key in chosen:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlm_app.console import print_json, print_table, progress, remark
+from vlm_app.console import loading, print_json, print_table, progress, remark
 from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
 
@@ -92,7 +92,10 @@ def cost(
     json: Json = False,
 ) -> None:
     """Check the cost card of `doctor --cost` against whole generations at batch 1, 8 and 32."""
-    from vlm_app.models import load_vlm
+    from vlm_app.models import load_vlm, look_first
+
+    look_first(model=model, device=device)
+    loading(model)
     from vlm_app.speed.cost import check_costs, predict_costs
 
     vlm = load_vlm(model, device, seed)
@@ -151,7 +154,10 @@ def _generation(
     tokens: int = 64,
     rounds: int = 5,
 ) -> dict[str, Any]:
-    from vlm_app.models import chosen_device, load_vlm, parse_interventions
+    from vlm_app.models import chosen_device, load_vlm, look_first, parse_interventions
+
+    look_first(model=None if config else model, device=device, words=words)
+    loading(config or model)
     from vlm_app.speed.timing import clock_of, random_llava, time_generation
 
     named = {word: parse_interventions([word]) for word in words or ()}

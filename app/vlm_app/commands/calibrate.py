@@ -45,9 +45,14 @@ def calibrate(
 
     Started again, it goes on where it stopped. It ends with 1 where no benefit was shown and nothing was written.
     """
+    from vlm_evals.data.coco import CocoFolder
+
+    from vlm_app.models import look_first
+
+    look_first(model=model, device=device)
+    given = None if data is None else CocoFolder.find(data)
     loading(model)
     from vlm_evals.answer import Asking, Processes
-    from vlm_evals.data.coco import CocoFolder
     from vlm_evals.experiment import find_data
 
     from vlm_app.models import load_vlm
@@ -63,8 +68,8 @@ def calibrate(
         find_data(
             f"world-{WORLD}", CAPTIONS, None, where, limit=limit, seed=seed, processes=processes, progress=progress
         )
-        if data is None
-        else CocoFolder.find(data)
+        if given is None
+        else given
     )
     if lacking := pictures.shortfall:
         remark(lacking)

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_app.console import print_json, remark
+from vlm_app.console import loading, print_json, remark
 from vlm_app.leftovers import temporary_folder
 from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed
@@ -37,6 +37,9 @@ def demo(
     """Open the web page on 127.0.0.1: what a model looks at, and what mitigation changes."""
     if find_spec("gradio") is None:
         raise UsageError("the page needs gradio, which is not installed: pip install 'vlm-heads[page]'")
+    from vlm_app.models import look_first
+
+    look_first(model=model, device=device)
     free = free_port(port)
     if port and free != port:
         remark(f"port {port} is taken; {free} is used")
@@ -45,6 +48,7 @@ def demo(
             "--share: anybody who learns the public address can use this page, and every picture passes through "
             "Gradio's servers"
         )
+    loading(model)
     with _at_home():
         _serve(model, seed, device, free, share, json)
 

@@ -49,13 +49,15 @@ def describe(
     json: Json = False,
 ) -> None:
     """Say what is in images, streaming the answer."""
-    loading(model)
-    from vlm_app.models import load_profile, load_vlm, parse_mitigations
+    from vlm_app.models import load_profile, load_vlm, look_first, parse_mitigations
     from vlm_app.pictures import find_pictures
+
+    look_first(model=model, device=device, words=words, profile=profile)
+    pictures = find_pictures(images)
+    loading(model)
     from vlm_heads import Mitigation
 
     mitigation = parse_mitigations(words or (["vhr"] if compare else None))
-    pictures = find_pictures(images)
     vlm = load_vlm(model, device, seed)
     arguments: dict[str, Any] = {"max_new_tokens": max_tokens, "profile": load_profile(profile)}
     if temperature > 0.0:

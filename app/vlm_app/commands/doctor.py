@@ -28,8 +28,10 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Say what works on a model and why the rest does not: every intervention and contrast generates two tokens."""
+    from vlm_app.models import load_vlm, look_first
+
+    look_first(model=model, device=device)
     loading(model)
-    from vlm_app.models import load_vlm
     from vlm_heads import examine, known_contrasts, known_interventions, score_heads
 
     vlm = load_vlm(model, device, seed)

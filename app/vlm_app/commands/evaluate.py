@@ -71,24 +71,25 @@ def evaluate(
         metric: what is measured.
         **own: the metric's own options by name; each is an entry of the protocol. The rest is told by `--help`.
     """
-    from vlm_app.console import loading
+    from vlm_evals.tasks import asked_of, require_data
 
+    from vlm_app.console import loading, progress, publish, remark
+    from vlm_app.mistakes import require_place
+    from vlm_app.models import load_profile, load_vlm, look_first, parse_mitigations
+
+    asked = asked_of(metric.name)
+    require_place(out)
+    look_first(model=model, device=device, words=words, profile=profile)
+    name = _protocol_name(asked, protocol, split, data)
+    require_data(name, metric.name, data, limit=limit)
+    entries = _entries(asked, {**own, "max_new_tokens": max_tokens, "decoding": _decoding(beams)})
     loading(model)
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data, notes_on
     from vlm_evals.scored import evaluation_report
-    from vlm_evals.tasks import asked_of
 
-    from vlm_app.console import progress, publish, remark
-    from vlm_app.mistakes import require_place
-    from vlm_app.models import load_profile, load_vlm, parse_mitigations
-
-    asked = asked_of(metric.name)
-    require_place(out)
-    name = _protocol_name(asked, protocol, split, data)
     mitigation = replace(parse_mitigations(words), profile=load_profile(profile))
     arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls)
-    entries = _entries(asked, {**own, "max_new_tokens": max_tokens, "decoding": _decoding(beams)})
     processes = Processes.current(device)
     out = out or Path("runs") / f"{metric.name}-{Path(name).stem}"
     folder = find_data(name, metric.name, data, out, limit=limit, seed=seed, processes=processes, progress=progress)

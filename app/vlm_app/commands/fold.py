@@ -26,7 +26,9 @@ def fold(
     json: Json = False,
 ) -> None:
     """Write a copy of a checkpoint with static gains folded into its output projections."""
-    from vlm_app.models import load_profile
+    from vlm_app.models import load_profile, look_first
+
+    look_first(model=model, device=device, profile=profile)
     from vlm_heads import fold_checkpoint
     from vlm_heads.models import checkpoint_folder
 

@@ -24,14 +24,16 @@ def score(
     json: Json = False,
 ) -> None:
     """Score every head by how far its output moves when the image is removed."""
-    loading(model)
-    from vlm_app.models import load_vlm
+    from vlm_app.models import load_vlm, look_first
     from vlm_app.pictures import find_pictures
+
+    look_first(model=model, device=device)
+    pictures = find_pictures(images)
+    loading(model)
     from vlm_app.plots import draw_head_map
     from vlm_heads import score_heads
 
     require_place(out)
-    pictures = find_pictures(images)
     vlm = load_vlm(model, device, seed)
     with progress("scoring heads", len(images)) as advance:
         profile = score_heads(

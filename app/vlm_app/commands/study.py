@@ -7,10 +7,18 @@ from typing import Annotated
 
 import typer
 
-from vlm_app.console import print_json
+from vlm_app.console import loading, print_json
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
 
 app = typer.Typer(help="The project's own experiments on the embedded world.")
+
+
+def _begin(model: str, device: str | None, words: list[str] | None = None) -> None:
+    """Look at the names before torch is imported, and say that a model is loaded."""
+    from vlm_app.models import look_first
+
+    look_first(model=model, device=device, words=words)
+    loading(model)
 
 
 @app.command("held-out")
@@ -27,6 +35,7 @@ def held_out(
     json: Json = False,
 ) -> None:
     """Compare a model with and without an intervention on held-out scenes; VHR where none is named."""
+    _begin(model, device, words)
     from vlm_app.studies.held_out import held_out as compare
 
     compare(
@@ -44,6 +53,7 @@ def findings(
     json: Json = False,
 ) -> None:
     """Measure what is true of a model: its vision-aware heads, its sinks, what T-VHD tells, what it recalls."""
+    _begin(model, device)
     from vlm_app.studies.findings import find
 
     found = find(out, model=model, images=images, seed=seed, device=device)
@@ -71,6 +81,7 @@ def league(
     json: Json = False,
 ) -> None:
     """Play every method on the same scenes at equal recall; `torchrun` shares the work between processes."""
+    _begin(model, device)
     from vlm_app.studies.league.play import play
 
     found = play(out, model=model, only=only, scale=scale, write=write, seed=seed, device=device, given=words or ())
