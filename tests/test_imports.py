@@ -53,7 +53,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "bench",
     ),
     "vlm_heads": (
-        "errors attention lazy version",
+        "moved errors attention lazy version",
         "wrappers names",
         "families generate_call key_map receipt stored",
         "blind",

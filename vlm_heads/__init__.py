@@ -6,6 +6,7 @@ A name's module is imported when the name is first used: `import vlm_heads.error
 from typing import TYPE_CHECKING
 
 from vlm_heads.lazy import lazy_names
+from vlm_heads.moved import keep_old_names
 
 if TYPE_CHECKING:
     from vlm_heads.attach import Attachment, attach
@@ -156,3 +157,5 @@ _HOMES = {
 
 if not TYPE_CHECKING:  # a type checker would take any name for known
     __getattr__, __dir__ = lazy_names(__name__, _HOMES, modules="errors methods models profiles")
+
+keep_old_names()
