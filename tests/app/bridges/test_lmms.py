@@ -207,7 +207,7 @@ def test_what_a_task_says_about_decoding(plugin: type[_Model], caplog: pytest.Lo
 
 
 def _scored_by_pope(answer: str, label: str) -> float:
-    """Score as lmms-eval's POPE does (`tasks/pope/utils.py`, read on 2026-11-26): the whole answer must be the label."""
+    """Score as lmms-eval's POPE does (`tasks/pope/utils.py`, read on 2026-11-26): the whole answer is the label."""
     return float(answer.lower().strip() == label)
 
 
