@@ -85,7 +85,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "experiment",
     ),
     "vlm_app": (
-        "options console mistakes leftovers",
+        "options console mistakes leftovers examples",
         "models pictures method_facts",
         "method_page",
         "view bridges speed",

@@ -16,7 +16,7 @@ from transformers import StoppingCriteria, TextIteratorStreamer
 from vlm_heads.attach import attach
 from vlm_heads.attached.turns import turn_of
 from vlm_heads.contrasts.base import Asked, Contrast
-from vlm_heads.errors import BadImage, BadOption, BadPrompt
+from vlm_heads.errors import BadImage, BadOption, BadPrompt, UnsupportedGeneration
 from vlm_heads.generate_call import check_arguments, effective_config, with_defaults
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.models.images import ImageSource, load_image
@@ -176,8 +176,13 @@ class VLM:
         The model is free again when the answer is whole or the iterator is closed; another answer of this model waits
         until then. A failure in the other thread is raised here.
         What the generator returns in the end, as `yield from` gives it, is the whole `Answer`.
+
+        Raises:
+            UnsupportedGeneration: for several beams or sequences, of which no piece is certain before the end.
         """
         whole = _whole(interventions, contrast, profile)
+        check_arguments(self.model, generate_kwargs)
+        _require_one_sequence(effective_config(self.model, _decoding(generate_kwargs)))
         inputs, decoding = self._asked([image], prompt, whole.contrast, generate_kwargs)
         return self._pieces(inputs, whole, decoding)
 
@@ -292,6 +297,15 @@ def _several(images: Sequence[ImageSource]) -> Sequence[ImageSource]:
     if isinstance(images, Sequence) and not isinstance(images, str | bytes):
         return images
     raise BadImage(f"{type(images).__name__} where a list of images is needed: ask answer(image, ...) about one")
+
+
+def _require_one_sequence(config: Any) -> None:
+    for name in ("num_beams", "num_return_sequences"):
+        if (getattr(config, name, None) or 1) > 1:
+            raise UnsupportedGeneration(
+                f"{name}={getattr(config, name)}: only one sequence can be streamed; pass {name}=1, or take the whole "
+                "answer with VLM.answer"
+            )
 
 
 def _one_each(prompts: Any, count: int) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
+from vlm_app.examples import epilog
 from vlm_app.mistakes import run_app
 
 
@@ -74,9 +75,9 @@ def command_line(asked: Collection[str]) -> typer.Typer:
         module, _, attribute = command.place.partition(":")
         found = getattr(import_module(f"vlm_app.commands.{module}"), attribute)
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
+            app.add_typer(found, name=name, epilog=epilog(name))
         else:
-            app.command(name)(found)
+            app.command(name, epilog=epilog(name))(found)
     return app
 
 

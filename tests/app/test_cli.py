@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from vlm_app import options
 from vlm_app.cli import COMMANDS, command_line
+from vlm_app.examples import EXAMPLES
 from vlm_evals import protocol
 from vlm_evals.runs import answers_in
 
@@ -65,6 +67,26 @@ def test_every_subcommand_has_the_shared_options(command: Command, words: list[s
         assert option in outcome.out
 
 
+def test_every_command_has_an_example() -> None:
+    assert EXAMPLES.keys() >= COMMANDS.keys() | {" ".join(words) for words in SUBCOMMANDS}
+
+
+@pytest.mark.parametrize("words", EXAMPLES)
+def test_an_example_stands_in_the_help_and_says_what_there_is(
+    command: Command, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = command(*words.split(), "--help").out
+    for example in EXAMPLES[words]:
+        assert example in shown
+        program, *named = shlex.split(example)
+        assert program == "vlm-heads"
+        whole = " ".join(named[:2]) if " ".join(named[:2]) in EXAMPLES else named[0]
+        assert whole.startswith(words)
+        explained = command(*whole.split(), "--help").out
+        assert all(option in explained for option in named if option.startswith("--"))
+
+
 def test_everything_asks_the_same_where_nothing_is_said() -> None:
     assert options.DEFAULT_PROMPT == vlm.DEFAULT_PROMPT == scoring.DEFAULT_PROMPT == protocol.DESCRIBE
 
@@ -82,72 +104,6 @@ def test_the_list_of_commands_says_what_each_command_says(capsys: pytest.Capture
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
     assert all(name in shown[0] for name in COMMANDS)
-
-
-HEAVY = ("torch", "transformers", "vlm_heads", "gradio", "matplotlib", "nltk", "numpy", "PIL", "pycocotools", "scipy")
-
-
-def imports_of(*words: object, code: int = 0) -> set[str]:
-    """Return the heavy packages that a call of `vlm-heads` imports until it ends with an exit code."""
-    program = (
-        "import sys\nfrom vlm_app.cli import main\n"
-        f"try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert (end.code or 0) == {code}\n"
-        f"sys.stderr.write('\\n' + ' '.join({set(HEAVY)} & set(sys.modules)))"
-    )
-    called = [sys.executable, "-c", program, *map(str, words)]
-    said = subprocess.run(called, capture_output=True, text=True, check=True).stderr
-    return set(said.rpartition("\n")[2].split())
-
-
-@pytest.mark.parametrize("words", [[], ["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
-def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    assert imports_of(*words) == set()
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "describe gone.png",
-        "describe sample:moon",
-        "describe sample:kitchen --with vrh",
-        "describe sample:kitchen --with vhr:gian=2",
-        "describe sample:kitchen --model mni",
-        "describe sample:kitchen --device nope",
-        "describe sample:kitchen --profile gone",
-        "score gone.png",
-        "eval chair --with vrh",
-        "eval chair --model mni",
-        "eval chair --device nope",
-        "eval chair --protocol wrold",
-        "eval chair --protocol gone.json",
-        "eval chair --protocol coco",
-        "eval chair --split sifted",
-        "eval chair --data gone",
-        "eval chair --pipeline mine",
-        "eval chiar",
-        "doctor mni",
-        "demo --model mni",
-        "fold mni --profile gone --out x",
-        "calibrate mni --out x",
-        "calibrate mini --data gone --out x",
-        "bench generate --with vrh",
-        "bench cost --model mni",
-        "study held-out --with vrh",
-        "study league --device nope",
-    ],
-)
-def test_a_mistaken_name_is_told_before_torch_is_imported(words: str) -> None:
-    assert imports_of(*words.split(), code=2) & {"torch", "transformers", "gradio", "matplotlib"} == set()
-
-
-def test_judge_imports_only_what_it_uses(tmp_path: Path) -> None:
-    captions, truth = tmp_path / "captions.jsonl", tmp_path / "index.json"
-    captions.write_text('{"image_id": 1, "caption": "A \\"zebra\\" and Mr. Dog\'s toaster."}\n')
-    truth.write_text('{"1": ["dog"]}')
-    words = ("judge", "chair", captions, "--truth", truth)
-    tokenizer = {"nltk", "numpy"}  # nltk brings numpy, and scipy without its statistics
-    assert imports_of(*words, "--json") - {"scipy"} == tokenizer
-    assert imports_of(*words) - {"scipy"} == tokenizer
 
 
 def test_describe_streams_what_the_model_says(command: Command, banana: Path) -> None:
@@ -178,6 +134,24 @@ def test_describe_compares_side_by_side(command: Command, banana: Path) -> None:
     assert (row["plain"]["text"], row["mitigated"]["text"]) == ("there is a dog.", "there is a banana.")
     assert row["plain"]["receipt"] is None
     assert row["mitigated"]["receipt"]["interventions"][0]["name"] == "vhr"
+
+
+def test_invented_objects_are_data_where_the_truth_is_known(command: Command, banana: Path) -> None:
+    words = ["--model", "planted", "--compare", "--json"]
+    (row,) = command("describe", "sample:planted-car", *words).value
+    assert row["plain"]["objects"] == [{"start": 11, "end": 14, "node": "dog", "shown": False}]
+    assert row["mitigated"]["objects"] == [{"start": 11, "end": 14, "node": "car", "shown": True}]
+    (row,) = command("describe", banana, *words).value
+    assert "objects" not in row["plain"]
+
+
+def test_invented_objects_are_marked_on_a_terminal_alone(banana: Path) -> None:
+    words = ["describe", "--model", "planted"]
+    assert "a \x1b[1;4;31mdog\x1b[0m." in on_terminal(*words, "sample:planted-car")
+    assert "not in the picture: dog" in on_terminal(*words, "sample:planted-car")
+    assert "\x1b[1;4;31mdog" in on_terminal(*words, "--compare", "sample:planted-car")
+    assert "dog" in (unknown := on_terminal(*words, str(banana)))
+    assert "\x1b[" not in unknown
 
 
 def test_sample_scenes_need_no_file(command: Command) -> None:
@@ -356,6 +330,18 @@ def test_a_bar_is_drawn_on_a_terminal_alone(tmp_path: Path) -> None:
     os.close(theirs)
     assert "drawing scenes" in all_from(ours)  # read while it runs: a full terminal buffer would stop the program
     assert drawing.wait() == 0
+
+
+def on_terminal(*words: str) -> str:
+    """Return what a call prints on a terminal."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    program = [sys.executable, "-m", "vlm_app.cli", *words]
+    running = subprocess.Popen(program, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    said = all_from(ours)
+    assert running.wait() == 0
+    return said
 
 
 def all_from(terminal: int) -> str:

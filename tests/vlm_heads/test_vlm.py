@@ -90,9 +90,26 @@ def test_a_stream_that_is_left_early_frees_the_model(vlm: VLM) -> None:
 
 
 def test_a_failure_inside_a_stream_reaches_the_listener(vlm: VLM) -> None:
-    pieces = vlm.stream(planted_image("bird"), "what ?", num_beams=2)
+    def failing(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no beam of light")
+
+    pieces = vlm.stream(planted_image("bird"), "what ?", logits_processor=[failing])
     with pytest.raises(ValueError, match="beam"):
         list(pieces)
+
+
+@pytest.mark.parametrize("name", ["num_beams", "num_return_sequences"])
+def test_only_one_sequence_is_streamed(vlm: VLM, name: str) -> None:
+    with pytest.raises(errors.UnsupportedGeneration, match=f"{name}=2: .*pass {name}=1, or take .* VLM.answer") as said:
+        vlm.stream(planted_image("bird"), "what ?", do_sample=True, **{name: 2})
+    assert "\n" not in str(said.value)
+
+
+def test_beams_that_a_checkpoint_states_are_not_streamed_either(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vlm.model.generation_config, "num_beams", 2)
+    with pytest.raises(errors.UnsupportedGeneration, match="num_beams=2"):
+        vlm.stream(planted_image("bird"), "what ?")
+    assert "".join(vlm.stream(planted_image("bird"), "what ?", num_beams=1)).strip() == "there is a dog."
 
 
 def test_arguments_of_generate_pass_through(vlm: VLM) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lmms_eval.api.model import lmms
+from vlm_evals.text.yes_no import parse_answer
 
 from vlm_app.console import progress
 from vlm_app.models import chosen_device, load_profile, parse_mitigations
@@ -23,6 +25,8 @@ from vlm_heads.errors import BadOption, BadPrompt, UnsupportedGeneration
 
 FILLED_IN = "\n\n"  # lmms-eval's own entry in `until` where a task says nothing; descriptions have paragraphs
 KNOWN = frozenset({"until", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams"})
+_ONE_WORD = re.compile(r"\b(single|one) word\b|\byes or no\b", re.IGNORECASE)
+_AROUND = " \t\r\n.,!;:'\"*"
 _log = logging.getLogger(__name__)
 
 
@@ -136,7 +140,10 @@ class VlmHeads(lmms):  # type: ignore[misc]
             self.mitigation,
             **decoding(stated),
         )
-        return [cut(answer.text, stops(stated)) for answer in found]
+        return [
+            handed_over(cut(answer.text, stops(stated)), str(arguments[0]), str(arguments[4]))
+            for answer, arguments in zip(found, asked, strict=True)
+        ]
 
     def _image(self, images_of: Any, number: int, task: str, split: str) -> Any:
         images = images_of(self.task_dict[task][split][number]) or []
@@ -146,6 +153,23 @@ class VlmHeads(lmms):  # type: ignore[misc]
                 "one: choose another task"
             )
         return images[0]
+
+
+def handed_over(text: str, question: str, task: str) -> str:
+    """Return an answer as the task's scorer takes it: POPE's compares whole answers with `yes` and `no`.
+
+    In a task of POPE an answer that begins with yes or no is handed over as that word. In other tasks a bare "Yes." or
+    "No." loses its stop where the question asks for one word. All else stays as the model said it.
+
+    Args:
+        text: the answer.
+        question: that was asked, with what the task adds to it.
+        task: its name.
+    """
+    reading = parse_answer(text)
+    bare = text.strip(_AROUND).lower() == reading
+    whole = task.startswith("pope") or (bare and _ONE_WORD.search(question) is not None)
+    return reading.capitalize() if whole and reading != "unparsed" else text
 
 
 def intervention_words(text: str) -> list[str]:

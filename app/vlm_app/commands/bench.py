@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vlm_app.console import loading, print_json, print_table, progress, remark
+from vlm_app.examples import epilog
 from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
 
@@ -39,7 +40,7 @@ def bench(context: typer.Context, seed: Seed = DEFAULT_SEED, device: Device = No
     _print_generation(generation)
 
 
-@app.command("kernel")
+@app.command("kernel", epilog=epilog("bench kernel"))
 def kernel(
     dtype: Dtype = "float32",
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long each shape is timed.")] = 4.0,
@@ -56,7 +57,7 @@ def kernel(
         _print_kernels(rows)
 
 
-@app.command("generate")
+@app.command("generate", epilog=epilog("bench generate"))
 def generate(
     model: Model = DEFAULT_MODEL,
     random: Random = False,
@@ -82,7 +83,7 @@ def generate(
         _print_generation(found)
 
 
-@app.command("cost")
+@app.command("cost", epilog=epilog("bench cost"))
 def cost(
     model: Model = DEFAULT_MODEL,
     tokens: Tokens = 24,
@@ -201,7 +202,7 @@ def _print_generation(found: dict[str, Any]) -> None:
     )
 
 
-@app.command("judge")
+@app.command("judge", epilog=epilog("bench judge"))
 def judge(
     process: Annotated[
         bool, typer.Option("--process", help="Time whole calls of vlm-heads instead, beside `python -c pass`.")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vlm_app.examples import epilog
+
 if TYPE_CHECKING:
     from vlm_evals.metric import Metric, Option
 
@@ -33,7 +35,8 @@ class MetricGroup(TyperGroup):
         from vlm_evals.registry import find_metric
 
         app = typer.Typer(add_completion=False)
-        app.command(cmd_name)(self.command_for(find_metric(cmd_name)))
+        metric = find_metric(cmd_name)
+        app.command(cmd_name, epilog=epilog(f"{self.name} {cmd_name}"))(self.command_for(metric))
         return typer.main.get_command(app)
 
     def offered(self, metric: Metric) -> bool:

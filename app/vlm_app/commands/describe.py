@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -50,7 +51,7 @@ def describe(
 ) -> None:
     """Say what is in images, streaming the answer."""
     from vlm_app.models import load_profile, load_vlm, look_first, parse_mitigations
-    from vlm_app.pictures import find_pictures
+    from vlm_app.pictures import find_pictures, truth_of
 
     look_first(model=model, device=device, words=words, profile=profile)
     pictures = find_pictures(images)
@@ -67,18 +68,51 @@ def describe(
         if not json and len(images) > 1:
             print(f"\n{image}")
         sides = [Mitigation(), mitigation] if compare else [mitigation]
-        answers = [_say(vlm, picture, prompt, side, arguments, seed, aloud=not json and not compare) for side in sides]
+        truth = truth_of(image)
+        printing = None if json or compare else _printing(truth)
+        answers = [_say(vlm, picture, prompt, side, arguments, seed, printing) for side in sides]
         if compare and not json:
-            _print_side_by_side(answers, words or ["vhr"])
-        found.append({"image": image, "prompt": prompt, "model": model, "with": words or []} | _row(answers))
+            _print_side_by_side(answers, words or ["vhr"], truth)
+        found.append({"image": image, "prompt": prompt, "model": model, "with": words or []} | _row(answers, truth))
     if json:
         print_json(found)
 
 
+class _Printing(NamedTuple):
+    """What is called with every piece of an answer, and at its end."""
+
+    add: Callable[[str], object]
+    end: Callable[[], object]
+
+
+def _printing(truth: Collection[str] | None) -> _Printing:
+    """Return what prints an answer as it comes; on a terminal with a mark on what the picture does not show."""
+    if truth is None or not sys.stdout.isatty():
+        return _Printing(_write, lambda: _write("\n"))
+    from rich.console import Console
+
+    from vlm_app.view.marks import Marker
+    from vlm_app.view.terminal import Painter
+
+    painter = Painter(Console(highlight=False), truth, Marker())
+    return _Printing(painter.add, painter.end)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def _say(
-    vlm: VLM, image: Path, prompt: str, mitigation: Mitigation, arguments: dict[str, Any], seed: int, *, aloud: bool
+    vlm: VLM,
+    image: Path,
+    prompt: str,
+    mitigation: Mitigation,
+    arguments: dict[str, Any],
+    seed: int,
+    printing: _Printing | None,
 ) -> Answer:
-    """Return an answer, writing its pieces to standard output as they come if aloud; each draws from the same seed."""
+    """Return an answer, printing its pieces as they come; each answer draws from the same seed."""
     import torch
 
     torch.manual_seed(seed)
@@ -93,28 +127,39 @@ def _say(
         try:
             piece = next(pieces)
         except StopIteration as end:
-            if aloud:
-                sys.stdout.write("\n")
+            if printing is not None:
+                printing.end()
             answer: Answer = end.value
             return answer
-        if aloud:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+        if printing is not None:
+            printing.add(piece)
 
 
-def _row(answers: Sequence[Answer]) -> dict[str, Any]:
+def _row(answers: Sequence[Answer], truth: Collection[str] | None) -> dict[str, Any]:
     sides = [
         {"text": one.text, "token_ids": list(one.token_ids), "seconds": one.seconds, "receipt": one.receipt}
+        | _objects(one.text, truth)
         for one in answers
     ]
     return sides[0] if len(sides) == 1 else {"plain": sides[0], "mitigated": sides[1]}
 
 
-def _print_side_by_side(answers: Sequence[Answer], words: Sequence[str]) -> None:
+def _objects(text: str, truth: Collection[str] | None) -> dict[str, Any]:
+    """Return where a text names objects and whether the picture shows them; nothing where that is not known."""
+    if truth is None:
+        return {}
+    from vlm_app.view.marks import Marker
+
+    return {"objects": [asdict(one) for one in Marker().named(text, truth)]}
+
+
+def _print_side_by_side(answers: Sequence[Answer], words: Sequence[str], truth: Collection[str] | None) -> None:
     from rich.columns import Columns
     from rich.console import Console
     from rich.panel import Panel
-    from rich.text import Text
+
+    from vlm_app.view.marks import Marker
+    from vlm_app.view.terminal import painted
 
     plain, mitigated = answers
     console = Console()
@@ -123,5 +168,7 @@ def _print_side_by_side(answers: Sequence[Answer], words: Sequence[str]) -> None
         return
     width = max(30, console.width // 2 - 2)
     titles = ("plain", ", ".join(words))
-    panels = [Panel(Text(answer.text), title=title, width=width) for title, answer in zip(titles, answers, strict=True)]
+    marker = Marker() if truth is not None else None
+    texts = [painted(one.text, marker.named(one.text, truth) if marker else ()) for one in answers]
+    panels = [Panel(text, title=title, width=width) for title, text in zip(titles, texts, strict=True)]
     console.print(Columns(panels))

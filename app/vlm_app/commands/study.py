@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_app.console import loading, print_json
+from vlm_app.examples import epilog
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
 
 app = typer.Typer(help="The project's own experiments on the embedded world.")
@@ -21,7 +22,7 @@ def _begin(model: str, device: str | None, words: list[str] | None = None) -> No
     loading(model)
 
 
-@app.command("held-out")
+@app.command("held-out", epilog=epilog("study held-out"))
 def held_out(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report; started again it goes on.")] = Path(
         "demo-report"
@@ -43,7 +44,7 @@ def held_out(
     )
 
 
-@app.command("findings")
+@app.command("findings", epilog=epilog("study findings"))
 def findings(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for findings.json.")] = Path("runs/findings"),
     images: Annotated[int, typer.Option("--images", min=1, help="Held-out scenes to caption.")] = 600,
@@ -63,7 +64,7 @@ def findings(
         print(f"findings: {out / 'findings.json'}")
 
 
-@app.command("league")
+@app.command("league", epilog=epilog("study league"))
 def league(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the tables.")] = Path("runs/league"),
     only: Annotated[str | None, typer.Option("--only", help="route: RouteGain's rows alone, for another seed.")] = None,
@@ -93,7 +94,7 @@ def league(
         print(f"league: {write or out / 'league.md'}")
 
 
-@app.command("pages")
+@app.command("pages", epilog=epilog("study pages"))
 def pages(
     folders: Annotated[
         list[Path], typer.Argument(metavar="LEAGUE…", help="Folders of leagues, the shipped model's first.")

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from vlm_app.console import print_json, progress, remark
+from vlm_app.examples import epilog
 from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 
 app = typer.Typer(help="The embedded world: scenes in COCO's format, and the training of the model `mini`.")
 
 
-@app.command("export")
+@app.command("export", epilog=epilog("world export"))
 def export(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
     split: Annotated[
@@ -46,7 +47,7 @@ def export(
         print(f"{images} scenes of {split} (seed {seed}) in {out}")
 
 
-@app.command("train")
+@app.command("train", epilog=epilog("world train"))
 def train(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the model and its training log.")],
     seed: Seed = DEFAULT_SEED,

@@ -206,6 +206,62 @@ def test_what_a_task_says_about_decoding(plugin: type[_Model], caplog: pytest.Lo
     assert module.cut("one ### two", ["two", "###"]) == "one"
 
 
+def _scored_by_pope(answer: str, label: str) -> float:
+    """Score as lmms-eval's POPE does (`tasks/pope/utils.py`, read on 2026-11-26): the whole answer is the label."""
+    return float(answer.lower().strip() == label)
+
+
+@pytest.mark.parametrize(
+    ("said", "handed"),
+    [
+        ("Yes.", "Yes"),
+        ("no", "No"),
+        ("**No**", "No"),
+        ("Yes, there is a cat.", "Yes"),
+        ("The answer is no.", "No"),
+        ("There is a cat.", "There is a cat."),  # neither: the scorer counts it as wrong, as it should
+        ("Yes and no.", "Yes and no."),
+    ],
+)
+def test_pope_gets_one_word(plugin: type[_Model], said: str, handed: str) -> None:
+    module = importlib.import_module(plugin.__module__)
+    asked = "Is there a cat in the image?\nAnswer the question using a single word or phrase."
+    assert module.handed_over(said, asked, "pope") == handed
+    assert module.handed_over(said, asked, "pope_adv") == handed
+
+
+def test_other_tasks_get_what_was_said_without_a_stop_behind_yes(plugin: type[_Model]) -> None:
+    module = importlib.import_module(plugin.__module__)
+    asked = "What does the sign say?\nAnswer the question using a single word or phrase."
+    for said in ("No parking.", "Yes, there is a cat.", "A dog.", "Dr."):
+        assert module.handed_over(said, asked, "textvqa_val") == said
+    assert module.handed_over("Yes.", asked, "vqav2_val") == "Yes"
+    assert module.handed_over("Yes.", "Is it a cat? Please answer yes or no.", "mme") == "Yes"
+    assert module.handed_over("Yes.", "Describe the image.", "coco2017_cap_val") == "Yes."
+
+
+def test_popes_own_scorer_counts_what_a_model_of_sentences_says(plugin: type[_Model], requests: Requests) -> None:
+    """`mini` ends its answers with a stop: handed over as they are, not one of them would count."""
+    model = _loaded(plugin)
+    model.task_dict["pope"] = model.task_dict["world"]
+    labels = {"Is there a cat in the image?": "yes", "Is there a dog in the image?": "no"}
+    asked = requests(list(labels), max_new_tokens=8)
+    for place, one in enumerate(asked):
+        one.arguments = (*one.arguments[:3], 0, "pope", "test")
+        assert VLM.from_pretrained("mini").answer(sample_path("kitchen"), one.args[0]).text == ("Yes.", "No.")[place]
+    answers = model.generate_until(asked)
+    assert [_scored_by_pope(said, label) for said, label in zip(answers, labels.values(), strict=True)] == [1.0, 1.0]
+
+
+@pytest.mark.skipif(not INSTALLED, reason="lmms-eval is not installed here: make test-lmms")
+def test_the_scorer_restated_here_is_the_installed_one() -> None:
+    score = importlib.import_module("lmms_eval.tasks.pope.utils").pope_process_results
+    for said in ("Yes", "Yes.", "yes", "No", "There is a cat."):
+        for label in ("yes", "no"):
+            found = score({"answer": label, "question_id": 1}, [said])["pope_accuracy"]["score"]
+            assert found == _scored_by_pope(said, label)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,0 +1,55 @@
+"""An example or two for every command, as they stand at the end of its `--help`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "describe": (
+        "vlm-heads describe sample:kitchen --with vhr --compare",
+        "vlm-heads describe photo.jpg --model llava-hf/llava-1.5-7b-hf --with vhr:gain=1.5 --with vcd --json",
+    ),
+    "score": ("vlm-heads score sample:kitchen sample:street --out profile",),
+    "compare": ("vlm-heads compare runs/chair/plain runs/chair/mitigated --out report",),
+    "doctor": ("vlm-heads doctor mini --cost", "vlm-heads doctor llava-hf/llava-1.5-7b-hf"),
+    "methods": ("vlm-heads methods", "vlm-heads methods vhr"),
+    "calibrate": ("vlm-heads calibrate mini --out reinforced",),
+    "fold": ("vlm-heads fold mini --profile reinforced --out mini-folded --verify",),
+    "demo": ("vlm-heads demo", "vlm-heads demo --model llava-hf/llava-1.5-7b-hf --device cuda"),
+    "eval": ("vlm-heads eval chair --with vhr --paired",),
+    "eval chair": (
+        "vlm-heads eval chair --with vhr --paired --curve --controls",
+        "vlm-heads eval chair --model llava-hf/llava-1.5-7b-hf --data coco --limit 500 --with vhr --paired",
+    ),
+    "eval pope": (
+        "vlm-heads eval pope --with vhr --paired",
+        "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --limit 500",
+    ),
+    "judge": ("vlm-heads judge chair captions.jsonl --truth coco",),
+    "judge chair": ("vlm-heads judge chair captions.jsonl --truth coco/annotations",),
+    "judge pope": ("vlm-heads judge pope answers.jsonl --questions coco_pope_random.json",),
+    "bench": ("vlm-heads bench",),
+    "bench kernel": ("vlm-heads bench kernel --shape 7B --dtype bfloat16 --device cuda",),
+    "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),
+    "bench cost": ("vlm-heads bench cost --model mini",),
+    "bench judge": ("vlm-heads bench judge --captions 500",),
+    "world": ("vlm-heads world export scenes --split held-out --images 100",),
+    "world export": ("vlm-heads world export scenes --split held-out --images 100",),
+    "world train": ("vlm-heads world train my-mini --seed 1",),
+    "study": ("vlm-heads study held-out --out report",),
+    "study held-out": ("vlm-heads study held-out --with vhr --captions 100 --questioned 30 --out report",),
+    "study findings": ("vlm-heads study findings --images 100 --out runs/findings",),
+    "study league": ("vlm-heads study league --scale 0.1 --out runs/league",),
+    "study pages": ("vlm-heads study pages runs/league --results docs/results.md",),
+}
+
+
+def epilog(words: str) -> str | None:
+    """Return what stands at the end of a command's help, a line an example; None where there is none.
+
+    Args:
+        words: the command, as `bench kernel`.
+    """
+    lines = EXAMPLES.get(words, ())
+    title = "Example:" if len(lines) == 1 else "Examples:"
+    return "\n\n".join([title, *lines]) if lines else None
