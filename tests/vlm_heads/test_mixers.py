@@ -59,7 +59,7 @@ def test_gains_where_there_are_no_heads_are_refused_attached_and_folded(where: i
 def test_layers_without_heads_that_are_named_are_refused(layers: int | tuple[int, ...], mixed: Tiny) -> None:
     with pytest.raises(errors.BadOption, match="has no attention heads; layers that have: 1"):
         attach(mixed.model, HeadReinforcement(layers=layers))
-    with pytest.raises(errors.BadOption, match="is not in a model"):
+    with pytest.raises(errors.BadOption, match="layer 0 has no attention heads; layers that have: 1"):
         attach(mixed.model, TextBoundHeads(heads=((0, 1),)))
 
 

@@ -109,11 +109,13 @@ def layers_of_heads(anatomy: Anatomy, heads: Sequence[tuple[int, int]], name: st
     """
     found: dict[int, set[int]] = {}
     for layer, head in heads:
-        known = -anatomy.depth <= layer < anatomy.depth and layer % anatomy.depth in anatomy.attentions
-        if not known or not 0 <= head < anatomy.heads:
+        if not -anatomy.depth <= layer < anatomy.depth or not 0 <= head < anatomy.heads:
             raise BadOption(
                 f"{name}: layer {layer}, head {head} is not in a model with {anatomy.depth} layers of "
                 f"{anatomy.heads} heads"
             )
+        if layer % anatomy.depth not in anatomy.attentions:
+            with_heads = ", ".join(map(str, anatomy.attentions))
+            raise BadOption(f"{name}: layer {layer} has no attention heads; layers that have: {with_heads}")
         found.setdefault(layer % anatomy.depth, set()).add(head)
     return {layer: frozenset(some) for layer, some in found.items()}
