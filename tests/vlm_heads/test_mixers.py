@@ -45,7 +45,7 @@ def test_gains_where_there_are_no_heads_are_refused_attached_and_folded(where: i
     gains = torch.ones(3, 4)
     gains[where, 2] = 3.0
     before = copy.deepcopy(mixed.model.state_dict())
-    with pytest.raises(errors.BadOption, match=f"layer {where}, head 2 is not in a model"):
+    with pytest.raises(errors.BadOption, match=f"layer {where} has no attention heads"):
         attach(mixed.model, StaticGains(gains=((where, 2, 3.0),)))
     profile = HeadProfile(torch.zeros(3, 4), gains=gains)
     with pytest.raises(errors.BadProfile, match="no self-attention"):
