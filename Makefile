@@ -43,7 +43,8 @@ $(READY): pyproject.toml constraints.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@
 
-# Beside lmms-eval, in an environment of its own: it brings 140 packages.
+# Beside lmms-eval, in an environment of its own: it brings 140 packages. One of them, torchvision, is taken out again: PyPI's
+# is built for CUDA and breaks every import of transformers beside a CPU build of torch, and nothing here needs it.
 test-lmms: .venv-lmms/.ready
 	.venv-lmms/bin/pytest -q tests/app/bridges/test_lmms.py
 
@@ -54,6 +55,7 @@ test-serving: $(READY)
 .venv-lmms/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-lmms
 	PIP_CONSTRAINT=constraints.txt .venv-lmms/bin/python -m pip install --quiet -e . pytest lmms-eval==0.7.3
+	.venv-lmms/bin/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 
 clean:
