@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import tempfile
@@ -72,6 +73,23 @@ class HeadProfile:
         what = "scores" if self.gains is None else f"gains on {int((self.gains != 1).sum())} heads"
         origin = f" of {self.model_type}" if self.model_type else ""
         return f"<HeadProfile{origin}: {what}, {layers} layers of {heads} heads, {self.samples} samples>"
+
+    def _repr_html_(self) -> str:
+        """Return a map for notebooks: a row a layer, a cell a head, darker for a higher score or a larger change."""
+        table = self.scores if self.gains is None else (self.gains - 1).abs()
+        shares = (table / table.amax().clamp(min=1e-12)).tolist()
+        values = (self.scores if self.gains is None else self.gains).tolist()
+        rows = [
+            f"<tr><th>{layer}</th>"
+            + "".join(
+                f'<td title="layer {layer}, head {head}: {value:.3g}" '
+                f'style="background:rgba(17,119,110,{share:.2f});min-width:1em">&nbsp;</td>'
+                for head, (share, value) in enumerate(zip(*cells, strict=True))
+            )
+            + "</tr>"
+            for layer, cells in enumerate(zip(shares, values, strict=True))
+        ]
+        return f"<table><caption>{html.escape(repr(self))}</caption>{''.join(rows)}</table>"
 
     def top(self, count: int) -> list[tuple[int, int, float]]:
         """Return the `count` highest (layer, head, score), highest first."""

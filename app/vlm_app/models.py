@@ -46,8 +46,14 @@ def look_first(
         raise BadProfile(f"{profile} holds no head profile: there is no such folder; `vlm-heads score` writes one")
 
 
-def load_vlm(name: str, device: str | None, seed: int) -> VLM:
+def load_vlm(name: str, device: str | None, seed: int, *, allow_missing: bool = False) -> VLM:
     """Return a model on its device, with every generator seeded.
+
+    Args:
+        name: one of ours, a folder, or a Hugging Face id.
+        device: where it is put; None for a GPU if there is one.
+        seed: of every generator.
+        allow_missing: let weights that the checkpoint misses be random.
 
     Raises:
         VlmHeadsError: if there is no such model, or it is no vision-language model, or the device is not there.
@@ -64,7 +70,8 @@ def load_vlm(name: str, device: str | None, seed: int) -> VLM:
     where = chosen_device(device)
     torch.manual_seed(seed)
     # a bare word is ours or a folder; only `owner/name` is worth asking the hub for
-    return VLM.from_pretrained(name, device=where, local_files_only="/" not in name)
+    local = "/" not in name
+    return VLM.from_pretrained(name, device=where, allow_missing=allow_missing, local_files_only=local)
 
 
 def chosen_device(device: str | None) -> str:

@@ -28,4 +28,7 @@ Profile = Annotated[Path | None, typer.Option("--profile", help="Head scores sav
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to ask about the image.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is drawn.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, …; by default a GPU if there is one.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Load a checkpoint that misses weights: those are random then.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]

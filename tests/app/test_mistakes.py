@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from safetensors.torch import load_file, save_file
+
+from tests.support.command import Command
 
 Mistake = Callable[..., str]
 
@@ -226,3 +230,18 @@ def test_a_limit_that_cannot_be_is_refused_before_anything_is_drawn(
         said = mistake("eval", metric, f"--limit={limit}")
         assert f"--limit {limit}: of the embedded world 1 to 100000 images can be asked about" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_misses_weights_is_loaded_where_that_is_asked_for(
+    command: Command, mistake: Mistake, untrained_mini: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "torn"
+    shutil.copytree(untrained_mini, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "o_proj" in name)
+    kept = {key: value for key, value in weights.items() if key != name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    words = ("describe", "sample:park", "--model", folder, "--max-tokens", 2)
+    assert "o_proj" in mistake(*words)
+    assert "--allow-missing" in mistake(*words)
+    assert command(*words, "--allow-missing").code == 0

@@ -167,3 +167,11 @@ def test_neither_folder_nor_repository_is_said(name: str, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.BadProfile, match=f"no head profile|{name} holds no head profile"):
         HeadProfile.from_pretrained(name)
+
+
+def test_a_notebook_shows_a_profile_as_a_map() -> None:
+    page = HeadProfile(torch.tensor([[0.0, 1.0], [2.0, 4.0]]), model_type="llava")._repr_html_()
+    assert page.count("<tr>") == 2
+    assert 'title="layer 1, head 1: 4" style="background:rgba(17,119,110,1.00)' in page
+    assert 'title="layer 0, head 1: 1" style="background:rgba(17,119,110,0.25)' in page
+    assert "&lt;HeadProfile of llava" in page

@@ -81,7 +81,7 @@ class Finite(LogitsProcessor):  # type: ignore[misc]
 def _sentence(name: str, keys: list[str], what: str) -> str:
     return (
         f"the checkpoint of {name} does not fit its config: {_listed(keys)} {what} and would be random; get the whole "
-        "checkpoint, or pass allow_missing=True to VLM.from_pretrained"
+        "checkpoint, or say --allow-missing (in Python: VLM.from_pretrained(..., allow_missing=True))"
     )
 
 

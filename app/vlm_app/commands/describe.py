@@ -15,6 +15,7 @@ from vlm_app.options import (
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
     DEFAULT_SEED,
+    AllowMissing,
     Device,
     Images,
     Json,
@@ -47,6 +48,7 @@ def describe(
     model: Model = DEFAULT_MODEL,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
+    allow_missing: AllowMissing = False,
     json: Json = False,
 ) -> None:
     """Say what is in images, streaming the answer."""
@@ -59,7 +61,7 @@ def describe(
     from vlm_heads import Mitigation
 
     mitigation = parse_mitigations(words or (["vhr"] if compare else None))
-    vlm = load_vlm(model, device, seed)
+    vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     arguments: dict[str, Any] = {"max_new_tokens": max_tokens, "profile": load_profile(profile)}
     if temperature > 0.0:
         arguments |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}

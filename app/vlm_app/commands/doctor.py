@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm_app.console import loading, print_json, print_table
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED, Device, Json, Seed
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED, AllowMissing, Device, Json, Seed
 
 if TYPE_CHECKING:
     from vlm_app.speed.cost import Cost
@@ -25,6 +25,7 @@ def doctor(
     ] = False,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
+    allow_missing: AllowMissing = False,
     json: Json = False,
 ) -> None:
     """Say what works on a model and why the rest does not: every intervention and contrast generates two tokens."""
@@ -34,7 +35,7 @@ def doctor(
     loading(model)
     from vlm_heads import examine, known_contrasts, known_interventions, score_heads
 
-    vlm = load_vlm(model, device, seed)
+    vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     anatomy = examine(vlm.model)
     facts = {
         "model": model,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm_app.commands.by_metric import Command, MetricGroup, option_parameters, parameters_of, shaped
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Profile, Seed, With
+from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, AllowMissing, Device, Json, Model, Profile, Seed, With
 
 if TYPE_CHECKING:
     from vlm_evals.metric import Asked, Metric
@@ -62,6 +62,7 @@ def evaluate(
     max_failures: MaxFailures = 20,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
+    allow_missing: AllowMissing = False,
     json: Json = False,
     **own: Any,
 ) -> None:
@@ -97,7 +98,7 @@ def evaluate(
     notes = notes_on(name, folder)
     for note in notes if processes.first else ():
         remark(note)
-    vlm = load_vlm(model, device, seed)
+    vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
     ask_arms(asking, bound, folder, arms, out, processes=processes, notes=notes, progress=progress)
     if processes.first:

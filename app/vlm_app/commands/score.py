@@ -9,7 +9,18 @@ import typer
 
 from vlm_app.console import loading, print_json, print_table, progress, steps
 from vlm_app.mistakes import require_place
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SEED, Device, Images, Json, Model, Prompt, Seed
+from vlm_app.options import (
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SEED,
+    AllowMissing,
+    Device,
+    Images,
+    Json,
+    Model,
+    Prompt,
+    Seed,
+)
 
 
 def score(
@@ -21,6 +32,7 @@ def score(
     model: Model = DEFAULT_MODEL,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
+    allow_missing: AllowMissing = False,
     json: Json = False,
 ) -> None:
     """Score every head by how far its output moves when the image is removed."""
@@ -34,7 +46,7 @@ def score(
     from vlm_heads import score_heads
 
     require_place(out)
-    vlm = load_vlm(model, device, seed)
+    vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     with progress("scoring heads", len(images)) as advance:
         profile = score_heads(
             vlm.model,
