@@ -65,8 +65,9 @@ def _serve(model: str, seed: int, device: str | None, port: int, share: bool, js
         blocks = build_page(session)
         try:
             local, public = launch(blocks, port, share=share)
+            stopped = _stopped()  # whoever reads the address may end the page at once
             _say(local, public, json)
-            _until_stopped()
+            stopped.wait()
         finally:
             blocks.close(verbose=False)
     finally:
@@ -123,10 +124,10 @@ def _say(local: str, public: str | None, json: bool) -> None:
     sys.stdout.flush()
 
 
-def _until_stopped() -> None:
-    """Wait for Ctrl+C, a polite kill or the end of the terminal; under `nohup` the last is left alone."""
+def _stopped() -> threading.Event:
+    """Return what Ctrl+C, a polite kill and the end of the terminal set; under `nohup` the last is left alone."""
     stopped = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(sign) is not signal.SIG_IGN:
             signal.signal(sign, lambda *_: stopped.set())
-    stopped.wait()
+    return stopped
