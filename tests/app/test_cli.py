@@ -40,6 +40,8 @@ SUBCOMMANDS = [
         "demo",
         "world export",
         "world train",
+        "world train-small",
+        "world build-small",
         "methods",
         "study held-out",
         "study findings",
