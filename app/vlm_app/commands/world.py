@@ -90,11 +90,13 @@ def train_small(
     from transformers.utils.logging import disable_progress_bar
     from vlm_evals.scenes.small.parts import load_parts
     from vlm_evals.scenes.small.recipe import SmallRecipe
+    from vlm_evals.scenes.small.train import keep_memory
     from vlm_evals.scenes.small.train import train_small as train
 
     from vlm_app.models import chosen_device
 
     disable_progress_bar()
+    keep_memory()
     recipe = SmallRecipe(seed=seed, rows=rows, batch=batch, threads=threads, frozen=precision)
     remark(f"training into {out}; log.jsonl there says how far it is")
     with progress("training small", recipe.steps) as advance:

@@ -50,13 +50,13 @@ def base_file() -> Path:
         raise UnknownModel(f"the language model under 'small' is not installed: {REMEDY}") from missing
     if not path.is_file():
         raise UnknownModel(f"the installed {PACKAGE} has no {FILE}: {REMEDY} --force-reinstall")
-    if find_spec("gguf") is None:
-        raise UnknownModel(f"the package that reads {path.name} is not installed: {REMEDY}")
     found = file_hash(path)
     if found != SHA256:
         raise UnknownModel(
             f"{path.name} has the SHA-256 {found[:12]}…, 'small' needs {SHA256[:12]}…: {REMEDY} --force-reinstall"
         )
+    if find_spec("gguf") is None:
+        raise UnknownModel(f"the package that reads {path.name} is not installed: {REMEDY}")
     return path
 
 

@@ -59,7 +59,6 @@ def train_small(
         advance(recipe.steps)
         return out / FILE
     torch.set_num_threads(recipe.threads)
-    keep_memory()
     for draft in out.glob(".part-*"):  # what a killed training was writing
         draft.unlink()
     learner = new_learner(recipe, *load(), device)
@@ -141,7 +140,8 @@ def _log_until(path: Path, done: int) -> Callable[[int, float], None]:
 def keep_memory() -> None:
     """Let glibc keep the large blocks of a step for the next one, instead of returning them to the system.
 
-    Getting them back page by page costs a step several percent of its time. Other C libraries have no such switch.
+    Getting them back page by page costs a step several percent of its time. It holds for the whole process, so a
+    program calls it, not a library. Other C libraries have no such switch.
     """
     option = getattr(ctypes.CDLL(None), "mallopt", None)
     if option is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ def save_weights(weights: Weights, path: Path) -> None:
     if not all(bool(half.isfinite().all()) for half in halves.values()):
         raise ValueError(f"{path}: a weight is not finite in 16 bits")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save(halves, metadata=dict(weights.facts)))
+    # one entry: the format writes several in any order, and the same weights are to give the same bytes
+    write_whole(path, save(halves, metadata={"facts": json.dumps(weights.facts)}))
 
 
 def read_weights(place: Path) -> Weights:
@@ -63,7 +65,7 @@ def read_weights(place: Path) -> Weights:
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     try:
         with safe_open(path, framework="pt") as file:
-            facts = dict(file.metadata() or {})
+            facts = json.loads((file.metadata() or {})["facts"])
             for key in file.keys():  # noqa: SIM118 - no mapping
                 part, _, name = key.partition(".")
                 parts[part][name] = file.get_tensor(key).float()
