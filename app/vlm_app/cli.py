@@ -47,7 +47,9 @@ COMMANDS = {
     ),
     "judge": Command("judge:app", "Score somebody's saved captions or answers; needs no model and no torch."),
     "bench": Command("bench:app", "How fast things are on this machine."),
-    "world": Command("world:app", "The embedded world: scenes in COCO's format, and the training of the model `mini`."),
+    "world": Command(
+        "world:app", "The embedded world: scenes in COCO's format, and the training of the models `mini` and `small`."
+    ),
     "study": Command("study:app", "The project's own experiments on the embedded world."),
 }
 

@@ -247,6 +247,12 @@ def _decode(path: Path, line: int, text: str, position: int, listed: bool) -> tu
     return value, end
 
 
+def cache_folder() -> Path:
+    """Return the user's folder for what can be made again; it need not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vlm-heads"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file in one step, and the folders it stands in where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)

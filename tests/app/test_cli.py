@@ -18,7 +18,7 @@ from vlm_app.examples import EXAMPLES
 from vlm_evals import protocol
 from vlm_evals.runs import answers_in
 
-from tests.support.command import Command
+from tests.support.command import Command, Mistake
 from vlm_heads import scoring, vlm
 from vlm_heads.models.planted import planted_image
 
@@ -43,6 +43,8 @@ SUBCOMMANDS = [
         "demo",
         "world export",
         "world train",
+        "world train-small",
+        "world build-small",
         "methods",
         "study held-out",
         "study findings",
@@ -241,6 +243,14 @@ def test_eval_with_a_contrast_resumes_under_the_same_options_alone(
     refused = command(*words, "--with", "vcd:alpha=0.7", "--with", "route")
     assert refused.code == 2
     assert "setting.contrast.alpha" in refused.err
+
+
+def test_mistakes_about_small_are_one_line(mistake: Mistake, tmp_path: Path) -> None:
+    assert "choose float32 or bfloat16" in mistake("world", "train-small", tmp_path, "--precision", "int8")
+    assert "3 rows are less than one step of 8" in mistake("world", "train-small", tmp_path, "--rows", 3)
+    line = mistake("world", "build-small", tmp_path / "model", "--weights", tmp_path)
+    assert "train them: vlm-heads world train-small DIR" in line
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("split", ["held-out", "shifted", "scrambled"])

@@ -7,7 +7,6 @@ finds in the human captions. They come from the official COCO files through pyco
 import contextlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +17,7 @@ from typing import Any
 from vlm_evals.data.coco import annotation_files
 from vlm_evals.data.image_names import same_place, told_apart, whole_name
 from vlm_evals.errors import EvaluationError, FileFormatError, UnknownImage
-from vlm_evals.records import file_hash, image_key, read_json, read_text, write_json
+from vlm_evals.records import cache_folder, file_hash, image_key, read_json, read_text, write_json
 from vlm_evals.text.objects import ObjectFinder, vocabulary
 
 FORMAT = 1
@@ -105,7 +104,7 @@ def load_truth(
         _refuse_mixing(truth, finder)
         return truth
     finder = finder or ObjectFinder()
-    return _built_or_cached(files, finder, cache or _cache_folder())
+    return _built_or_cached(files, finder, cache or cache_folder())
 
 
 def save_truth(path: Path, truth: Truth) -> None:
@@ -260,8 +259,3 @@ def _built_or_cached(files: Sequence[Path], finder: ObjectFinder, cache: Path) -
 def _sources_digest(files: Sequence[Path], finder: ObjectFinder) -> str:
     stated = [FORMAT, finder.pipeline, finder.vocabulary_name, finder.notes, sorted(map(file_hash, files))]
     return sha256(json.dumps(stated).encode()).hexdigest()
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vlm-heads"

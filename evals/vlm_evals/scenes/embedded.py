@@ -24,3 +24,19 @@ def _mini_folder() -> Path:
     if (folder / "config.json").is_file():
         return folder
     raise UnknownModel("the embedded model 'mini' is not installed here; train it with `vlm-heads world train`")
+
+
+def small() -> Embedded:
+    """Return `small`: the trained parts ship with this package, its language model comes from another."""
+    return Embedded(folder=_small_folder)
+
+
+def _small_folder() -> Path:
+    """Return where the checkpoint lies; put together at the first call.
+
+    Raises:
+        UnknownModel: if it is not trained yet, or its language model is not installed.
+    """
+    from vlm_evals.scenes.small.build import small_folder  # transformers is imported for those who use the model
+
+    return small_folder()

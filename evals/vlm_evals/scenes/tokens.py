@@ -60,17 +60,22 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_processor() -> LlavaProcessor:
     """Return the processor: images to 112 × 112, prompts through the chat template."""
+    return with_images(build_tokenizer(), CHAT_TEMPLATE)
+
+
+def with_images(tokenizer: PreTrainedTokenizerFast, chat_template: str) -> LlavaProcessor:
+    """Return a tokenizer made a processor for the world's pictures: 112 × 112 pixels, 49 image tokens."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessorPil(
         do_resize=True, size=size, do_center_crop=False, crop_size=size, image_mean=[0.5] * 3, image_std=[0.25] * 3
     )
     return LlavaProcessor(
         image_processor=images,
-        tokenizer=build_tokenizer(),
+        tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
     )
 
 

@@ -1,0 +1,72 @@
+"""From the trained parts and the base to an ordinary checkpoint."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import transformers
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from vlm_evals.records import file_hash
+from vlm_heads.errors import UnknownModel
+
+from .base import SHA256, load_base
+from .chat import build_processor
+from .kept import kept_folder
+from .model import assemble
+from .weights import FILE, read_weights
+
+FORMAT = "1"  # goes up when the same weights are put together in another way
+
+
+def build_small(weights: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Return (model, processor): the base with the trained parts in it, in float32.
+
+    Args:
+        weights: the file of trained parts, or the folder that holds it.
+
+    Raises:
+        FileNotFoundError: if there are no weights.
+        UnknownModel: if the base is not installed; the message says how to get it.
+        UnsupportedModel: if the weights are damaged.
+    """
+    parts, base = read_weights(weights), load_base()
+    processor = build_processor(base.tokenizer)
+    return assemble(base, processor, parts), processor
+
+
+def save_small(weights: Path, out: Path) -> None:
+    """Write a checkpoint that plain `from_pretrained` loads; raises as `build_small` does."""
+    model, processor = build_small(weights)
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def shipped_weights() -> Path:
+    """Return the file of trained parts that ships with the package.
+
+    Raises:
+        UnknownModel: if none does.
+    """
+    path = Path(str(files("vlm_evals.scenes.small"))) / FILE
+    if not path.is_file():
+        raise UnknownModel("the embedded model 'small' is not trained yet: vlm-heads world train-small DIR")
+    return path
+
+
+def small_folder(weights: Path | None = None) -> Path:
+    """Return the folder of the embedded model's checkpoint; put together at the first call, then from the cache.
+
+    Args:
+        weights: the trained parts; by default those that ship with the package.
+
+    Raises:
+        UnknownModel: if no weights ship or the base is not installed.
+        UnsupportedModel: if the weights are damaged, or the cache cannot be written.
+    """
+    weights = weights or shipped_weights()
+    made_from = {"weights": file_hash(weights), "base": SHA256, "format": FORMAT,
+                 "transformers": transformers.__version__}  # fmt: skip
+    return kept_folder("small", made_from, lambda out: save_small(weights, out))
