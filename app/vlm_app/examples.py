@@ -36,6 +36,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "world": ("vlm-heads world export scenes --split held-out --images 100",),
     "world export": ("vlm-heads world export scenes --split held-out --images 100",),
     "world train": ("vlm-heads world train my-mini --seed 1",),
+    "world train-small": ("vlm-heads world train-small my-small --seed 1",),
+    "world build-small": ("vlm-heads world build-small small-checkpoint --weights my-small",),
     "study": ("vlm-heads study held-out --out report",),
     "study held-out": ("vlm-heads study held-out --with vhr --captions 100 --questioned 30 --out report",),
     "study findings": ("vlm-heads study findings --images 100 --out runs/findings",),

@@ -67,7 +67,7 @@ def train(
         print(f"the model is in {folder}; use it with --model {folder}")
 
 
-@app.command("train-small")
+@app.command("train-small", epilog=epilog("world train-small"))
 def train_small(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the weights, the log and the saved state.")],
     rows: Annotated[int, typer.Option("--rows", min=1, help="Pictures, each with everything said about it.")] = 8000,
@@ -110,7 +110,7 @@ def train_small(
         )
 
 
-@app.command("build-small")
+@app.command("build-small", epilog=epilog("world build-small"))
 def build_small(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the checkpoint.")],
     weights: Annotated[
