@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from vlm_heads.errors import BadOption
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.methods import parse_method
 from vlm_heads.profile import CONFIG_NAME, WEIGHTS_NAME, HeadProfile
-from vlm_heads.stored import stored_folder, write_whole
+from vlm_heads.stored import pushed, stored_folder, write_whole
 from vlm_heads.toolkit.method import Method
 from vlm_heads.toolkit.options import split_outside_quotes
 
@@ -141,12 +140,7 @@ class Mitigation:
             private: of a repository that is made here.
             api: with an endpoint or token of its own; by default the one that `huggingface_hub` is set up with.
         """
-        hub = api or HfApi()
-        address = hub.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Add a mitigation")
-        return str(address)
+        return pushed(repo_id, self.save_pretrained, "Add a mitigation", private=private, api=api)
 
 
 Mitigated = Method | Mitigation | str

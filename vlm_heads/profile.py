@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from vlm_heads.errors import BadProfile
 from vlm_heads.families import Anatomy
-from vlm_heads.stored import stored_folder, write_whole
+from vlm_heads.stored import pushed, stored_folder, write_whole
 
 WEIGHTS_NAME = "head_profile.safetensors"
 CONFIG_NAME = "head_profile.json"
@@ -170,13 +169,12 @@ class HeadProfile:
             private: of a repository that is made here.
             api: with an endpoint or token of its own; by default the one that `huggingface_hub` is set up with.
         """
-        hub = api or HfApi()
-        address = hub.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
+
+        def write(folder: Path) -> None:
             self.save_pretrained(folder)
-            (Path(folder) / "README.md").write_text(profile_card(self.card, self.gains), encoding="utf-8")
-            hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Add a head profile")
-        return str(address)
+            (folder / "README.md").write_text(profile_card(self.card, self.gains), encoding="utf-8")
+
+        return pushed(repo_id, write, "Add a head profile", private=private, api=api)
 
 
 def _described(value: Tensor) -> str:

@@ -6,10 +6,10 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -26,9 +26,8 @@ def write_whole(path: Path, content: bytes) -> None:
         return
     target = Path(os.path.realpath(path))
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-    descriptor, draft = tempfile.mkstemp(
-        dir=target.parent, prefix=".part-"
-    )  # a short name fits wherever the file's does
+    # a short name fits wherever the file's does
+    descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=".part-")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
@@ -50,6 +49,26 @@ def _is_special(path: Path) -> bool:
         return False
     first, second = (*path.absolute().parts[1:3], "", "")[:2]
     return not stat.S_ISREG(kind) or (first in ("dev", "proc") and second != "shm")
+
+
+def pushed(
+    repo_id: str, write: Callable[[Path], None], message: str, *, private: bool | None, api: HfApi | None
+) -> str:
+    """Write a folder into a repository of the hub, made where missing; return its address.
+
+    Args:
+        repo_id: `owner/name`.
+        write: fills the folder.
+        message: of the commit.
+        private: of a repository that is made here.
+        api: with an endpoint or token of its own; None for the one that `huggingface_hub` is set up with.
+    """
+    hub = api or HfApi()
+    address = hub.create_repo(repo_id, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+    return str(address)
 
 
 def stored_folder(folder: str | os.PathLike[str], revision: str | None, names: Sequence[str]) -> Path:

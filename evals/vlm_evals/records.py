@@ -273,9 +273,8 @@ def write_whole(path: Path, content: bytes) -> None:
         return
     target = Path(os.path.realpath(path))
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-    descriptor, draft = tempfile.mkstemp(
-        dir=target.parent, prefix=".part-"
-    )  # a short name fits wherever the file's does
+    # a short name fits wherever the file's does
+    descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=".part-")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)

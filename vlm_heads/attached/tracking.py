@@ -84,6 +84,7 @@ class Tracker:
         self._acting = acting_by_layer(interventions, anatomy, receipt)
         self._watching = watching_by_layer(watchers, anatomy, first_memory=len(interventions))
         self._generations = Generations()
+        self._idle_tally = LayerTally()  # of watchers, which act on nothing
         self._current: TrackedGeneration | None = None
         self._turns = ForwardTurns()
         self._recording: Recording | None = None
@@ -158,7 +159,9 @@ class Tracker:
             if state is None:
                 self._refuse_stray()
             return compute()
-        call = AttentionCall(layer, module, query, key, value, mask, state, self._profile, compute, {}, LayerTally())
+        call = AttentionCall(
+            layer, module, query, key, value, mask, state, self._profile, compute, {}, self._idle_tally
+        )
         call.scale, call.hidden = settings.get("scaling"), self._hidden
         moving = self._plan(call, state, acting)
         output, weights = state.edits.edit_for(layer, call.planned).apply(call, moving, self._backend)

@@ -32,7 +32,7 @@ class ForwardTurns:
         return threading.get_ident() in self._holders
 
     def give_back(self) -> None:
-        """End the turn; nothing where somebody else's hook failed before it began."""
+        """End the turn; do nothing if another hook failed before it began."""
         if self._holders and self._holders[-1] == threading.get_ident():
             self._holders.pop()
             self._lock.release()

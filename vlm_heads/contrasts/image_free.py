@@ -9,6 +9,7 @@ from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.toolkit.method import Paper
 from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.papers import PAI
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,7 @@ class ImageFree(Contrast):
 
     name: ClassVar[str] = "pai-contrast"
     label: ClassVar[str] = "PAI, 2nd stream"
-    paper: ClassVar[Paper | None] = Paper(
-        "Liu et al.",
-        "Paying More Attention to Image: A Training-Free Method for Alleviating Hallucination in LVLMs",
-        2024,
-        "ECCV",
-        "2407.21771",
-    )
+    paper: ClassVar[Paper | None] = PAI
 
     gamma: float = option(1.1, at_least=1.0, neutral=1.0, help="strength of the contrast")
 

@@ -15,15 +15,8 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.toolkit.layer_sets import Layers, layers_option
 from vlm_heads.toolkit.method import Paper
 from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.papers import PAI
 from vlm_heads.toolkit.row_attention import image_keys, last_row
-
-PAPER = Paper(
-    "Liu et al.",
-    "Paying More Attention to Image: A Training-Free Method for Alleviating Hallucination in LVLMs",
-    2024,
-    "ECCV",
-    "2407.21771",
-)
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class ImageBoost(Intervention):
 
     name: ClassVar[str] = "pai"
     label: ClassVar[str] = "PAI"
-    paper: ClassVar[Paper | None] = PAPER
+    paper: ClassVar[Paper | None] = PAI
 
     strength: float = option(0.5, at_least=0.0, neutral=0.0, help="factor on |z|; 0.2 in the authors' program")
     layers: Layers = layers_option(paper="all but the first two")

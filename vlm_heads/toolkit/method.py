@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from vlm_heads.toolkit.options import Option, options_of, write_options
@@ -70,7 +71,7 @@ class Method(ABC):
         """Return the options, in the order of the fields."""
         return options_of(cls)
 
-    @property
+    @cached_property  # asked on every layer and step
     def changes_nothing(self) -> bool:
         """Whether every option that has a neutral value is at it."""
         neutral = type(self).neutral

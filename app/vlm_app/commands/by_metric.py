@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 
-class MetricGroup(TyperGroup):
+class MetricGroup(TyperGroup, ABC):
     """A command for every metric. Metrics are looked for when one is named or all are listed, and not before."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -39,13 +40,15 @@ class MetricGroup(TyperGroup):
         app.command(cmd_name, epilog=epilog(f"{self.name} {cmd_name}"))(self.command_for(metric))
         return typer.main.get_command(app)
 
+    @abstractmethod
     def offered(self, metric: Metric) -> bool:
         """Whether a metric has this command."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def command_for(self, metric: Metric) -> Command:
         """Return the function that Typer makes a metric's command of."""
-        raise NotImplementedError
+        ...
 
 
 def shaped(run: Command, parameters: Iterable[inspect.Parameter], help: str) -> Command:

@@ -5,7 +5,7 @@ Ours says "unparsed" where an answer is neither yes nor no instead of counting i
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 from vlm_evals.errors import EvaluationError
@@ -28,21 +28,28 @@ def parse_answer(answer: str, *, parser: Parser = "strict-neither", label: Label
     Raises:
         EvaluationError: for an unknown parser, or "vcd" without a label.
     """
-    if parser == "strict-neither":
-        return _strict(answer)
-    if parser == "pope":
-        words = answer.split(".")[0].replace(",", "").split(" ")
-        return "no" if {"No", "no", "not"}.intersection(words) else "yes"
-    if parser == "opera":
-        words = answer.replace(".", "").replace(",", "").split(" ")
-        denied = {"No", "NO", "no", "not"}.intersection(words) or any(word.endswith("n't") for word in words)
-        return "no" if denied else "yes"
-    if parser == "vcd":
-        if label is None:
-            raise EvaluationError("the parser vcd depends on the label; pass label='yes' or label='no'")
-        said = label in answer.lower()
-        return label if said else ("no" if label == "yes" else "yes")
-    raise EvaluationError(f"unknown parser {parser!r}; choose one of {', '.join(PARSERS)}")
+    read = _READERS.get(parser)
+    if read is None:
+        raise EvaluationError(f"unknown parser {parser!r}; choose one of {', '.join(PARSERS)}")
+    return read(answer, label)
+
+
+def _as_pope(answer: str, _: Label | None) -> Reading:
+    words = answer.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"}.intersection(words) else "yes"
+
+
+def _as_opera(answer: str, _: Label | None) -> Reading:
+    words = answer.replace(".", "").replace(",", "").split(" ")
+    denied = {"No", "NO", "no", "not"}.intersection(words) or any(word.endswith("n't") for word in words)
+    return "no" if denied else "yes"
+
+
+def _as_vcd(answer: str, label: Label | None) -> Reading:
+    if label is None:
+        raise EvaluationError("the parser vcd depends on the label; pass label='yes' or label='no'")
+    said = label in answer.lower()
+    return label if said else ("no" if label == "yes" else "yes")
 
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -58,7 +65,7 @@ _BOXED = re.compile(r"\\boxed\s*\{(?:\s*\\text\w*\s*\{)?([^{}]*)\}")
 _KEYS = ("answer", "final_answer", "response", "prediction", "label", "result", "output")
 
 
-def _strict(answer: str) -> Reading:
+def _strict(answer: str, _: Label | None) -> Reading:
     """Return yes or no where it is the first word, or follows "the answer is", and is not taken back at once."""
     text = _unwrapped(answer.strip())
     lead = _LEAD.match(text)
@@ -73,6 +80,14 @@ def _strict(answer: str) -> Reading:
     if following in ("yes", "no") and following != words[0]:
         return "unparsed"
     return "yes" if words[0] == "yes" else "no"
+
+
+_READERS: Mapping[str, Callable[[str, Label | None], Reading]] = {
+    "strict-neither": _strict,
+    "pope": _as_pope,
+    "opera": _as_opera,
+    "vcd": _as_vcd,
+}
 
 
 def _unwrapped(text: str) -> str:

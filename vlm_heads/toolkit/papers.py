@@ -1,0 +1,13 @@
+"""Papers that more than one method comes from."""
+
+from __future__ import annotations
+
+from vlm_heads.toolkit.method import Paper
+
+PAI = Paper(
+    "Liu et al.",
+    "Paying More Attention to Image: A Training-Free Method for Alleviating Hallucination in LVLMs",
+    2024,
+    "ECCV",
+    "2407.21771",
+)
