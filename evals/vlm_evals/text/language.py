@@ -10,6 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +80,21 @@ def punkt_data(folder: Path | None) -> PunktData:
 
 
 def import_nltk() -> None:
-    """Import nltk without scipy.stats, which takes longer to import than nltk and serves one test of collocations.
+    """Import nltk without scipy, which takes longer to import than nltk.
 
-    That test imports it when it is called. Where several threads run, or scipy.stats is imported already, nothing is
-    done here, and nltk is imported in the ordinary way.
+    A test of collocations uses scipy.stats, and imports it when it is called. A parser uses scipy beside scikit-learn:
+    where that is installed, or scipy is imported already, scipy.stats alone is left out. Where several threads run, or
+    scipy.stats is imported already, nothing is done here, and nltk is imported in the ordinary way.
     """
     if "nltk" in sys.modules or "scipy.stats" in sys.modules or threading.active_count() > 1:
         return
-    sys.modules["scipy.stats"] = None  # type: ignore[assignment]  # Python's own mark for what cannot be imported
+    only_stats = "scipy" in sys.modules or find_spec("sklearn") is not None
+    left_out = "scipy.stats" if only_stats else "scipy"
+    sys.modules[left_out] = None  # type: ignore[assignment]  # Python's own mark for what cannot be imported
     try:
         from nltk.metrics import association
     finally:
-        del sys.modules["scipy.stats"]
+        del sys.modules[left_out]
     association.fisher_exact = _fisher_exact
 
 
