@@ -11,15 +11,17 @@ from vlm_evals.scenes import text
 from vlm_evals.scenes.catalog import CATEGORIES, SCENES
 from vlm_evals.scenes.model import mini_config
 from vlm_evals.scenes.small.base import Base
+from vlm_evals.scenes.small.learner import new_learner
 from vlm_evals.scenes.small.recipe import SmallRecipe
 from vlm_evals.scenes.small.train import train_small
+from vlm_evals.scenes.small.weights import Weights
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<reponame>", "<file_sep>", "<filename>",
     "<gh_stars>", "<issue_start>", "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>",
     "<jupyter_code>", "<jupyter_output>", "<jupyter_script>", "<empty_output>",
 )  # fmt: skip
-RECIPE = SmallRecipe(seed=3, rows=12, batch=2, fitting=1, frozen="float32")
+RECIPE = SmallRecipe(seed=3, rows=12, batch=2, fitting=1, texts=5, frozen="float32")
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -69,3 +71,11 @@ def train_and_die(out: str, steps: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     train_small(RECIPE, Path(out), tiny_parts, advance=advance, saved_every=0.0)
+
+
+def learnt_weights(size: float) -> Weights:
+    """Return trained parts on the tiny base: adapters of a given size, at 0 none that does anything."""
+    learner = new_learner(RECIPE, *tiny_parts())
+    generator = torch.Generator().manual_seed(1)
+    factors = {name: size * torch.randn(factor.shape, generator=generator) for name, factor in learner.factors.items()}
+    return Weights(learner.tower.state_dict(), learner.projector.state_dict(), factors, {"seed": "3"})

@@ -64,6 +64,34 @@ def findings(
         print(f"findings: {out / 'findings.json'}")
 
 
+@app.command("grounding", epilog=epilog("study grounding"))
+def grounding(
+    models: Annotated[list[str], typer.Option("--model", "-m", help="As elsewhere; several times for several models.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs; started again it goes on.")] = Path(
+        "runs/grounding"
+    ),
+    split: Annotated[str, typer.Option("--split", help="held-out, validation, shifted or scrambled.")] = "held-out",
+    captions: Annotated[int, typer.Option("--captions", min=2, help="Scenes to caption.")] = 600,
+    questioned: Annotated[int, typer.Option("--questioned", min=0, help="Scenes to ask questions about.")] = 150,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Measure how well models of the embedded world see, and whether their language model is still itself."""
+    for model in models:
+        _begin(model, device)
+    from vlm_app.studies.grounding import grounding as measure
+    from vlm_app.studies.grounding import table
+
+    found = measure(out, models=models, split=split, captions=captions, questioned=questioned, seed=seed, device=device)
+    if found is None:
+        return  # another process of the same start prints
+    if json:
+        print_json(found)
+    else:
+        print(table(found))
+
+
 @app.command("league", epilog=epilog("study league"))
 def league(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the tables.")] = Path("runs/league"),

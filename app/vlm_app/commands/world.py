@@ -70,7 +70,7 @@ def train(
 @app.command("train-small", epilog=epilog("world train-small"))
 def train_small(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the weights, the log and the saved state.")],
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Pictures, each with everything said about it.")] = 8000,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Pictures, each with everything said about it.")] = 6000,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Rows per step.")] = 8,
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads; on a busy machine one is by far the cheapest.")

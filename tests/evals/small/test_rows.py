@@ -34,11 +34,11 @@ def pieces(batch):
 def test_a_row_says_a_caption_a_list_and_questions(processor):
     scene = draw_scene(TIDY_DIET.worlds, 0, 0)
     said = slots(scene, TIDY_DIET, random.Random(0), processor)
-    decoded = [(processor.decode(prompt), processor.decode(answer)) for prompt, answer in said]
+    decoded = [(processor.decode(prompt), processor.decode(answer)) for prompt, answer, _ in said]
     assert decoded[0][0].strip().split("<|im_end|>")[0] in text.DESCRIBE_PROMPTS
     assert decoded[1][0] == f"\n{text.LIST}<|im_end|>\n<|im_start|>assistant\n"
-    assert [answer for _, answer in decoded[2:]].count("Yes.<|im_end|>") == 2
-    assert len(decoded) == 6
+    assert [answer for _, answer in decoded[2:]].count("Yes.<|im_end|>") == 3
+    assert len(decoded) == 8
     assert all(answer.endswith("<|im_end|>") for _, answer in decoded)
 
 

@@ -28,8 +28,8 @@ def test_a_training_reports_every_step_and_leaves_its_quarters(trained):
     out, counts = trained
     assert counts == [0, *[1] * RECIPE.steps]
     assert sorted(path.name for path in out.iterdir()) == [
-        "log.jsonl", "recipe.json", "weights-10.safetensors", "weights-4.safetensors", "weights-6.safetensors",
-        "weights.safetensors",
+        "log.jsonl", "recipe.json", "texts.safetensors", "weights-10.safetensors", "weights-4.safetensors",
+        "weights-6.safetensors", "weights.safetensors",
     ]  # fmt: skip
     facts = read_weights(out).facts
     assert (facts["seed"], facts["rows"], facts["frozen"]) == ("3", "12", "float32")

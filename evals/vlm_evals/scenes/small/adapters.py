@@ -7,7 +7,8 @@ starts as the model it was. `merge` puts the sum into the weights: same model, n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,10 @@ class Adapted(nn.Module):
         linear: the layer, in [..., I], out [..., O].
         down, up: the adapter's factors, [rank, I] and [O, rank].
         scale: factor on what the adapter adds.
+        on: whether the adapter adds anything.
     """
+
+    on = True
 
     def __init__(self, linear: nn.Linear, down: Tensor, scale: float) -> None:
         super().__init__()
@@ -32,9 +36,8 @@ class Adapted(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = (x @ self.down.T) @ (self.scale * self.up.T)
-        out: Tensor = self.linear(x.to(self.linear.weight.dtype))
-        return out.to(x.dtype) + added
+        out: Tensor = self.linear(x.to(self.linear.weight.dtype)).to(x.dtype)
+        return out + (x @ self.down.T) @ (self.scale * self.up.T) if self.on else out
 
 
 def add_adapters(
@@ -62,6 +65,19 @@ def add_adapters(
         if isinstance(layer, Adapted)
         for factor, parameter in (("down", layer.down), ("up", layer.up))
     }
+
+
+@contextmanager
+def without_adapters(decoder: nn.Module) -> Iterator[None]:
+    """Inside, an adapted decoder is the one that it was before."""
+    adapted = [layer for layer in decoder.modules() if isinstance(layer, Adapted)]
+    for layer in adapted:
+        layer.on = False
+    try:
+        yield
+    finally:
+        for layer in adapted:
+            layer.on = True
 
 
 @torch.no_grad()

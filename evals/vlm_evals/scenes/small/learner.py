@@ -15,10 +15,11 @@ from vlm_evals.scenes.tokens import PATCH
 from vlm_evals.scenes.train import TOWER_WORLDS
 from vlm_evals.scenes.world import patch_classes
 
-from .adapters import add_adapters
+from .adapters import add_adapters, without_adapters
 from .base import Base
 from .chat import build_processor, encode
 from .model import new_projector, small_config
+from .own_texts import divergence
 from .recipe import FITTING_RATE, SmallRecipe
 from .row_attention import NAME as ROW_ATTENTION
 from .row_attention import row_attention
@@ -62,18 +63,42 @@ class Learner:
             features: Tensor = self.tower(pixels.to(self.device)).last_hidden_state
         return features[:, 1:]
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of the answers' tokens."""
+    def losses(self, batch: Batch, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (loss of the answers, distance to the base without a picture).
+
+        The first is the weighted mean cross-entropy of the answers' tokens. The second is the mean KL divergence from
+        the base's next-token probabilities.
+
+        Args:
+            batch: pictures and what is said about them.
+            texts: int64 [K, T] of the base's own.
+        """
         ids, labels = batch.ids.to(self.device), batch.labels.to(self.device)
         image = self.projector(self.features(batch.pixels)).flatten(0, 1)
         words = self.base.model.get_input_embeddings()(ids)
         embeddings = words.masked_scatter((ids == self.processor.image_token_id)[:, None], image)
-        hidden = self.base.model.model(
-            inputs_embeds=embeddings[None], attention_mask=None, position_ids=batch.positions[None].to(self.device),
-            use_cache=False, layout=batch.layout,
-        ).last_hidden_state[0]  # fmt: skip
+        plain = self.base.model.get_input_embeddings()(texts.flatten().to(self.device))
+        counted = torch.arange(texts.shape[1]).repeat(len(texts))
+        rows = ((texts.shape[1],),) * len(texts)  # a text is a prefix without slots
+        hidden = self._states(
+            torch.cat([embeddings, plain]), torch.cat([batch.positions, counted]), (*batch.layout, *rows)
+        )
+        with torch.no_grad(), without_adapters(self.base.model.model):
+            base_hidden = self._states(plain, counted, rows)
         answered = labels >= 0
-        return F.cross_entropy(self.base.model.lm_head(hidden[answered]), labels[answered])
+        each = F.cross_entropy(
+            self.base.model.lm_head(hidden[: len(ids)][answered]), labels[answered], reduction="none"
+        )
+        weights = batch.weights.to(self.device)[answered]
+        return (each * weights).sum() / weights.sum(), divergence(self.base.model, hidden[len(ids) :], base_hidden)
+
+    def _states(self, embeddings: Tensor, positions: Tensor, layout: tuple[tuple[int, ...], ...]) -> Tensor:
+        """Return the last states [N, width] of rows that lie end to end."""
+        states: Tensor = self.base.model.model(
+            inputs_embeds=embeddings[None], attention_mask=None, position_ids=positions[None].to(self.device),
+            use_cache=False, layout=layout,
+        ).last_hidden_state[0]  # fmt: skip
+        return states
 
 
 def new_learner(recipe: SmallRecipe, base: Base, tower: PreTrainedModel, device: str = "cpu") -> Learner:

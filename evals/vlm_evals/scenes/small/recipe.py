@@ -18,11 +18,12 @@ from vlm_evals.scenes.train import EASY, MIXED, PLAIN, UNIFORM
 
 ADAPTER_RATE, PROJECTOR_RATE, FITTING_RATE = 8e-4, 1.6e-3, 3e-3
 WARM_UP = 40  # steps
+TEXT_LENGTH, TEXTS_A_STEP = 64, 2  # tokens of a text that the base wrote
 EASY_SHARE, TIDY_SHARE = 0.2, 0.6  # of the steps: until then easy and uniform scenes; until then fewer absent objects
 
 # An even number of questions: half of each scene's are about absent objects, of an odd number fewer.
-EASY_DIET = Diet(((0.2, EASY), (0.4, UNIFORM), (0.4, PLAIN)), listing=True, questions=2, blind=0)
-TIDY_DIET = Diet(((0.85, PLAIN), (0.15, MIXED)), listing=True, questions=4, blind=0)
+EASY_DIET = Diet(((0.2, EASY), (0.4, UNIFORM), (0.4, PLAIN)), listing=True, questions=4, blind=0)
+TIDY_DIET = Diet(((0.85, PLAIN), (0.15, MIXED)), listing=True, questions=6, blind=0)
 LAST_DIET = replace(TIDY_DIET, noise=CaptionNoise(invent=0.25))
 
 
@@ -35,15 +36,17 @@ class SmallRecipe:
         rows: pictures with everything said about them.
         batch: rows per step.
         fitting: steps, of 48 pictures each, that first fit the projector to the words' embeddings.
+        texts: that the base writes first; what it is without a picture is held by them.
         threads: per process; with another number, sums are rounded differently.
         frozen: dtype of the products with the language model's frozen weights, `float32` or `bfloat16`; None for the
             faster on this processor.
     """
 
     seed: int
-    rows: int = 8_000
+    rows: int = 6_000
     batch: int = 8
     fitting: int = 100
+    texts: int = 512
     threads: int = 1
     frozen: str | None = None
 
@@ -56,6 +59,11 @@ class SmallRecipe:
         """Return what the rows of a step are made of."""
         done = step / self.steps
         return EASY_DIET if done < EASY_SHARE else TIDY_DIET if done < TIDY_SHARE else LAST_DIET
+
+    def texts_of(self, step: int) -> list[int]:
+        """Return which of the base's texts a step sees."""
+        # halves of the texts differ in kind and lie in blocks: a stride that shares no factor with their number mixes
+        return [(step * TEXTS_A_STEP + i) * 197 % self.texts for i in range(TEXTS_A_STEP)]
 
     def rate(self, step: int) -> float:
         """Return the factor on the learning rates: a short warm-up, then linear decay to 3 %."""

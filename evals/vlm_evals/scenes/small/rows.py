@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from vlm_evals.scenes.world import Scene
 
 from .chat import BEFORE_ANSWER, BEFORE_IMAGE, END, encode
 
+# A caption has some fifty tokens and a verdict one, which is learnt last: equal weights would leave it to the end.
+VERDICT_WEIGHT = 3.0
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -29,6 +33,7 @@ class Batch:
     Attributes:
         ids: int64 [N]; image positions hold the image token.
         labels: int64 [N], the token that position t predicts, IGNORED elsewhere.
+        weights: float32 [N], of each label in the loss.
         positions: int64 [N].
         layout: for each row the length of its prefix, then of its slots.
         pixels: float32 [B, 3, S, S], normalised as the processor does it.
@@ -36,12 +41,18 @@ class Batch:
 
     ids: Tensor
     labels: Tensor
+    weights: Tensor
     positions: Tensor
     layout: tuple[tuple[int, ...], ...]
     pixels: Tensor
 
 
-Slot = tuple[list[int], list[int]]  # ids of a prompt and its answer
+class Slot(NamedTuple):
+    """Ids of a prompt and its answer, and the weight of the answer's first token in the loss."""
+
+    prompt: list[int]
+    answer: list[int]
+    weight: float = 1.0
 
 
 def slots(scene: Scene, diet: Diet, rng: random.Random, processor: LlavaProcessor) -> list[Slot]:
@@ -51,11 +62,12 @@ def slots(scene: Scene, diet: Diet, rng: random.Random, processor: LlavaProcesso
         said.append((rng.choice(text.DESCRIBE_PROMPTS), text.caption(scene, rng, diet.noise)))
     if diet.listing:
         said.append((text.LIST, text.listing(scene, rng)))
-    said += text.questions(scene, diet.questions, rng)
+    asked = text.questions(scene, diet.questions, rng)
+    weights = [1.0] * len(said) + [VERDICT_WEIGHT] * len(asked)
     tokenizer = processor.tokenizer
     return [
-        (encode(tokenizer, f"\n{prompt}{BEFORE_ANSWER}"), encode(tokenizer, f"{answer}{END}"))
-        for prompt, answer in said
+        Slot(encode(tokenizer, f"\n{prompt}{BEFORE_ANSWER}"), encode(tokenizer, f"{answer}{END}"), weight)
+        for (prompt, answer), weight in zip(said + asked, weights, strict=True)
     ]
 
 
@@ -65,20 +77,23 @@ def build_batch(diet: Diet, processor: LlavaProcessor, seed: int, first: int, si
     prefix = encode(processor.tokenizer, BEFORE_IMAGE) + [processor.image_token_id] * IMAGE_TOKENS
     ids: list[int] = []
     labels: list[int] = []
+    weights: list[float] = []
     positions: list[int] = []
     layout = []
     for index, scene in enumerate(scenes, start=first):
         said = slots(scene, diet, random.Random(f"{seed}/{index}/text"), processor)
         ids += prefix
         labels += [IGNORED] * len(prefix)
+        weights += [1.0] * len(prefix)
         positions += range(len(prefix))
-        for prompt, answer in said:
+        for prompt, answer, weight in said:
             length = len(prompt) + len(answer)
             ids += prompt + answer
             labels += [IGNORED] * (len(prompt) - 1) + answer + [IGNORED]
+            weights += [1.0] * (len(prompt) - 1) + [weight] + [1.0] * len(answer)
             positions += range(len(prefix), len(prefix) + length)
-        layout.append((len(prefix), *(len(prompt) + len(answer) for prompt, answer in said)))
+        layout.append((len(prefix), *(len(prompt) + len(answer) for prompt, answer, _ in said)))
     return Batch(
-        ids=torch.tensor(ids), labels=torch.tensor(labels), positions=torch.tensor(positions), layout=tuple(layout),
-        pixels=normalise([scene.image for scene in scenes]),
+        ids=torch.tensor(ids), labels=torch.tensor(labels), weights=torch.tensor(weights),
+        positions=torch.tensor(positions), layout=tuple(layout), pixels=normalise([scene.image for scene in scenes]),
     )  # fmt: skip

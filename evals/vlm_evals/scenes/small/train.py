@@ -1,7 +1,8 @@
 """Training of `small`: projector and adapters learn to see on a pretrained language model.
 
-Two stages. First the projector is fitted to the embedding of the word for what each patch shows. Then projector and
-adapters learn captions, lists and questions, at first on easy and uniform scenes. The vision tower is `mini`'s. It
+Three stages. The base writes texts of its own. The projector is fitted to the embedding of the word for what each patch
+shows. Then projector and adapters learn captions, lists and questions, at first on easy and uniform scenes, while on
+the base's texts the language model stays near what it was. The vision tower is `mini`'s. It
 stays frozen, as does the language model under its adapters. A training that was killed goes on where its last saved
 state was, and ends with the same weights, bit for bit on one machine.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlm_evals.records import read_text, write_text
@@ -23,12 +24,13 @@ from vlm_evals.records import read_text, write_text
 from .adapters import ALPHA, RANK
 from .base import SHA256, Base
 from .learner import Learner, fit_projector, new_learner
-from .recipe import ADAPTER_RATE, PROJECTOR_RATE, SmallRecipe, settled
+from .own_texts import kept_texts
+from .recipe import ADAPTER_RATE, PROJECTOR_RATE, TEXT_LENGTH, SmallRecipe, settled
 from .resume import load_state, save_state
 from .rows import build_batch
 from .weights import FILE, Weights, save_weights
 
-STATE, LOG = "state.safetensors", "log.jsonl"
+STATE, LOG, TEXTS = "state.safetensors", "log.jsonl", "texts.safetensors"
 SAVED_EVERY = 180.0  # seconds
 LOGGED_EVERY = 10  # steps
 QUARTERS = 4  # weights are kept at each: a curve of checkpoints tells whether an effect outlives better grounding
@@ -61,16 +63,20 @@ def train_small(
     torch.set_num_threads(recipe.threads)
     for draft in out.glob(".part-*"):  # what a killed training was writing
         draft.unlink()
-    learner = new_learner(recipe, *load(), device)
+    base, tower = load()
+    texts = kept_texts(out / TEXTS, base, recipe.seed, recipe.texts, TEXT_LENGTH)
+    learner = new_learner(recipe, base, tower, device)
     if not (out / STATE).exists():
         fit_projector(learner, recipe)
-    learn(learner, recipe, out, advance, saved_every)
+    learn(learner, recipe, texts, out, advance, saved_every)
     save_weights(_weights(learner, recipe, recipe.steps), out / FILE)
     (out / STATE).unlink(missing_ok=True)
     return out / FILE
 
 
-def learn(learner: Learner, recipe: SmallRecipe, out: Path, advance: Advance, saved_every: float) -> None:
+def learn(
+    learner: Learner, recipe: SmallRecipe, texts: Tensor, out: Path, advance: Advance, saved_every: float
+) -> None:
     """Take every step from the saved state to the end."""
     parameters = learner.parameters()
     optimizer = _optimizer(learner)
@@ -82,12 +88,12 @@ def learn(learner: Learner, recipe: SmallRecipe, out: Path, advance: Advance, sa
         batch = build_batch(recipe.diet(step), learner.processor, recipe.seed + 600, step * recipe.batch, recipe.batch)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * recipe.rate(step)
-        loss = learner.loss(batch)
+        loss, moved = learner.losses(batch, texts[recipe.texts_of(step)])
         optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss + moved)
         nn.utils.clip_grad_norm_([*parameters.values()], 1.0)
         optimizer.step()
-        log(step + 1, loss.item())
+        log(step + 1, loss.item(), moved.item())
         advance(1)
         if (step + 1) * QUARTERS % recipe.steps < QUARTERS and step + 1 < recipe.steps:
             rows = (step + 1) * recipe.batch
@@ -112,24 +118,28 @@ def _weights(learner: Learner, recipe: SmallRecipe, steps: int) -> Weights:
     return Weights(learner.tower.state_dict(), learner.projector.state_dict(), learner.factors, facts)
 
 
-def _log_until(path: Path, done: int) -> Callable[[int, float], None]:
-    """Return what is called with a step and its loss; it appends a line of means every tenth step.
+def _log_until(path: Path, done: int) -> Callable[[int, float, float], None]:
+    """Return what is called with a step and its two losses; it appends a line of means every tenth step.
 
     Lines of steps that a resumed training takes again are dropped first.
     """
     lines = read_text(path).splitlines() if path.exists() else []
     write_text(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= done))
     losses: list[float] = []
+    distances: list[float] = []
     started = time.monotonic()
 
-    def log(step: int, loss: float) -> None:
+    def log(step: int, loss: float, distance: float) -> None:
         nonlocal started
         losses.append(loss)
+        distances.append(distance)
         if step % LOGGED_EVERY:
             return
         seconds = (time.monotonic() - started) / len(losses)
-        line = {"step": step, "loss": round(sum(losses) / len(losses), 4), "seconds": round(seconds, 2)}
+        loss, distance = (round(sum(values) / len(values), 4) for values in (losses, distances))
+        line = {"step": step, "loss": loss, "distance": distance, "seconds": round(seconds, 2)}
         losses.clear()
+        distances.clear()
         started = time.monotonic()
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
