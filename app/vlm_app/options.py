@@ -13,7 +13,7 @@ SAMPLE = "sample:"  # before the name of a picture that ships with the package
 Images = Annotated[
     list[str], typer.Argument(metavar="IMAGE…", help="Image files; sample:kitchen and others ship with the package.")
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="mini, planted, a folder, or a Hugging Face id.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="mini, small, planted, a folder, or a Hugging Face id.")]
 With = Annotated[
     list[str] | None,
     typer.Option(

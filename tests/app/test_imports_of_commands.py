@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,11 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 )
 def test_a_mistaken_name_is_told_before_torch_is_imported(words: str) -> None:
     assert imports_of(*words.split(), code=2) & {"torch", "transformers", "gradio", "matplotlib"} == set()
+
+
+@pytest.mark.skipif(find_spec("gguf") is not None, reason="the language model under small is installed")
+def test_a_missing_language_model_is_told_before_torch_is_imported() -> None:
+    assert imports_of("doctor", "small", code=2) & {"torch", "transformers"} == set()
 
 
 def test_judge_imports_only_what_it_uses(tmp_path: Path) -> None:

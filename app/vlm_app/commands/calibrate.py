@@ -19,7 +19,7 @@ NO_BENEFIT = 1
 
 
 def calibrate(
-    model: Annotated[str, typer.Argument(help="mini, planted, a folder, or a Hugging Face id.")],
+    model: Annotated[str, typer.Argument(help="mini, small, planted, a folder, or a Hugging Face id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the profile.")],
     data: Annotated[
         Path | None,

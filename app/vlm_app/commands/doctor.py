@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="mini, planted, a folder, or a Hugging Face id.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(help="mini, small, planted, a folder, or a Hugging Face id.")] = DEFAULT_MODEL,
     cost: Annotated[
         bool, typer.Option("--cost", help="Also predict what each intervention costs here, at batch 1, 8 and 32.")
     ] = False,

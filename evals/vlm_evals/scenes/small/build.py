@@ -11,10 +11,11 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from vlm_evals.records import file_hash
 from vlm_heads.errors import UnknownModel
 
-from .base import SHA256, load_base
+from .base import load_base
 from .chat import build_processor
 from .kept import kept_folder
 from .model import assemble
+from .package import SHA256
 from .weights import FILE, read_weights
 
 FORMAT = "1"  # goes up when the same weights are put together in another way

@@ -22,9 +22,10 @@ from transformers import PreTrainedModel
 from vlm_evals.records import read_text, write_text
 
 from .adapters import ALPHA, RANK
-from .base import SHA256, Base
+from .base import Base
 from .learner import Learner, fit_projector, new_learner
 from .own_texts import kept_texts
+from .package import SHA256
 from .recipe import ADAPTER_RATE, PROJECTOR_RATE, TEXT_LENGTH, SmallRecipe, settled
 from .resume import load_state, save_state
 from .rows import build_batch
