@@ -41,9 +41,10 @@ def look_first(
     if model is not None:
         require_model(model)
     if model == "small":
-        from vlm_evals.scenes.small.package import installed_file
+        from vlm_evals.scenes.small.package import installed_file, shipped_weights
 
         installed_file()
+        shipped_weights()
     if device is not None and not _DEVICE.fullmatch(device):
         raise _no_device(device, "there is no such kind")
     if profile is not None and not profile.exists() and not is_repository(str(profile)):

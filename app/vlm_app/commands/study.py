@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_app.console import loading, print_json
+from vlm_app.console import loading, print_json, remark
 from vlm_app.examples import epilog
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
 
@@ -27,21 +27,34 @@ def held_out(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report; started again it goes on.")] = Path(
         "demo-report"
     ),
-    captions: Annotated[int, typer.Option("--captions", min=1, help="Scenes to caption.")] = 500,
-    questioned: Annotated[int, typer.Option("--questioned", min=1, help="Scenes to ask questions about.")] = 150,
+    captions: Annotated[int | None, typer.Option("--captions", min=1, help="Scenes to caption.")] = None,
+    questioned: Annotated[
+        int | None, typer.Option("--questioned", min=1, help="Scenes to ask questions about.")
+    ] = None,
     words: With = None,
-    model: Model = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="As elsewhere; small by default where it is installed, else mini."),
+    ] = None,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Compare a model with and without an intervention on held-out scenes; VHR where none is named."""
+    """Compare a model with and without mitigation on held-out scenes; an embedded one has a mitigation by default."""
+    from vlm_app.studies.chosen import OTHER, SHOWN, shown_model
+
+    if model is None:
+        model, reason = shown_model()
+        if reason:
+            remark(f"mini stands in for small: {reason}")
+    shown = SHOWN.get(model, OTHER)
     _begin(model, device, words)
     from vlm_app.studies.held_out import held_out as compare
 
     compare(
-        out, captions=captions, questioned=questioned, words=words, model=model, seed=seed, device=device, json=json
-    )
+        out, captions=captions or shown.captions, questioned=questioned or shown.questioned,
+        words=words or shown.words, model=model, seed=seed, device=device, json=json,
+    )  # fmt: skip
 
 
 @app.command("findings", epilog=epilog("study findings"))

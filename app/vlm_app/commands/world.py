@@ -123,7 +123,8 @@ def build_small(
 ) -> None:
     """Put `small` together as an ordinary checkpoint, which plain `from_pretrained` loads. Nothing is drawn or run."""
     from transformers.utils.logging import disable_progress_bar
-    from vlm_evals.scenes.small.build import save_small, shipped_weights
+    from vlm_evals.scenes.small.build import save_small
+    from vlm_evals.scenes.small.package import shipped_weights
 
     disable_progress_bar()
     save_small(weights or shipped_weights(), out)

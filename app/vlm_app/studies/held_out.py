@@ -1,4 +1,4 @@
-"""The main job: caption held-out scenes plain and with VHR, ask POPE both ways, print the paired table, report.
+"""The main job: caption held-out scenes plain and mitigated, ask POPE both ways, print the paired table, report.
 
 vlm-heads study held-out --out demo-report
 """
@@ -21,7 +21,7 @@ def held_out(
     *,
     captions: int,
     questioned: int,
-    words: Sequence[str] | None,
+    words: Sequence[str],
     model: str,
     seed: int,
     device: str | None,
@@ -33,7 +33,7 @@ def held_out(
         out: folder of the report; started again it goes on.
         captions: scenes to caption.
         questioned: scenes to ask questions about.
-        words: interventions as on the command line; VHR by default.
+        words: the mitigation, as on the command line.
         model: what `load_vlm` takes.
         seed: draws the scenes and the resamples.
         device: of the model; a GPU by default if there is one.
@@ -48,7 +48,7 @@ def held_out(
     from vlm_app.models import load_vlm, parse_mitigations
 
     processes = Processes.current(device)
-    arms = arms_of(parse_mitigations(words or ["vhr"]), paired=True)
+    arms = arms_of(parse_mitigations(words), paired=True)
     limits = dict(zip(METRICS, (captions, questioned), strict=True))
     most = max(limits.values())
     data = find_data(PROTOCOL, CAPTIONS, None, out, limit=most, seed=seed, processes=processes, progress=progress)
@@ -56,7 +56,7 @@ def held_out(
     for metric, limit in limits.items():
         protocol = choose_protocol(PROTOCOL, metric, data, limit=limit, seed=seed)
         if processes.first:
-            remark(f"{metric}: {limit} held-out scenes, plain and with {', '.join(words or ['vhr'])}")
+            remark(f"{metric}: {limit} held-out scenes, plain and with {', '.join(words)}")
         here = replace(asking, batch_size=2 * asked_of(metric).batch_size)
         ask_arms(here, protocol, data, arms, out / metric, processes=processes, progress=progress)
     if processes.first:

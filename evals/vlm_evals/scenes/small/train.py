@@ -26,10 +26,11 @@ from .base import Base
 from .learner import Learner, fit_projector, new_learner
 from .own_texts import kept_texts
 from .package import SHA256
+from .package import WEIGHTS as FILE
 from .recipe import ADAPTER_RATE, PROJECTOR_RATE, TEXT_LENGTH, SmallRecipe, settled
 from .resume import load_state, save_state
 from .rows import build_batch
-from .weights import FILE, Weights, save_weights
+from .weights import Weights, save_weights
 
 STATE, LOG, TEXTS = "state.safetensors", "log.jsonl", "texts.safetensors"
 SAVED_EVERY = 180.0  # seconds

@@ -15,7 +15,8 @@ from torch import Tensor
 from vlm_evals.records import write_whole
 from vlm_heads.errors import UnsupportedModel
 
-FILE = "weights.safetensors"
+from .package import WEIGHTS as FILE
+
 PARTS = ("tower", "projector", "adapters")
 
 
