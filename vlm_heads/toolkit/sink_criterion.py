@@ -17,7 +17,9 @@ from torch import Tensor
 Criterion = Literal["phi", "median"]
 
 RELATIVE_THRESHOLD = 20 / 4096**0.5  # phi cannot exceed sqrt(width): the paper's 20 is 0.31 of that
-MEDIAN_FACTOR = 10.0  # a normal distribution around 0 reaches 10 times its median size in one of 10^11 tokens
+# In LLaVAs on SmolLM2-135M, tokens from 7 times the median on draw 26 to 64 % of the attention of later text, in every
+# layer that has such; those below 3 times draw 1 % on average, and next to none lie between.
+MEDIAN_FACTOR = 7.0
 
 
 @dataclass(frozen=True)

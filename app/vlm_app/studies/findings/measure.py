@@ -22,7 +22,7 @@ from vlm_app.studies.findings.captions import Caption, greedy_captions, recalls
 from vlm_app.studies.findings.heads import Scores, agreement, agreements, awareness, head_spread, scorers
 from vlm_app.studies.findings.looking import Looks, look
 from vlm_app.studies.findings.mentions import FirstMention, aucs, first_mentions
-from vlm_app.studies.findings.sinks import position_sinks, sinks_by_layer
+from vlm_app.studies.findings.sinks import position_sinks, sinks_by_layer, var_for
 from vlm_heads import VLM, examine
 from vlm_heads.profiles import MEDIAN_FACTOR, find_sinks
 
@@ -110,11 +110,13 @@ def _looked(vlm: VLM, pictures: Sequence[Scene], captions: Sequence[Caption], vh
     with progress("attention", len(pictures)) as advance:
         looks = look(vlm, pictures, captions, criterion, advance)
     rows = sinks_by_layer(looks, pictures, _names(vlm, looks))
+    positions = position_sinks(rows)
     tables = scorers(vhd, looks)
     return {
         "criterion": {"kind": criterion.kind, "channels": list(channels.channels), "factor": MEDIAN_FACTOR},
         "sinks": rows,
-        "position_sinks": position_sinks(rows),
+        "position_sinks": positions,
+        "var": var_for(criterion, rows, positions),
         "scores": {name: table.tolist() for name, table in tables.items()},
         "agreement": agreements(tables),
     }

@@ -123,9 +123,10 @@ def _criterion(found: Found) -> str:
         top = max(rows, key=lambda row: row["over_median"]["first_in_channel"])
         strongest = max(row["activation"] for row in rows)
         return (
-            "It has no sinks by either criterion of VAR: no channel stands out at the first token. The largest "
-            f"activation is {strongest:.1f} times its root mean square. In its largest channel the first token has at "
-            f"most {top['over_median']['first_in_channel']:.1f} times what the median token has (layer {top['layer']})."
+            "It has no sinks by either criterion of VAR: at the first token of a few prompts no channel stands three "
+            f"times above all others. The largest activation is {strongest:.1f} times its root mean square. In its "
+            f"largest channel the first token has at most {top['over_median']['first_in_channel']:.1f} times what the "
+            f"median token has (layer {top['layer']})."
         )
     channels = ", ".join(map(str, criterion["channels"]))
     by = "the paper's criterion" if criterion["kind"] == "phi" else "`criterion=median`"
@@ -136,9 +137,10 @@ def _criterion(found: Found) -> str:
     shown = (
         f"An image position is one in layers {_layers(image)}." if image else "No image position is one in any layer."
     )
+    var = f" VAR acts on what was found with `--with {found['var']}`."
     return (
         f"By {by} it has sinks in channel {channels}, on {len(marking)} of {len(rows)} layers. Text tokens that are "
-        f"sinks, and in how many layers: {listed or 'none'}. {shown}"
+        f"sinks, and in how many layers: {listed or 'none'}. {shown}{var}"
     )
 
 

@@ -12,6 +12,8 @@ from vlm_evals.scenes.catalog import CATEGORIES
 from vlm_evals.scenes.world import IMAGE_SIZE, Scene, patch_classes
 
 from vlm_app.studies.findings.looking import Looked, Looks
+from vlm_heads import SinkRedistribution
+from vlm_heads.profiles import SinkCriterion
 
 MOST_OFTEN = 0.5  # of scenes in which a position sink is the most attended position of the image
 ABOVE_EVEN = 3.0  # times the weight that it had if the image's were spread evenly
@@ -103,6 +105,27 @@ def position_sinks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {"position": position, "layers": layers, "proposed": len(layers) >= SOME_LAYERS * len(rows)}
         for position, layers in listed
     ]
+
+
+def var_for(
+    criterion: SinkCriterion, rows: Sequence[Mapping[str, Any]], positions: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Return VAR in the words under which it acts on the sinks that were found; None where there are none.
+
+    Args:
+        criterion: of the model's sinks.
+        rows: of `sinks_by_layer`.
+        positions: of `position_sinks`.
+    """
+    proposed = tuple(one["position"] for one in positions if one["proposed"])
+    if not (criterion.channels or proposed):
+        return None
+    found: dict[str, Any] = {"position_sinks": proposed} if proposed else {}
+    if criterion.channels:
+        found |= {"threshold": "relative"} if criterion.kind == "phi" else {"criterion": "median"}
+        if not any(row["marked"]["image"] >= MOST_OFTEN for row in rows):
+            found["sinks"] = "any"
+    return SinkRedistribution(**found).word()
 
 
 def _activation(looks: Looks, seen: Looked) -> dict[str, Any]:

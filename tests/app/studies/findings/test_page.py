@@ -56,9 +56,11 @@ def test_sentences_follow_the_numbers(mini: dict[str, Any]) -> None:
     other["criterion"] = {"kind": "median", "channels": [5], "factor": 10}
     for row in other["sinks"][2:5]:
         row["marked"] = {"text": 2.0, "image": 0.0, "tokens": {"the first": 1.0, "\n": 1.0}, "positions": []}
+    other["var"] = "var:criterion=median,sinks=any"
     said = page_text([other])
     assert "By `criterion=median` it has sinks in channel 5, on 3 of 8 layers." in said
-    assert r"in how many layers: the first in 3, `'\n'` in 3. No image position is one in any layer." in said
+    assert r"in how many layers: the first in 3, `'\n'` in 3. No image position is one in any layer. VAR acts" in said
+    assert "`--with var:criterion=median,sinks=any`" in said
     other["position_sinks"] = [{"position": 48, "layers": [1, 2], "proposed": True}]
     assert "Proposed: `position_sinks=48`." in page_text([other])
     other["stability"]["trainings"] = [{"model": "other", "all": 0.5, "within_layers": None}]

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from vlm_app.studies.findings.captions import Caption, greedy_captions, picture_of
 from vlm_app.studies.findings.looking import Looks, look
-from vlm_app.studies.findings.sinks import most_attended, position_sinks, shows_objects, sinks_by_layer
+from vlm_app.studies.findings.sinks import most_attended, position_sinks, shows_objects, sinks_by_layer, var_for
 from vlm_evals.protocol import DESCRIBE
 from vlm_evals.scenes.world import BACKGROUND, Instance, Scene, scenes
 
@@ -51,6 +51,16 @@ def test_position_sinks_are_often_first_with_a_large_share() -> None:
         {"position": 0, "layers": [3, 9], "proposed": True},
         {"position": 48, "layers": [2], "proposed": False},
     ]
+
+
+def test_var_is_worded_for_what_was_found() -> None:
+    none, some = {"marked": {"image": 0.2}}, {"marked": {"image": 2.0}}
+    corner = [{"position": 0, "proposed": True}, {"position": 5, "proposed": False}]
+    by_median, by_phi = SinkCriterion((5,), "median", 7.0), SinkCriterion((5,), "phi", 2.5)
+    assert var_for(by_median, [none], corner) == "var:criterion=median,sinks=any,position_sinks=0"
+    assert var_for(by_phi, [none, some], []) == "var:threshold=relative"
+    assert var_for(NONE, [none], corner) == "var:position_sinks=0"
+    assert var_for(NONE, [none], corner[1:]) is None
 
 
 def test_objects_are_found_on_the_grid_of_the_picture() -> None:
