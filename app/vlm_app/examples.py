@@ -40,8 +40,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "world build-small": ("vlm-heads world build-small small-checkpoint --weights my-small",),
     "study": ("vlm-heads study held-out --out report",),
     "study held-out": ("vlm-heads study held-out --with vhr --captions 100 --questioned 30 --out report",),
-    "study findings": ("vlm-heads study findings --images 100 --out runs/findings",),
     "study grounding": ("vlm-heads study grounding --model mini --captions 100 --out runs/grounding",),
+    "study findings": (
+        "vlm-heads study findings --images 100 --out runs/findings",
+        "vlm-heads study findings --model mini --write docs/findings.md",
+    ),
+    "study findings-page": ("vlm-heads study findings-page docs/findings.md",),
     "study league": ("vlm-heads study league --scale 0.1 --out runs/league",),
     "study pages": ("vlm-heads study pages runs/league --results docs/results.md",),
 }

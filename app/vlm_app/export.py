@@ -63,7 +63,7 @@ def _run(
         "answers": [_answer(column) for column in columns],
         "t_vhd": {side: [asdict(token) for token in said.tokens] for side, said in inside.said.items()},
         "vhd": inside.profile.scores.tolist(),
-        "sink_channels": list(inside.channels),
+        "sink_channels": list(inside.criterion.channels),
         "sink_share_moved": inside.shares,
         "looked_at": asdict(inside.looked_at()) | {"title": words.looked_at(inside.looked_at())},
         "versions": {name: version(name) for name in _LIBRARIES},

@@ -9,11 +9,12 @@ from functools import cached_property, partial
 
 from PIL import Image
 
-from vlm_app.view.looking import sink_channels_of
+from vlm_app.view.looking import sink_criterion_of
 from vlm_app.view.marks import Marker
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side, race
 from vlm_heads import VLM, examine
+from vlm_heads.profiles import SinkCriterion
 
 
 class SharedModel:
@@ -40,9 +41,9 @@ class SharedModel:
         return VLM(copy.deepcopy(model, shared), self.vlm.processor, self.vlm.name)
 
     @cached_property
-    def sink_channels(self) -> tuple[int, ...]:
-        """The channels in which this model's sinks explode."""
-        return sink_channels_of(self.vlm)
+    def sink_criterion(self) -> SinkCriterion:
+        """What tells this model's sinks."""
+        return sink_criterion_of(self.vlm)
 
     @property
     def described(self) -> str:

@@ -184,7 +184,7 @@ class Visit:
             answers,
             interventions,
             receipt,
-            self.model.sink_channels,
+            self.model.sink_criterion,
             self._stopped,
         )
 

@@ -96,7 +96,7 @@ def test_a_slip_is_told_as_the_parser_tells_it(word: str, said: str) -> None:
 
 @pytest.mark.parametrize("name", ["mni", "./gone", "gone/", "/gone/model", "a/b/c", "", "~/model", "owner/na me"])
 def test_a_model_that_cannot_be_one_is_refused_without_asking_the_hub(name: str) -> None:
-    with pytest.raises(UnknownModel, match="give mini, planted, planted-sinks, a folder"):
+    with pytest.raises(UnknownModel, match="give mini, small, planted, planted-sinks, a folder"):
         require_model(name)
 
 

@@ -12,25 +12,22 @@ from torch import Tensor, nn
 from vlm_kernels import AttentionPlan, KeyClass, Redistribution
 
 from vlm_heads.call import AttentionCall
+from vlm_heads.errors import NoSinks
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.toolkit.layer_sets import Layers, layers_option
 from vlm_heads.toolkit.method import Paper
 from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.position_sinks import SINK_POSITIONS, PositionSinks, at_positions
 from vlm_heads.toolkit.row_attention import text_after_image
-from vlm_heads.toolkit.sink_channels import (
-    KNOWN,
-    RELATIVE_THRESHOLD,
-    SinkDims,
-    SinkDimsForm,
-    resolve_sink_dims,
-    sink_strength,
-)
+from vlm_heads.toolkit.sink_channels import KNOWN, SINK_DIMS, SinkDims, resolve_sink_dims
+from vlm_heads.toolkit.sink_criterion import MEDIAN_FACTOR, RELATIVE_THRESHOLD, Criterion, SinkCriterion
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
 
 Mode = Literal["paper", "code"]
+Sinks = Literal["image", "any"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,18 @@ class SinkRedistribution(Intervention):
     of the batch; later tokens never are sinks. It acts on the text rows after the image and on every decode step, and
     leaves a layer alone where the image has no sink.
 
+    Three options go beyond the paper. `criterion=median` finds sinks where one channel is large at every token.
+    `sinks=any` acts where the text alone has a sink. `position_sinks` names image positions that draw attention
+    whatever they show.
+
     Formula:
-        phi(x)   = max over sink channels d of |x[d]| / sqrt(mean(x^2) + 1e-6)   x enters the layer, before its norm
+        RMS(x)   = sqrt(mean(x^2) + 1e-6)   x enters the layer, before its norm
+        phi(x)   = max over sink channels d of |x[d]| / RMS(x)
         sinks    = prompt tokens with phi >= threshold
+        with criterion=median:
+        m(x)     = max over sink channels d of |x[d]|
+        sinks    = prompt tokens with m(x) >= factor * median over the prompt's tokens y of max(m(y), RMS(y))
+        in both, the image keys at position_sinks are sinks too
         mass     = sum over image keys of w,   share = (sum over image sinks of w) / mass   w: weights after softmax
         selected = heads and rows with mass >= min_image_mass and share <= max_sink_share
         on these   w[sink] <- (1 - moved) * w[sink]   for sinks of the image and of the text
@@ -92,13 +98,33 @@ class SinkRedistribution(Intervention):
         help="how far a sink channel stands above the root mean square, or relative for the paper's 20 in proportion "
         "to the square root of the width",
     )
-    sink_dims: SinkDims = option("auto", form=SinkDimsForm(), help="channels as 1415+2533, or auto to ask the model")
+    sink_dims: SinkDims = option("auto", form=SINK_DIMS, help="channels as 1415+2533, or auto to ask the model")
     layers: Layers = layers_option(paper="all but the first two and the last")
     mode: Mode = option(
         "paper",
         help='"code" does what the authors\' public program does for one sample: sinks keep `moved`, comparisons are '
         "strict, 1e-6 is added per image key to the image mass, the last layer is not left out, and auto means the "
         "channels of the 7B model",
+    )
+    criterion: Criterion = option(
+        "phi",
+        help='what tells sinks: "phi" is the paper\'s, a token against itself; "median" is a token against the median '
+        "token of its prompt, for models in which a channel is large at every token",
+    )
+    factor: float = option(
+        MEDIAN_FACTOR,
+        at_least=1.0,
+        help="with criterion=median, how many times the median token's value a sink has in its channel",
+    )
+    sinks: Sinks = option(
+        "image",
+        help='where it acts: "image" is the paper\'s, in layers where the image has a sink; "any" is in layers where '
+        "the image or the text has one",
+    )
+    position_sinks: PositionSinks = option(
+        "none",
+        form=SINK_POSITIONS,
+        help="image positions that are sinks in every layer, as 0+48, counted from 0 in each image",
     )
 
     def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
@@ -107,9 +133,7 @@ class SinkRedistribution(Intervention):
     def prepared(
         self, model: nn.Module, anatomy: Anatomy, profile: HeadProfile | None
     ) -> AbstractContextManager[Mapping[Any, Any]]:
-        dims = KNOWN[0].channels if self.mode == "code" and self.sink_dims == "auto" else self.sink_dims
-        found = resolve_sink_dims(dims, anatomy)
-        return nullcontext({"channels": found, "threshold": self._threshold(anatomy.width)})
+        return nullcontext({"criterion": self._criterion(anatomy)})
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
         if call.prefill and self._share_moved > 0.0:
@@ -124,10 +148,25 @@ class SinkRedistribution(Intervention):
         return AttentionPlan(redistribution=self._rule(heads_with_sinks, text_after_image(call)))
 
     def _mark_sinks(self, call: AttentionCall) -> Tensor:
-        """Tell this layer's sinks from its other keys; return bool `[B]`, where the image has one."""
+        """Tell this layer's sinks from its other keys; return bool `[B]`, the rows in which it acts."""
         assert call.hidden is not None, "reads_hidden asks for it"
-        call.mark_sinks(sink_strength(call.hidden, call.memory["channels"]) >= call.memory["threshold"])
-        return (call.key_class() == KeyClass.IMAGE_SINK).any(dim=1)
+        criterion: SinkCriterion = call.memory["criterion"]
+        found = criterion.sinks(call.hidden, call.key_map.classes == KeyClass.PADDING)
+        if self.position_sinks != "none":
+            found = found | self._at_positions(call)
+        call.mark_sinks(found)
+        classes = call.key_class()
+        sinks = classes == KeyClass.IMAGE_SINK
+        if self.sinks == "any":
+            sinks = (sinks | (classes == KeyClass.TEXT_SINK)) & call.key_map.has_image[:, None]
+        return sinks.any(dim=1)
+
+    def _at_positions(self, call: AttentionCall) -> Tensor:
+        """Return bool `[B, T]`: the image keys named by position, found once per generation."""
+        if "positions" not in call.memory:
+            call.memory["positions"] = at_positions(call.key_map.classes, self.position_sinks)
+        known: Tensor = call.memory["positions"]
+        return known
 
     def _rule(self, heads: Tensor | None, rows: Tensor | None) -> Redistribution:
         program = self.mode == "code"
@@ -144,6 +183,22 @@ class SinkRedistribution(Intervention):
     @property
     def _share_moved(self) -> float:
         return 1.0 - self.moved if self.mode == "code" else self.moved
+
+    def _criterion(self, anatomy: Anatomy) -> SinkCriterion:
+        """Return what tells sinks on this model; no channels where it has none and positions are named.
+
+        Raises:
+            NoSinks: if no channel is found and no position is named.
+        """
+        least = self.factor if self.criterion == "median" else self._threshold(anatomy.width)
+        dims = KNOWN[0].channels if self.mode == "code" and self.sink_dims == "auto" else self.sink_dims
+        try:
+            found = resolve_sink_dims(dims, anatomy, criterion=self.criterion, factor=self.factor)
+        except NoSinks:
+            if self.position_sinks == "none":
+                raise
+            found = ()
+        return SinkCriterion(found, self.criterion, least)
 
     def _threshold(self, width: int) -> float:
         """Return what `phi` has to reach in a hidden state of this width."""

@@ -4,24 +4,30 @@ from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.profiles.gain_proposals import GainShape, propose_gains
 from vlm_heads.profiles.head_attribution import MarkedAnswer, attribute_heads, worst_heads
 from vlm_heads.profiles.sink_shares import sink_shares
-from vlm_heads.toolkit.sink_channels import (
+from vlm_heads.toolkit.sink_channels import SinkChannels, find_sink_channels, find_sinks
+from vlm_heads.toolkit.sink_criterion import (
+    MEDIAN_FACTOR,
     RELATIVE_THRESHOLD,
-    SinkChannels,
-    find_sink_channels,
+    SinkCriterion,
     sink_strength,
+    times_median,
 )
 
 __all__ = [
+    "MEDIAN_FACTOR",
     "RELATIVE_THRESHOLD",
     "Folded",
     "GainShape",
     "MarkedAnswer",
     "SinkChannels",
+    "SinkCriterion",
     "attribute_heads",
     "find_sink_channels",
+    "find_sinks",
     "fold_checkpoint",
     "propose_gains",
     "sink_shares",
     "sink_strength",
+    "times_median",
     "worst_heads",
 ]

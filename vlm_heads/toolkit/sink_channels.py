@@ -6,7 +6,7 @@ the same for every input, stand far above all others there (Kang et al., ICLR 20
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,24 @@ import torch
 from torch import Tensor
 
 from vlm_heads.blind import untouched
-from vlm_heads.errors import BadOption, NoSinks, brief
+from vlm_heads.errors import BadOption, NoSinks
 from vlm_heads.families import Anatomy
 from vlm_heads.models.placement import input_device
-from vlm_heads.toolkit.options import Kind, read_index
+from vlm_heads.toolkit.number_list import NumberListForm
+from vlm_heads.toolkit.sink_criterion import (
+    MEDIAN_FACTOR,
+    RELATIVE_THRESHOLD,
+    Criterion,
+    SinkCriterion,
+    lower_median,
+    root_mean_square,
+)
 
 SinkDims = str | Sequence[int]
 
+SINK_DIMS = NumberListForm("auto", "channel numbers", "1415+2533")
 STANDING_OUT = 3.0  # times the fourth largest; massive activations stand 3-4 times above the rest
 MOST_CHANNELS = 3
-RELATIVE_THRESHOLD = 20 / 4096**0.5  # phi cannot exceed sqrt(width): the paper's 20 is 0.31 of that
 _PROBES, _PROBE_LENGTH = 4, 24
 
 
@@ -71,42 +79,85 @@ class SinkChannels:
         channels: one to three, ascending; empty where none stands out.
         standing_out: how many times each stands above the fourth largest, at the first token in the middle layer.
         source: the table's entry that they confirm, or "discovery".
+        elsewhere: how many times each stands above itself there: at other tokens as phi has them, or at the median
+            token.
     """
 
     channels: tuple[int, ...]
     standing_out: tuple[float, ...]
     source: str
+    elsewhere: tuple[float, ...] = ()
 
 
-def find_sink_channels(anatomy: Anatomy, prompts: Tensor | None = None) -> SinkChannels:
+def find_sink_channels(
+    anatomy: Anatomy, prompts: Tensor | None = None, *, criterion: Criterion = "phi", factor: float = MEDIAN_FACTOR
+) -> SinkChannels:
     """Return the sink channels that the model itself shows on a few prompts, in one forward.
 
-    Hidden states that enter the middle layer are divided by their root mean square; channels are ranked by their mean
-    magnitude at the first token. Of the first three, those that stand `STANDING_OUT` times above the fourth are kept.
-    They must stand as far above the root mean square, and above themselves at other tokens: a channel that is large
-    everywhere tells no token from another. The table is believed only where the model confirms it, because two
+    Channels of what enters the middle layer are ranked by their mean magnitude at the first token. Of the first three,
+    those that stand `STANDING_OUT` times above the fourth are kept. They must stand above themselves at other tokens
+    too: a channel that is equally large everywhere tells no token from another.
+
+    By "phi" hidden states are divided by their root mean square, and a channel has to stand `STANDING_OUT` times above
+    it, and above its own mean elsewhere. By "median" they are taken as they are, and it has to stand `factor` times
+    above its own value at the median token. The table is believed only where the model confirms it, because two
     checkpoints may share a shape.
 
     Args:
         anatomy: of the model, which must not be edited at the moment.
         prompts: int64 `[n, T]` token ids without padding; arbitrary ones where None, because massive activations at the
             first token do not depend on what follows.
+        criterion: by what sinks are told from other tokens; see `SinkCriterion`.
+        factor: of "median".
     """
     ids = _arbitrary_prompts(anatomy) if prompts is None else prompts
-    states = _normalised(_middle_states(anatomy, ids))
-    magnitude, elsewhere = states[:, 0].mean(dim=0), states[:, 1:].mean(dim=(0, 1))
-    magnitude = magnitude * (magnitude >= STANDING_OUT) * (magnitude >= STANDING_OUT * elsewhere)
-    values, channels = magnitude.topk(MOST_CHANNELS + 1)
-    rest = torch.where(magnitude == 0.0, states[:, 0].mean(dim=0), 0.0).amax().clamp(min=1e-6)
+    states = _middle_states(anatomy, ids).float()
+    first, elsewhere, passing = _by_phi(states) if criterion == "phi" else _by_median(states, factor)
+    values, channels = (first * passing).topk(MOST_CHANNELS + 1)
+    rest = torch.where(passing, 0.0, first).amax().clamp(min=1e-6)
     times = (values[:MOST_CHANNELS] / values[MOST_CHANNELS].clamp(min=float(rest))).tolist()
     found = {int(channel): ratio for channel, ratio in zip(channels, times, strict=False) if ratio >= STANDING_OUT}
     known = known_channels(anatomy)
+    source = "discovery"
     if known is not None and found and set(known.channels) <= found.keys():
         found = {channel: found[channel] for channel in known.channels}
         source = f"{known.model} ({known.provenance}), confirmed here"
-    else:
-        source = "discovery"
-    return SinkChannels(tuple(sorted(found)), tuple(found[channel] for channel in sorted(found)), source)
+    listed = sorted(found)
+    return SinkChannels(tuple(listed), tuple(found[one] for one in listed), source, tuple(elsewhere[listed].tolist()))
+
+
+def find_sinks(anatomy: Anatomy) -> tuple[SinkChannels, SinkCriterion]:
+    """Return the channels of a model and what tells its sinks: the paper's criterion, or "median" where it finds none.
+
+    The threshold is the paper's in proportion to the width; without channels no token is a sink.
+
+    Args:
+        anatomy: of the model, which must not be edited at the moment.
+    """
+    found = find_sink_channels(anatomy)
+    if found.channels:
+        return found, SinkCriterion(found.channels, "phi", RELATIVE_THRESHOLD * anatomy.width**0.5)
+    found = find_sink_channels(anatomy, criterion="median")
+    return found, SinkCriterion(found.channels, "median", MEDIAN_FACTOR)
+
+
+def _by_phi(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `[width]` each: magnitude at the first token, times that elsewhere, and whether a channel may be one."""
+    states = states.abs() / root_mean_square(states)[..., None]
+    first, elsewhere = states[:, 0].mean(dim=0), states[:, 1:].mean(dim=(0, 1))
+    return first, first / elsewhere, (first >= STANDING_OUT) & (first >= STANDING_OUT * elsewhere)
+
+
+def _by_median(states: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `[width]` each: magnitude at the first token, times the median token's, and whether a channel may be one.
+
+    As in `times_median`, a token has at least its root mean square in every channel when the median is taken.
+    """
+    usual = torch.maximum(states.abs(), root_mean_square(states)[..., None]).transpose(1, 2)
+    median = lower_median(usual, torch.zeros_like(usual, dtype=torch.bool))[..., 0]
+    first = states[:, 0].abs()
+    times = (first / median).mean(dim=0)
+    return first.mean(dim=0), times, times >= factor
 
 
 def known_channels(anatomy: Anatomy) -> KnownChannels | None:
@@ -119,71 +170,53 @@ def known_channels(anatomy: Anatomy) -> KnownChannels | None:
     return None
 
 
-def resolve_sink_dims(dims: SinkDims, anatomy: Anatomy) -> tuple[int, ...]:
+def resolve_sink_dims(
+    dims: SinkDims, anatomy: Anatomy, *, criterion: Criterion = "phi", factor: float = MEDIAN_FACTOR
+) -> tuple[int, ...]:
     """Return the channels that `dims` names: "auto" asks the model, a sequence says them.
 
+    Args:
+        dims: "auto", or channels.
+        anatomy: of the model, which must not be edited at the moment.
+        criterion: as in `find_sink_channels`, for "auto".
+        factor: as in `find_sink_channels`.
+
     Raises:
-        NoSinks: if "auto" finds none.
+        NoSinks: if "auto" finds none; the message names the other criterion where that one finds some.
         BadOption: if a channel is not in the model.
     """
     if dims == "auto":
-        found = find_sink_channels(anatomy).channels
+        found = find_sink_channels(anatomy, criterion=criterion, factor=factor).channels
         if not found:
-            raise NoSinks(
-                f"{anatomy.model_type}: no channel of the hidden state stands {STANDING_OUT:g} times above the rest at "
-                "the first token, so this model has no attention sinks to take weight from; give sink_dims if you know "
-                "better"
-            )
+            raise NoSinks(f"{anatomy.model_type}: {_why_none(anatomy, criterion, factor)}")
         return found
-    channels = SinkDimsForm().channels(dims, "sink_dims")
+    channels = SINK_DIMS.numbers(dims, "sink_dims")
     outside = [channel for channel in channels if not 0 <= channel < anatomy.width]
     if outside:
         raise BadOption(f"sink_dims={dims!r}: channel {outside[0]} is not in a hidden state of width {anatomy.width}")
     return channels
 
 
-class SinkDimsForm:
-    """Channels as "1415+2533", or "auto"; kept as a tuple in ascending order."""
-
-    kind: Kind = "list"
-
-    def read(self, text: str, name: str) -> str | tuple[int, ...]:
-        return self.checked(text, name)
-
-    def write(self, value: Any) -> str:
-        return value if isinstance(value, str) else "+".join(map(str, value))
-
-    def checked(self, value: Any, name: str) -> str | tuple[int, ...]:
-        return value if isinstance(value, str) and value == "auto" else self.channels(value, name)
-
-    def channels(self, value: Any, name: str) -> tuple[int, ...]:
-        """Return channels written as "1415+2533" or given as numbers.
-
-        Raises:
-            BadOption: if no channel is given, or one of them is no number.
-        """
-        listed: list[Any] = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
-        pieces = value.split("+") if isinstance(value, str) else listed
-        if not pieces or not all(str(piece).strip().isdecimal() for piece in pieces):
-            raise BadOption(f"{name}={brief(value)}: auto, or channel numbers as in 1415+2533, are needed")
-        return tuple(sorted({read_index(str(piece).strip(), name) for piece in pieces}))
-
-
-def sink_strength(hidden: Tensor, channels: Sequence[int]) -> Tensor:
-    """Return `phi` `[..., T]`: the largest of the sink channels over the root mean square of all (Kang et al., Eq. 3).
-
-    Args:
-        hidden: `[..., T, width]`, what enters a layer, before its norm; the norm's weight is not applied.
-        channels: the massive ones.
-    """
-    states = hidden.float() if hidden.dtype in (torch.float16, torch.bfloat16) else hidden
-    size = (states.square().mean(dim=-1) + 1e-6).sqrt()
-    return states[..., list(channels)].abs().amax(dim=-1) / size
-
-
-def _normalised(states: Tensor) -> Tensor:
-    states = states.float()
-    return states.abs() / (states.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+def _why_none(anatomy: Anatomy, criterion: Criterion, factor: float) -> str:
+    """Return why discovery found no channel, and what to do about it."""
+    if criterion == "median":
+        return (
+            f"no channel of the hidden state is {factor:g} times as large at the first token as at the median one, so "
+            "by criterion=median this model has no attention sinks to take weight from; lower factor, or give "
+            "sink_dims if you know better"
+        )
+    by_median = find_sink_channels(anatomy, criterion="median")
+    if by_median.channels:
+        listed = "+".join(map(str, by_median.channels))
+        return (
+            f"no channel of the hidden state stands {STANDING_OUT:g} times above the rest at the first token and above "
+            f"itself at the others, but channel {listed} is {by_median.elsewhere[0]:.0f} times as large at the first "
+            "token as at the median one: take criterion=median, and sinks=any where no image token is a sink"
+        )
+    return (
+        f"no channel of the hidden state stands {STANDING_OUT:g} times above the rest at the first token, so this "
+        "model has no attention sinks to take weight from; give sink_dims if you know better"
+    )
 
 
 def _middle_states(anatomy: Anatomy, ids: Tensor) -> Tensor:

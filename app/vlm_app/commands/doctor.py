@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -91,24 +90,26 @@ def _print_costs(costs: Sequence[Cost]) -> None:
 
 
 def _sinks(vlm: VLM) -> dict[str, Any]:
-    """Return the sink channels, how far they stand out, and what sinks take of the attention in each layer."""
+    """Return the sink channels, how far they stand out, and what sinks take of the attention in each layer.
+
+    By VAR's own criterion, or by "median" where that one finds no channel.
+    """
     from vlm_heads import examine
     from vlm_heads.errors import VlmHeadsError
-    from vlm_heads.profiles import RELATIVE_THRESHOLD, find_sink_channels, sink_shares
+    from vlm_heads.profiles import find_sinks, sink_shares
 
     try:
-        anatomy = examine(vlm.model)
-        found = find_sink_channels(anatomy)
+        found, criterion = find_sinks(examine(vlm.model))
         if not found.channels:
             return {"channels": [], "why": "no channel of the hidden states stands out at the first token"}
-        threshold = RELATIVE_THRESHOLD * math.sqrt(anatomy.width)
-        text, image = sink_shares(vlm.model, vlm.inputs([_picture()], DEFAULT_PROMPT), found.channels, threshold)
+        text, image = sink_shares(vlm.model, vlm.inputs([_picture()], DEFAULT_PROMPT), criterion)
     except VlmHeadsError as error:
         return {"channels": [], "why": str(error)}
     return {
         "channels": list(found.channels),
         "standing_out": list(found.standing_out),
         "source": found.source,
+        "criterion": criterion.kind,
         "text_sinks": text.tolist(),
         "image_sinks": image.tolist(),
     }
@@ -121,6 +122,10 @@ def _print_sinks(sinks: dict[str, Any]) -> None:
     pairs = zip(sinks["channels"], sinks["standing_out"], strict=True)
     listed = ", ".join(f"{channel} (× {times:.1f})" for channel, times in pairs)
     print(f"Sink channels, and how far they stand above the next: {listed}; {sinks['source']}")
+    if sinks["criterion"] == "median":
+        print(
+            "One of them is large at every token: VAR needs criterion=median, and sinks=any where only text has sinks"
+        )
     shares = zip(sinks["text_sinks"], sinks["image_sinks"], strict=True)
     rows = [(str(layer), f"{100 * text:.1f}", f"{100 * image:.1f}") for layer, (text, image) in enumerate(shares)]
     print_table("Share of attention that sinks take, percent", ("layer", "text sinks", "image sinks"), rows)

@@ -60,21 +60,53 @@ def held_out(
 @app.command("findings", epilog=epilog("study findings"))
 def findings(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for findings.json.")] = Path("runs/findings"),
-    images: Annotated[int, typer.Option("--images", min=1, help="Held-out scenes to caption.")] = 600,
+    images: Annotated[int, typer.Option("--images", min=2, help="Held-out scenes to caption.")] = 600,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="MODEL", help="Another training of the same model; its heads are scored too."),
+    ] = None,
+    write: Annotated[Path | None, typer.Option("--write", help="Page that gets a part about the model.")] = None,
     model: Model = DEFAULT_MODEL,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Measure what is true of a model: its vision-aware heads, its sinks, what T-VHD tells, what it recalls."""
-    _begin(model, device)
-    from vlm_app.studies.findings import find
+    """Measure what is true of a model: its sinks, its vision-aware heads, what T-VHD tells, what it recalls."""
+    from vlm_app.models import look_first
 
-    found = find(out, model=model, images=images, seed=seed, device=device)
+    for other in also or ():
+        look_first(model=other)
+    _begin(model, device)
+    from vlm_app.studies.findings.measure import find
+    from vlm_app.studies.findings.page import write_page
+
+    found = find(out, model=model, images=images, seed=seed, device=device, also=also or ())
+    if write is not None:
+        write_page(write, [out])
     if json:
         print_json(found)
     else:
-        print(f"findings: {out / 'findings.json'}")
+        print(f"findings: {write or out / 'findings.json'}")
+
+
+@app.command("findings-page", epilog=epilog("study findings-page"))
+def findings_page(
+    page: Annotated[Path, typer.Argument(help="Page to write; `findings` beside it keeps what was measured.")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN…", help="Folders of `study findings` to keep from now on.")
+    ] = None,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Write the page of findings from what was measured. No model runs: --seed and --device change nothing."""
+    from vlm_app.studies.findings.page import write_page
+
+    written = [str(path) for path in write_page(page, runs or ())]
+    if json:
+        print_json(written)
+    else:
+        print(f"findings: {written[0]} ({len(written) - 1} pictures)")
 
 
 @app.command("grounding", epilog=epilog("study grounding"))

@@ -20,7 +20,7 @@ from vlm_evals.scored import score_run
 from vlm_app.console import progress, remark
 from vlm_app.models import load_vlm
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
-from vlm_app.studies.findings import recall
+from vlm_app.studies.findings.captions import recall
 from vlm_heads import VLM
 
 BATCHES = {CAPTIONS: 50, QUESTIONS: 100}

@@ -26,6 +26,7 @@ from vlm_heads import (
     score_heads,
     token_grounding,
 )
+from vlm_heads.profiles import SinkCriterion
 
 SIDES = ("plain", "mitigated")
 
@@ -55,6 +56,7 @@ class Inside:
         said: the answers by side.
         interventions: of the mitigated side.
         acted: (layer, head) pairs that they acted on.
+        criterion: what tells the model's sinks.
         stopped: ends what is being looked at when set.
         grid: where the image positions lie; None where that cannot be said.
         reason: why nothing is drawn on the picture.
@@ -69,7 +71,7 @@ class Inside:
     said: dict[str, Said]
     interventions: tuple[Intervention, ...]
     acted: frozenset[tuple[int, int]]
-    channels: tuple[int, ...]
+    criterion: SinkCriterion
     stopped: threading.Event | None = None
     grid: Grid | None = field(init=False, default=None)
     reason: str = field(init=False, default="")
@@ -121,7 +123,7 @@ class Inside:
         if self.grid is None or not self.said:
             return Undrawn(self.reason or "there is no answer")
         before, after = self.weights()
-        return Patches(self.looked_at(), self.image, self.grid, before, after, self.sinks(), self.channels)
+        return Patches(self.looked_at(), self.image, self.grid, before, after, self.sinks(), self.criterion.channels)
 
     def weights(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Return what the chosen token took from each image position, `[N]`, plain and mitigated."""
@@ -171,7 +173,7 @@ class Inside:
                     self.inputs,
                     self.said[self.side].ids,
                     self.interventions if mitigated else (),
-                    self.channels,
+                    self.criterion,
                     self.stopped,
                 )
             except VlmHeadsError as mistake:
@@ -191,7 +193,7 @@ def look_inside(
     answers: Mapping[str, tuple[tuple[int, ...], Sequence[Named]]],
     interventions: Sequence[Intervention],
     receipt: Mapping[str, Any] | None,
-    channels: tuple[int, ...],
+    criterion: SinkCriterion,
     stopped: threading.Event | None = None,
 ) -> Inside:
     """Return what can be seen in a run.
@@ -203,7 +205,7 @@ def look_inside(
         answers: by side, the token ids without the end, and the mentions of objects.
         interventions: of the mitigated side.
         receipt: of the mitigated side.
-        channels: in which the model's sinks explode.
+        criterion: what tells the model's sinks.
         stopped: ends the look at its next pass or token when set.
 
     Raises:
@@ -220,4 +222,4 @@ def look_inside(
     profile = score_heads(vlm.model, vlm.processor, [(image, prompt)])
     inputs = vlm.inputs([image], prompt)
     require_going(stopped)
-    return Inside(vlm, image, inputs, profile, said, tuple(interventions), heads_acted_on(receipt), channels, stopped)
+    return Inside(vlm, image, inputs, profile, said, tuple(interventions), heads_acted_on(receipt), criterion, stopped)

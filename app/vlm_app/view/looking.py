@@ -16,7 +16,7 @@ from vlm_kernels import AttentionPlan, KeyClass, attend
 
 from vlm_heads import VLM, AttentionCall, Intervention, UnsupportedGeneration, Watcher, attach, examine
 from vlm_heads.methods import require_image_keys
-from vlm_heads.profiles import RELATIVE_THRESHOLD, find_sink_channels, sink_strength
+from vlm_heads.profiles import SinkCriterion, find_sinks
 
 MOST_BYTES = 256 * 2**20  # of one answer's weights
 
@@ -52,7 +52,7 @@ def watch(
     inputs: Mapping[str, Any],
     token_ids: Sequence[int],
     interventions: Sequence[Intervention] = (),
-    channels: Sequence[int] = (),
+    criterion: SinkCriterion | None = None,
     stopped: threading.Event | None = None,
 ) -> Looks:
     """Return where an answer looked, token by token, with the interventions in place.
@@ -62,7 +62,7 @@ def watch(
         inputs: of one prompt with one image.
         token_ids: the answer; every one is forced, so that any answer can be watched with any interventions.
         interventions: as in `attach`.
-        channels: the sink channels; see `sink_channels_of`.
+        criterion: what tells sinks; see `sink_criterion_of`.
         stopped: ends the watching at its next token when set.
 
     Raises:
@@ -78,7 +78,7 @@ def watch(
         raise UnsupportedGeneration(
             f"the attention of {len(token_ids)} tokens would take {needed / 2**20:.0f} MB; ask for fewer tokens"
         )
-    watcher = _Watcher(tuple(channels), np.zeros((len(token_ids), anatomy.depth, anatomy.heads, positions), np.float16))
+    watcher = _Watcher(criterion, np.zeros((len(token_ids), anatomy.depth, anatomy.heads, positions), np.float16))
     with torch.inference_mode(), attach(vlm.model, interventions, allow_idle=True, watch=[watcher]):
         vlm.model.generate(
             **inputs,
@@ -93,10 +93,10 @@ def watch(
     return Looks(watcher.weights, seen.sinks, seen.moved / seen.mass if seen.redistributes and seen.mass > 0 else None)
 
 
-def sink_channels_of(vlm: VLM) -> tuple[int, ...]:
-    """Return the channels in which this model's sinks explode; none where it has no sinks."""
+def sink_criterion_of(vlm: VLM) -> SinkCriterion:
+    """Return what tells this model's sinks; it has no channels where the model has no sinks."""
     with torch.inference_mode():
-        return find_sink_channels(examine(vlm.model)).channels
+        return find_sinks(examine(vlm.model))[1]
 
 
 class Stopped(Exception):  # noqa: N818  # it says what happened, and nothing went wrong
@@ -149,8 +149,8 @@ class _Watcher(Watcher):
 
     reads_hidden: ClassVar[bool] = True
 
-    def __init__(self, channels: tuple[int, ...], weights: NDArray[np.float16]) -> None:
-        self.channels, self.weights, self.seen = channels, weights, _Seen()
+    def __init__(self, criterion: SinkCriterion | None, weights: NDArray[np.float16]) -> None:
+        self.criterion, self.weights, self.seen = criterion, weights, _Seen()
 
     def see(self, call: AttentionCall) -> None:
         seen = self.seen
@@ -165,10 +165,10 @@ class _Watcher(Watcher):
 
     def _note_sinks(self, call: AttentionCall) -> None:
         seen = self.seen
-        if not self.channels or call.hidden is None or seen.image is None:
+        if self.criterion is None or not self.criterion.channels or call.hidden is None or seen.image is None:
             return
-        strength = sink_strength(call.hidden[0], self.channels)[seen.image]
-        found = (strength >= RELATIVE_THRESHOLD * call.hidden.shape[-1] ** 0.5).long().cpu().numpy()
+        sinks = self.criterion.sinks(call.hidden, call.key_map.classes == KeyClass.PADDING)
+        found = sinks[0, seen.image].long().cpu().numpy()
         seen.sinks = found if seen.sinks is None else seen.sinks + found
 
     def _last_row(self, call: AttentionCall) -> Tensor:

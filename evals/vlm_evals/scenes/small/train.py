@@ -96,6 +96,8 @@ def learn(
         nn.utils.clip_grad_norm_([*parameters.values()], 1.0)
         optimizer.step()
         log(step + 1, loss.item(), moved.item())
+        if (step + 1) % LOGGED_EVERY == 0:
+            _return_memory()
         advance(1)
         if (step + 1) * QUARTERS % recipe.steps < QUARTERS and step + 1 < recipe.steps:
             rows = (step + 1) * recipe.batch
@@ -153,10 +155,18 @@ def keep_memory() -> None:
     """Let glibc keep the large blocks of a step for the next one, instead of returning them to the system.
 
     Getting them back page by page costs a step several percent of its time. It holds for the whole process, so a
-    program calls it, not a library. Other C libraries have no such switch.
+    program calls it, not a library. Other C libraries have no such switch. Steps differ in length, so what is kept
+    falls into pieces and grows; training returns it now and then.
     """
     option = getattr(ctypes.CDLL(None), "mallopt", None)
     if option is not None:
         most_mapped, trim_threshold = -4, -1  # of malloc.h
         option(most_mapped, 0)
         option(trim_threshold, -1)
+
+
+def _return_memory() -> None:
+    """Return to the system what no tensor uses."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
