@@ -10,8 +10,11 @@ from vlm_app.studies.chosen import CAPTIONS
 from vlm_heads import Mitigation, parse_mitigation
 
 ROUTE = "RouteGain"
-GAINS = (0.5, 1.5, 2.0, 3.0)
+GAINS = (0.5, 1.2, 1.5, 2.0, 3.0)
 LAYER_SETS = ("paper", "last-half", "all")
+ROUTE_GAINS = (1.25, 1.5, 2.0, 3.0)
+# VAR where only the text has sinks: what is moved, and how much of a row must lie on the image
+MOVED, IMAGE_MASS = (0.3, 0.6, 0.9), (0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ ROUTE_STATED = (
 
 
 def sweep_of_settings(*, route_only: bool = False) -> list[Entry]:
-    """Return what is tried on validation scenes: gains, layer sets, and heads per sample, fixed, or all."""
+    """Return what is tried on validation scenes: VHR's and RouteGain's gains, layers and heads, and VAR on any sink."""
     vhr = [
         Entry(f"VHR, {how}", (f"vhr:gain={gain},layers={layers},heads={heads}",), controls=True)
         for heads, how in (("vhd", "heads per sample"), ("fixed", "fixed heads"))
@@ -75,11 +78,18 @@ def sweep_of_settings(*, route_only: bool = False) -> list[Entry]:
     # gain 1 is the plain model on every layer set, bit for bit: once is enough to show it
     vhr.insert(0, Entry("VHR, gain 1", ("vhr:gain=1.0,layers=all,heads=vhd",)))
     route = [
-        Entry(f"{ROUTE}, {how}", (f"route:image={gain},layers=last-half,heads={heads}",), controls=heads != "all")
+        Entry(f"{ROUTE}, {how}", (f"route:image={gain},layers={layers},heads={heads}",), controls=heads != "all")
         for heads, how in (("vhd", "heads per sample"), ("all", "all heads"))
-        for gain in (1.5, 2.0, 3.0)
+        for layers in ("last-half", "all")
+        for gain in ROUTE_GAINS
     ]
-    return route if route_only else [*vhr, *route]
+    var = "var:criterion=median,sinks=any,max_sink_share=1"
+    redistribution = [
+        Entry("VAR, any sink", (f"{var},moved={moved},min_image_mass={mass}",))
+        for moved in MOVED
+        for mass in IMAGE_MASS
+    ]
+    return route if route_only else [*vhr, *route, *redistribution]
 
 
 def other_methods(adhh_heads: str | None) -> list[Entry]:

@@ -153,6 +153,10 @@ class League:
         )
         return replace(self, profile=HeadProfile.from_pretrained(folder))
 
+    def can_play(self, entry: Entry) -> bool:
+        """Whether a setting of the sweep can act on this model: VAR needs sinks."""
+        return entry.reads_profile or why_not(self.asking.vlm, entry) is None
+
     def others(self, where: Round) -> tuple[list[Entry], dict[str, str]]:
         """Return the other methods that can play, and by label why the rest cannot; after the plain model's round."""
         path, data = self.out / "heads.json", self.world(where)
@@ -266,8 +270,8 @@ def _scaled(where: Round, scale: float) -> Round:
 
 def _played(league: League, rounds: Sequence[Round], *, route_only: bool) -> dict[str, Any]:
     first, *rest = rounds
-    sweep = sweep_of_settings(route_only=route_only)
     league = league if route_only else league.with_profile(first)
+    sweep = [entry for entry in sweep_of_settings(route_only=route_only) if league.can_play(entry)]
     validated = league.measure(sweep, first)
     others, unfit = ([], {}) if route_only else league.others(first)
     final = finalists(choose(sweep, validated), others, route_only=route_only)
