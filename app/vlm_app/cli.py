@@ -39,6 +39,10 @@ COMMANDS = {
         "calibrate:calibrate",
         "Choose static gains on one part of the data, measure them on another, and write them if they help.",
     ),
+    "tune": Command(
+        "tune:tune",
+        "Try mitigations on one half of the pictures, measure the best on the other, and write it if it helps.",
+    ),
     "fold": Command("fold:fold", "Write a copy of a checkpoint with static gains folded into its output projections."),
     "demo": Command("demo:demo", "Open the web page on 127.0.0.1: what a model looks at, and what mitigation changes."),
     "eval": Command(

@@ -14,6 +14,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "doctor": ("vlm-heads doctor mini --cost", "vlm-heads doctor llava-hf/llava-1.5-7b-hf"),
     "methods": ("vlm-heads methods", "vlm-heads methods vhr"),
     "calibrate": ("vlm-heads calibrate mini --out reinforced",),
+    "tune": (
+        "vlm-heads tune mini --out tuned",
+        "vlm-heads tune llava-hf/llava-1.5-7b-hf --data coco --try m3id --try 'vhr vcd' --out tuned",
+    ),
     "fold": ("vlm-heads fold mini --profile reinforced --out mini-folded --verify",),
     "demo": ("vlm-heads demo", "vlm-heads demo --model llava-hf/llava-1.5-7b-hf --device cuda"),
     "eval": ("vlm-heads eval chair --with vhr --paired",),

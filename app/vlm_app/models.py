@@ -37,7 +37,7 @@ def look_first(
     from vlm_heads.errors import BadProfile
     from vlm_heads.names import is_repository, require_methods, require_model
 
-    require_methods(words or ())
+    require_methods(word for word in words or () if not is_kept(word))
     if model is not None:
         require_model(model)
     if model == "small":
@@ -124,12 +124,26 @@ def parse_interventions(words: Sequence[str] | None) -> tuple[Intervention, ...]
     return found.interventions
 
 
-def parse_mitigations(words: Sequence[str] | None) -> Mitigation:
-    """Return the interventions and the contrast written as `name` or `name:option=value,…`.
+def parse_mitigations(words: Sequence[str] | None, profile: Path | None = None) -> Mitigation:
+    """Return the interventions and the contrast written as `name`, as `name:option=value,…`, or kept in a folder.
+
+    Args:
+        words: as `--with` takes them.
+        profile: folder of head scores, in place of what a kept mitigation brings.
 
     Raises:
-        BadOption: for an unknown name or option, with the nearest known one, or for two contrasts.
+        BadOption: for an unknown name or option, with the nearest known one, for two contrasts, or a damaged folder.
+        BadProfile: if the folder of head scores is missing or damaged.
     """
-    from vlm_heads import parse_mitigation
+    from vlm_heads import Mitigation
+    from vlm_heads.methods import parse_method
 
-    return parse_mitigation(words or ())
+    return Mitigation.of(
+        [Mitigation.from_pretrained(word) if is_kept(word) else parse_method(word) for word in words or ()],
+        profile=load_profile(profile),
+    )
+
+
+def is_kept(word: str) -> bool:
+    """Whether a word is the folder of a mitigation, as `vlm-heads tune` writes it."""
+    return (Path(word) / "mitigation.json").is_file()

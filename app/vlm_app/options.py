@@ -20,8 +20,8 @@ With = Annotated[
         "--with",
         "-w",
         metavar="NAME[:OPTION=VALUE,…]",
-        help="An intervention, such as vhr or vhr:gain=1.5,layers=all, or one contrast, such as vcd:alpha=0.5; may be "
-        "given several times.",
+        help="An intervention, such as vhr or vhr:gain=1.5,layers=all, or one contrast, such as vcd:alpha=0.5, or a "
+        "folder that `vlm-heads tune` wrote; may be given several times.",
     ),
 ]
 Profile = Annotated[Path | None, typer.Option("--profile", help="Head scores saved by `vlm-heads score`.")]

@@ -11,7 +11,6 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from lmms_eval.api.model import lmms
 from vlm_evals.text.yes_no import parse_answer
 
 from vlm_app.console import progress
-from vlm_app.models import chosen_device, load_profile, parse_mitigations
+from vlm_app.models import chosen_device, parse_mitigations
 from vlm_heads import VLM
 from vlm_heads.errors import BadOption, BadPrompt, UnsupportedGeneration
 
@@ -75,8 +74,8 @@ class VlmHeads(lmms):  # type: ignore[misc]
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise BadOption(f"batch_size={batch_size!r}: a number, at least 1, is needed")
         self.batch_size = int(batch_size)
-        read = load_profile(None if profile is None else Path(profile))
-        self.mitigation = replace(parse_mitigations(intervention_words(interventions)), profile=read)
+        scores = None if profile is None else Path(profile)
+        self.mitigation = parse_mitigations(intervention_words(interventions), scores)
         given: dict[str, Any] = {"dtype": dtype, "revision": revision}
         chosen = {name: value for name, value in given.items() if value is not None}
         # a bare word is ours or a folder; only `owner/name` is worth asking the hub for

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlm_app.console import loading, print_json, print_table, progress, remark
 from vlm_app.mistakes import require_place
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
+from vlm_app.view.numbers import interval, share, signed
 
 if TYPE_CHECKING:
     from vlm_app.studies.calibration import Calibration
@@ -92,16 +93,14 @@ def calibrate(
 def _print(found: Calibration, out: Path | None, model: str) -> None:
     card = found.profile.card
     rows = [
-        (row["setting"], *(_signed(row[name]) for name in ("chair_s", "recall", "pope_accuracy")), _word(row["kept"]))
+        (row["setting"], *(signed(row[name]) for name in ("chair_s", "recall", "pope_accuracy")), _word(row["kept"]))
         for row in found.search
     ]
     header = ("setting", "CHAIR_S", "recall", "POPE accuracy", "may be chosen")
     print_table("Tried on one part, difference from plain in percent", header, rows)
     setting = card["setting"]
     title = f"{setting['shape']}, strength {setting['strength']:g}, layers {setting['layers']}: on the other part"
-    lines = [
-        (row["metric"], _share(row["plain"]), _share(row["reinforced"]), _interval(row)) for row in card["measured"]
-    ]
+    lines = [(row["metric"], share(row["plain"]), share(row["reinforced"]), interval(row)) for row in card["measured"]]
     print_table(title, ("metric", "plain", "reinforced", "difference, 95 % interval"), lines)
     print(f"{'a benefit was shown' if found.benefit else 'no benefit was shown'}: {found.reason}")
     if out is None:
@@ -112,18 +111,3 @@ def _print(found: Calibration, out: Path | None, model: str) -> None:
 
 def _word(kept: bool) -> str:
     return "yes" if kept else "no"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}" if value <= 1 else f"{value:.1f}"
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.1f}"
-
-
-def _interval(row: dict[str, Any]) -> str:
-    if row["difference"] is None or row["low"] is None:
-        return "–"
-    factor = 1 if (row["plain"] or 0) > 1 else 100
-    return f"{factor * row['difference']:+.1f} [{factor * row['low']:.1f}, {factor * row['high']:.1f}]"

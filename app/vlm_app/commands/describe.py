@@ -52,7 +52,7 @@ def describe(
     json: Json = False,
 ) -> None:
     """Say what is in images, streaming the answer."""
-    from vlm_app.models import load_profile, load_vlm, look_first, parse_mitigations
+    from vlm_app.models import load_vlm, look_first, parse_mitigations
     from vlm_app.pictures import find_pictures, truth_of
 
     look_first(model=model, device=device, words=words, profile=profile)
@@ -60,9 +60,9 @@ def describe(
     loading(model)
     from vlm_heads import Mitigation
 
-    mitigation = parse_mitigations(words or (["vhr"] if compare else None))
+    mitigation = parse_mitigations(words or (["vhr"] if compare else None), profile)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
-    arguments: dict[str, Any] = {"max_new_tokens": max_tokens, "profile": load_profile(profile)}
+    arguments: dict[str, Any] = {"max_new_tokens": max_tokens}
     if temperature > 0.0:
         arguments |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     found = []
@@ -123,7 +123,8 @@ def _say(
         prompt,
         mitigation.interventions,
         contrast=mitigation.contrast,
-        **(arguments if mitigation.interventions else arguments | {"profile": None}),
+        profile=mitigation.profile,
+        **arguments,
     )
     while True:
         try:

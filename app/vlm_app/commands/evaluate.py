@@ -1,6 +1,5 @@
 """`vlm-heads eval NAME`: ask a model, score its answers, report; started again it goes on where it stopped."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +75,7 @@ def evaluate(
 
     from vlm_app.console import loading, progress, publish, remark
     from vlm_app.mistakes import require_place
-    from vlm_app.models import load_profile, load_vlm, look_first, parse_mitigations
+    from vlm_app.models import load_vlm, look_first, parse_mitigations
 
     asked = asked_of(metric.name)
     require_place(out)
@@ -89,7 +88,7 @@ def evaluate(
     from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data, notes_on
     from vlm_evals.scored import evaluation_report
 
-    mitigation = replace(parse_mitigations(words), profile=load_profile(profile))
+    mitigation = parse_mitigations(words, profile)
     arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls)
     processes = Processes.current(device)
     out = out or Path("runs") / f"{metric.name}-{Path(name).stem}"

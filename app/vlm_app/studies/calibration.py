@@ -19,19 +19,12 @@ from typing import Any
 
 from vlm_evals.answer import Asking, Processes, fingerprint
 from vlm_evals.data.coco import CocoFolder
-from vlm_evals.data.pope_questions import PER_IMAGE
-from vlm_evals.errors import TaskError
-from vlm_evals.experiment import BIASES, Arm, ask_arms, bias_name, curve_arms
-from vlm_evals.protocol import Protocol
-from vlm_evals.registry import find_metric
-from vlm_evals.reports.pairs import PLAIN, Comparison, compare
 from vlm_evals.runs import environment
-from vlm_evals.scored import score_run
-from vlm_evals.tasks import asked_of, bind
 
 from vlm_app.console import progress, steps
 from vlm_app.studies.benefit import judged, measured_table, searched_row
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
+from vlm_app.studies.halves import halves, measure, protocols
 from vlm_heads import HeadProfile, Mitigation, StaticGains, examine, score_heads
 from vlm_heads.methods import resolve_layers
 from vlm_heads.profiles import GainShape, propose_gains
@@ -116,18 +109,23 @@ def calibrate(
     Raises:
         TaskError: if there are not enough pictures.
     """
-    search, report = _parts(data, sizes, seed)
+    search, report = halves(data, captions=sizes.captions, questioned=sizes.questioned, seed=seed)
     scores = _scores(asking, search, runs / "scores", sizes.samples, processes)
     tried = settings_to_try(sizes.trials, seed)
     proposed = {setting.name: _proposed(asking, scores, setting) for setting in tried}
-    bound = {name: _bound(template, part, sizes, seed) for name, part in (("search", search), ("report", report))}
-    tried_all = _measure(asking, proposed, search, bound["search"], runs / "search", processes)
+    bound = {
+        name: protocols(
+            template, part, captions=sizes.captions, questioned=sizes.questioned, max_tokens=sizes.max_tokens, seed=seed
+        )
+        for name, part in (("search", search), ("report", report))
+    }
+    tried_all = measure(asking, proposed, search, bound["search"], runs / "search", processes)
     tables = {metric: one.table() for metric, one in tried_all.items()}
     rows = [searched_row(setting.name, tables) for setting in tried]
     # where nothing may be chosen, the best is still measured; the profile says so
     best = min([row for row in rows if row["kept"]] or rows, key=lambda row: float(row["objective"]))
     chosen = {best["setting"]: proposed[best["setting"]]}
-    measured = _measure(asking, chosen, report, bound["report"], runs / "report", processes, curve=True)
+    measured = measure(asking, chosen, report, bound["report"], runs / "report", processes, curve=True)
     final = {metric: one.pair() for metric, one in measured.items()}
     benefit, reason = judged(final[CAPTIONS], final[QUESTIONS], bool(best["kept"]))
     card = {
@@ -146,31 +144,9 @@ def calibrate(
         "reason": reason,
         "packages": environment()["packages"],
     }
-    return Calibration(replace(chosen[best["setting"]], card=card), rows, benefit, reason)
-
-
-def _parts(data: CocoFolder, sizes: Sizes, seed: int) -> tuple[CocoFolder, CocoFolder]:
-    """Return two parts of a data folder that share no picture, drawn by the seed."""
-    images = sorted(data.images)
-    random.Random(seed).shuffle(images)
-    half = len(images) // 2
-    parts = data.only(images[:half]), data.only(images[half:])
-    captioned = min(len(part.images) for part in parts)
-    questioned = min(len(asked_of(QUESTIONS).eligible(part)) for part in parts)
-    if captioned < sizes.captions or questioned < sizes.questioned:
-        raise TaskError(
-            f"each half of the {len(images)} pictures in {data.root} has {captioned} to caption and {questioned} with "
-            f"{PER_IMAGE} objects to ask about: lower --captions {sizes.captions} or --questioned {sizes.questioned}"
-        )
-    return parts
-
-
-def _bound(template: str, part: CocoFolder, sizes: Sizes, seed: int) -> dict[str, Protocol]:
-    tokens = {} if sizes.max_tokens is None else {"max_new_tokens": sizes.max_tokens}
-    return {
-        CAPTIONS: bind(template, CAPTIONS, part, limit=sizes.captions, seed=seed, **tokens),
-        QUESTIONS: bind(template, QUESTIONS, part, limit=sizes.questioned, seed=seed),
-    }
+    profile = proposed[best["setting"]].profile
+    assert profile is not None  # every proposal has one
+    return Calibration(replace(profile, card=card), rows, benefit, reason)
 
 
 def _scores(asking: Asking, part: CocoFolder, folder: Path, samples: int, processes: Processes) -> HeadProfile:
@@ -190,35 +166,8 @@ def _scores(asking: Asking, part: CocoFolder, folder: Path, samples: int, proces
     return HeadProfile.from_pretrained(folder)
 
 
-def _proposed(asking: Asking, scores: HeadProfile, setting: Setting) -> HeadProfile:
+def _proposed(asking: Asking, scores: HeadProfile, setting: Setting) -> Mitigation:
     anatomy = examine(asking.vlm.model)
     layers = resolve_layers(setting.layers, anatomy.depth, range(anatomy.depth)) & anatomy.attentions.keys()
-    return propose_gains(scores, setting.strength, layers, setting.shape)
-
-
-def _measure(
-    asking: Asking,
-    proposed: Mapping[str, HeadProfile],
-    part: CocoFolder,
-    bound: Mapping[str, Protocol],
-    out: Path,
-    processes: Processes,
-    *,
-    curve: bool = False,
-) -> dict[str, Comparison]:
-    """Return, for each metric, every proposal compared with the plain model, with its curve where that is asked for."""
-    found: dict[str, Comparison] = {}
-    for name, protocol in bound.items():
-        metric, folder = find_metric(name), out / name
-        biases = BIASES if curve and metric.curve is not None else ()
-        plain = [Arm(PLAIN), *(curve_arms() if biases else ())]
-        arms = [Arm(setting, Mitigation((StaticGains(),), profile=profile)) for setting, profile in proposed.items()]
-        ask_arms(asking, protocol, part, [*plain, *arms], folder, processes=processes, progress=progress)
-        found[name] = compare(
-            metric,
-            score_run(folder / PLAIN).scores,
-            {setting: score_run(folder / setting).scores for setting in proposed},
-            curve={bias: score_run(folder / bias_name(bias)).scores for bias in biases},
-            seed=protocol.seed,
-        )
-    return found
+    profile = propose_gains(scores, setting.strength, layers, setting.shape)
+    return Mitigation((StaticGains(),), profile=profile)
