@@ -47,8 +47,8 @@ def _pictures() -> list[Image.Image]:
     return [planted_image("car"), planted_image("bird").resize((60, 40))]
 
 
-def test_all_six_are_found() -> None:
-    assert NAMES == ["icd", "lqcd", "m3id", "pai-contrast", "ritual", "vcd"]
+def test_all_seven_are_found() -> None:
+    assert NAMES == ["branch", "icd", "lqcd", "m3id", "pai-contrast", "ritual", "vcd"]
 
 
 @pytest.mark.parametrize("name", NAMES)

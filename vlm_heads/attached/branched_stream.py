@@ -1,0 +1,106 @@
+"""A second stream that goes with the first up to a layer and sees no image key from there on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from vlm_heads import attention
+from vlm_heads.attached.hidden_image import without_image_keys
+from vlm_heads.attached.second_stream import SecondStream
+from vlm_heads.errors import BadOption, UnsupportedModel
+from vlm_heads.families import Anatomy, examine
+from vlm_heads.key_map import KeyMap
+
+
+class BranchedStream(SecondStream):
+    """The first stream's own inputs, with the image's keys closed to text in the layers from `start` on.
+
+    It keeps what the text has taken from the image below `start`, and loses the direct view above.
+
+    Args:
+        model: a vision-language model of transformers.
+        inputs: the first stream's.
+        start: the first layer without the image's keys.
+
+    Raises:
+        BadOption: if no prompt has an image.
+        UnsupportedModel: as `SecondStream`, and if the image cannot be hidden in a layer.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Any], start: int) -> None:
+        super().__init__(model, inputs)
+        anatomy = examine(model)
+        require_hideable(anatomy, start)
+        self.start = start
+        self._layers = anatomy.layers[start:]
+        self._vision = anatomy.vision_token_ids
+        self._key_map = self._prompt(1)
+        if not self._key_map.any_image:
+            raise BadOption("no prompt has an image, so there is nothing to hide in a second stream; give an image")
+
+    def begin(self, copies: int) -> Tensor:
+        self._key_map = self._prompt(1)
+        logits = super().begin(copies)
+        self._key_map = self._prompt(copies)
+        return logits
+
+    def _forward(self, ids: Tensor, kwargs: dict[str, Any], first: bool) -> Tensor:
+        if not first:
+            self._key_map.grow(self._key_map.length, 1)
+        with self._hiding():
+            return super()._forward(ids, kwargs, first)
+
+    def _prompt(self, copies: int) -> KeyMap:
+        """Return the map of the prompt's keys, each row repeated for its beams."""
+        mask = self._inputs.get("attention_mask")
+        key_map = KeyMap.of_prompt(self._inputs["input_ids"], mask, *self._vision)
+        return key_map if copies == 1 else KeyMap(key_map.classes.repeat_interleave(copies, dim=0))
+
+    @contextmanager
+    def _hiding(self) -> Iterator[None]:
+        """Close the image's keys in the layers from `start` on, for the forwards of this thread."""
+        thread = threading.get_ident()
+        known: dict[int, tuple[Tensor | None, Tensor]] = {}  # by mask, since layers share them
+
+        def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any] | None:
+            if threading.get_ident() != thread:
+                return None
+            mask, positions = kwargs.get("attention_mask"), args[0].shape[1]
+            if id(mask) not in known:
+                known[id(mask)] = (mask, without_image_keys(mask, self._key_map, positions))
+            return args, {**kwargs, "attention_mask": known[id(mask)][1]}
+
+        handles = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in self._layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def require_hideable(anatomy: Anatomy, start: int) -> None:
+    """Raise `UnsupportedModel` if the image cannot be hidden in every layer from `start` on."""
+    if anatomy.quirks.cross_attention:
+        raise UnsupportedModel(
+            f"{anatomy.model_type} reads the image through cross-attention and not as keys among the text's, so there "
+            "is no key to hide: take m3id"
+        )
+    others = [layer for layer in range(start, anatomy.depth) if layer not in anatomy.attentions]
+    if others:
+        raise UnsupportedModel(
+            f"layer {others[0]} of {anatomy.model_type} is no attention and carries the image in its state, so it "
+            "cannot be hidden there: take m3id"
+        )
+    for layer in range(start, anatomy.depth):
+        config = getattr(anatomy.attentions[layer], "config", None)
+        own = str(getattr(config, "_attn_implementation", None))
+        if attention.base_of(own) not in attention.MASKS:
+            raise UnsupportedModel(
+                f"the image's keys cannot be closed in the masks of {own}: load the model with "
+                "attn_implementation='sdpa' or 'eager'"
+            )
