@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.utils import ModelOutput
 
 from vlm_heads import attention
 from vlm_heads.attached.hidden_image import without_image_keys
-from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.errors import BadOption, UnsupportedModel
+from vlm_heads.attached.layer_steps import SecondArguments
+from vlm_heads.attached.second_stream import Noted, SecondStream
+from vlm_heads.errors import BadOption, UnsupportedGeneration, UnsupportedModel
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.key_map import KeyMap
 
@@ -20,7 +23,9 @@ from vlm_heads.key_map import KeyMap
 class BranchedStream(SecondStream):
     """The first stream's own inputs, with the image's keys closed to text in the layers from `start` on.
 
-    It keeps what the text has taken from the image below `start`, and loses the direct view above.
+    It keeps what the text has taken from the image below `start`, and loses the direct view above. In the first
+    stream's forward it shares the layers below, what an intervention does there included. On its own it runs them
+    again, plain.
 
     Args:
         model: a vision-language model of transformers.
@@ -32,11 +37,15 @@ class BranchedStream(SecondStream):
         UnsupportedModel: as `SecondStream`, and if the image cannot be hidden in a layer.
     """
 
+    begins_with_the_first = True
+
     def __init__(self, model: nn.Module, inputs: Mapping[str, Any], start: int) -> None:
         super().__init__(model, inputs)
         anatomy = examine(model)
         require_hideable(anatomy, start)
         self.start = start
+        self._shares = False
+        self._below = [module for layer, module in anatomy.attentions.items() if layer < start]
         self._layers = anatomy.layers[start:]
         self._vision = anatomy.vision_token_ids
         self._key_map = self._prompt(1)
@@ -44,16 +53,56 @@ class BranchedStream(SecondStream):
             raise BadOption("no prompt has an image, so there is nothing to hide in a second stream; give an image")
 
     def begin(self, copies: int) -> Tensor:
-        self._key_map = self._prompt(1)
+        told, self._told = self._told, None
+        if told is not None:
+            return told
+        self._require_plain_below()
+        self._shares, self._key_map = False, self._prompt(1)
         logits = super().begin(copies)
         self._key_map = self._prompt(copies)
         return logits
 
+    def beside_prompt(self, rows: int) -> SecondArguments:
+        self._shares, self._key_map = True, self._prompt(rows // self.rows)
+        self._kwargs = {"past_key_values": DynamicCache(config=self._model.config.get_text_config())}
+        return self._hidden_in_layers()
+
+    def beside_token(self, tokens: Tensor, noted: Noted) -> SecondArguments:
+        self._key_map.grow(self._key_map.length, 1)
+        return self._hidden_in_layers()
+
+    def tell(self, logits: Tensor, output: ModelOutput) -> None:
+        self._told = logits.float()
+
     def _forward(self, ids: Tensor, kwargs: dict[str, Any], first: bool) -> Tensor:
+        if self._shares:
+            raise UnsupportedGeneration(
+                "branch shares layers with the first stream, whose generation went a way that cannot be followed: it "
+                "goes on with another cache, or with several tokens at once"
+            )
         if not first:
             self._key_map.grow(self._key_map.length, 1)
         with self._hiding():
             return super()._forward(ids, kwargs, first)
+
+    def _require_plain_below(self) -> None:
+        """Raise `UnsupportedGeneration` if an attach changes a layer that both streams should share."""
+        if any(attention.is_edited(module) for module in self._below):
+            raise UnsupportedGeneration(
+                f"branch shares its first {self.start} layers with the first stream, an intervention acts there, and "
+                "here the second stream runs forwards of its own: attach both, and generate with a dynamic cache"
+            )
+
+    def _hidden_in_layers(self) -> SecondArguments:
+        """Return what the stream gives each layer: what the first is given, with its own keys and masks."""
+        closed = self._closing()
+        cache = self.cache
+
+        def arguments(_: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+            mask = closed(kwargs.get("attention_mask"), hidden.shape[1])
+            return hidden, {**kwargs, "attention_mask": mask, "past_key_values": cache}
+
+        return arguments
 
     def _prompt(self, copies: int) -> KeyMap:
         """Return the map of the prompt's keys, each row repeated for its beams."""
@@ -64,16 +113,12 @@ class BranchedStream(SecondStream):
     @contextmanager
     def _hiding(self) -> Iterator[None]:
         """Close the image's keys in the layers from `start` on, for the forwards of this thread."""
-        thread = threading.get_ident()
-        known: dict[int, tuple[Tensor | None, Tensor]] = {}  # by mask, since layers share them
+        thread, closed = threading.get_ident(), self._closing()
 
         def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any] | None:
             if threading.get_ident() != thread:
                 return None
-            mask, positions = kwargs.get("attention_mask"), args[0].shape[1]
-            if id(mask) not in known:
-                known[id(mask)] = (mask, without_image_keys(mask, self._key_map, positions))
-            return args, {**kwargs, "attention_mask": known[id(mask)][1]}
+            return args, {**kwargs, "attention_mask": closed(kwargs.get("attention_mask"), args[0].shape[1])}
 
         handles = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in self._layers]
         try:
@@ -81,6 +126,17 @@ class BranchedStream(SecondStream):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _closing(self) -> Callable[[Tensor | None, int], Tensor]:
+        """Return what closes the image's keys in a layer's mask; masks that layers share are made once."""
+        made: dict[int, tuple[Tensor | None, Tensor]] = {}
+
+        def closed(mask: Tensor | None, positions: int) -> Tensor:
+            if id(mask) not in made:
+                made[id(mask)] = (mask, without_image_keys(mask, self._key_map, positions))
+            return made[id(mask)][1]
+
+        return closed
 
 
 def require_hideable(anatomy: Anatomy, start: int) -> None:

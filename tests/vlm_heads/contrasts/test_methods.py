@@ -79,9 +79,8 @@ def test_each_moves_the_next_token(name: str, random_vlm: VLM) -> None:
         return logits
 
     for contrast in (kind(bound=0.0), kind(**{**kind.neutral, "bound": 0.0})):
-        inputs, decoding = random_vlm._asked(_pictures(), QUESTIONS, contrast, {"max_new_tokens": 1})
-        processors = [*decoding.pop("logits_processor"), keep]
-        random_vlm.model.generate(**inputs, **decoding, logits_processor=processors)
+        inputs, decoding, processor = random_vlm._asked(_pictures(), QUESTIONS, contrast, {"max_new_tokens": 1})
+        random_vlm.model.generate(**inputs, **decoding, logits_processor=[processor, keep])
     assert distance(scores[0], scores[1]) > 1e-3
 
 
