@@ -56,7 +56,7 @@ class BranchedStream(SecondStream):
         told, self._told = self._told, None
         if told is not None:
             return told
-        self._require_plain_below()
+        self._require_own_prompt()
         self._shares, self._key_map = False, self._prompt(1)
         logits = super().begin(copies)
         self._key_map = self._prompt(copies)
@@ -85,12 +85,17 @@ class BranchedStream(SecondStream):
         with self._hiding():
             return super()._forward(ids, kwargs, first)
 
-    def _require_plain_below(self) -> None:
-        """Raise `UnsupportedGeneration` if an attach changes a layer that both streams should share."""
+    def _require_own_prompt(self) -> None:
+        """Raise `UnsupportedGeneration` if a forward of its own would not begin as the first stream began."""
         if any(attention.is_edited(module) for module in self._below):
             raise UnsupportedGeneration(
                 f"branch shares its first {self.start} layers with the first stream, an intervention acts there, and "
                 "here the second stream runs forwards of its own: attach both, and generate with a dynamic cache"
+            )
+        if not any(name.startswith("pixel_values") for name in self._inputs):
+            raise UnsupportedGeneration(
+                "branch reads the image in its second stream too, and the conversation goes on from a cache without "
+                "it: give the whole conversation with its image, and no cache"
             )
 
     def _hidden_in_layers(self) -> SecondArguments:

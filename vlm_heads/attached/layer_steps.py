@@ -30,7 +30,7 @@ class UnderWay(threading.local):
 
     Attributes:
         step: what becomes of its layers' calls; None leaves them alone.
-        stacked: the forked step whose rows are in the layer that runs.
+        stacked: the forked step whose rows are in the layer that runs, until its attention is computed.
         one_pass: whether the forward may hold rows of both streams.
     """
 

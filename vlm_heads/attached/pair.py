@@ -89,7 +89,7 @@ class Pair:
         self._follow_reordering(cache)
         beside = self.stream.beside_prompt(self._rows)
         if beside is not None:
-            return self._both(forward, kwargs, beside, frozenset())
+            return self._both(forward, kwargs, beside)
         seeing = Seeing()
         with self._parts.under_way.stepping(seeing):
             output = forward(**kwargs)
@@ -101,13 +101,11 @@ class Pair:
         beside, under_way = self.stream.beside_token(kwargs["input_ids"], self._noted), self._parts.under_way
         under_way.one_pass = True
         try:
-            return self._both(forward, kwargs, beside, self._parts.stacks)
+            return self._both(forward, kwargs, beside)
         finally:
             under_way.one_pass = False
 
-    def _both(
-        self, forward: Layer, kwargs: dict[str, Any], beside: SecondArguments, stacks: frozenset[int]
-    ) -> ModelOutput:
+    def _both(self, forward: Layer, kwargs: dict[str, Any], beside: SecondArguments) -> ModelOutput:
         parts, stream, rows = self._parts, self.stream, self._rows
         assert self._cache is not None, "the first stream has begun"
         assert stream.cache is not None, "the second stream has begun"
@@ -116,7 +114,7 @@ class Pair:
             (stream.start, parts.anatomy.depth - 1),
             beside,
             JoinedCache(self._cache, stream.cache, rows),
-            stacks,
+            parts.stacks,
             parts.under_way,
             partial(attention.plain_forwards, parts.anatomy.attentions.values()),
         )

@@ -82,7 +82,7 @@ class SplitAttention:
     ) -> tuple[Tensor, Tensor | None]:
         """Return the output `[R, Tq, Hq, D]`, or `[2 R, Tq, Hq, D]` of both streams; weights are the first stream's."""
         first = plain if self.first is None else self._edited(plain)
-        step = self._under_way.stacked
+        step, self._under_way.stacked = self._under_way.stacked, None  # an edit may run layers of its own
         if step is None:
             return first(module, query, key, value, mask, **settings)
         rows = step.rows

@@ -100,7 +100,7 @@ def only_appends(attention: nn.Module) -> bool:
         for method in vars(kind).values():
             names |= set(getattr(getattr(method, "__code__", None), "co_names", ()))
     others = {name for name in vars(Cache) if name.startswith(("get_", "update_", "has_", "is_", "crop"))}
-    return "update" in names and not names & others
+    return "update" in names and not names & (others | {"layers"})
 
 
 def _holds_tensors(value: Any) -> bool:
