@@ -120,11 +120,16 @@ class SecondStreamReceipt:
         self.in_two_forwards += in_two_forwards
         self.why = why or self.why
 
-    def __str__(self) -> str:
+    @property
+    def counted(self) -> str:
+        """How many tokens went which way, in words."""
         reason = f" ({self.why})" if self.why else ""
         ways = {"in one pass": self.in_one_pass, f"in two forwards each{reason}": self.in_two_forwards}
         said = [f"{_count(tokens, 'token')} {way}" for way, tokens in ways.items() if tokens]
-        return f"{self.name}: {', '.join(said) or 'no token after the first'}"
+        return ", ".join(said) or "no token after the first"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.counted}"
 
 
 @dataclass
@@ -157,6 +162,8 @@ class Receipt:
         also = () if self.second_stream is None else (self.second_stream,)
         names = ", ".join(one.name for one in (*self.interventions, *also)) or "nothing"
         counted = f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed"
+        if self.second_stream is not None and not self.interventions:  # nothing else was followed
+            counted = self.second_stream.counted
         return f"<Receipt of {names} on {self.model_type}: {counted}>"
 
     @property
@@ -178,6 +185,8 @@ class Receipt:
         }
 
     def __str__(self) -> str:
+        if self.second_stream is not None and not self.interventions:
+            return str(self.second_stream)
         lines = [
             f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed, "
             f"{_count(self.blind_passes, 'image-free pass', 'es')}"

@@ -76,6 +76,8 @@ class SecondStream:
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = torch.ones_like(ids)
         kwargs |= {"past_key_values": DynamicCache(config=self._model.config.get_text_config()), "use_cache": True}
+        if self._model._supports_logits_to_keep():  # as generate does: a head over the whole prompt is dear
+            kwargs["logits_to_keep"] = 1
         with self._plain():
             if "position_ids" not in kwargs and hasattr(self._model, "_prepare_position_ids_for_generation"):
                 kwargs["position_ids"] = self._model._prepare_position_ids_for_generation(ids, kwargs)

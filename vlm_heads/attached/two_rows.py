@@ -10,15 +10,8 @@ from torch import Tensor, nn
 
 
 def is_two_rows(module: nn.Linear, rows: Tensor) -> bool:
-    """Whether `linear_of_two` is meant for these rows: `[2, 1, width]` in float32 on a CPU."""
-    return (
-        rows.dim() == 3
-        and rows.shape[0] == 2
-        and rows.shape[1] == 1
-        and rows.dtype is torch.float32
-        and rows.device.type == "cpu"
-        and module.weight.dtype is torch.float32
-    )
+    """Whether `linear_of_two` is meant for these rows: `[2, 1, in]`, and weights in float32 on a CPU."""
+    return rows.shape[:-1] == (2, 1) and module.weight.is_cpu and module.weight.dtype is torch.float32
 
 
 def linear_of_two(module: nn.Linear, rows: Tensor) -> Tensor:
@@ -26,4 +19,4 @@ def linear_of_two(module: nn.Linear, rows: Tensor) -> Tensor:
     # the transposed view, never a copy of it: that one goes a slower way
     product = torch.mm(module.weight, rows.reshape(2, -1).t())
     output = product.t().contiguous()
-    return (output if module.bias is None else output + module.bias)[:, None]
+    return (output if module.bias is None else output + module.bias).unsqueeze(1)
