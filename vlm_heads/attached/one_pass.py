@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vlm_heads import attention
@@ -23,7 +22,7 @@ from vlm_heads.attached.pair import Pair, Parts
 from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.attached.split_attention import SplitAttention
 from vlm_heads.attached.stacked_rows import only_appends
-from vlm_heads.attached.two_rows import is_two_rows, linear_of_two
+from vlm_heads.attached.two_rows import linear_of_two, takes_two_rows
 from vlm_heads.families import Anatomy
 from vlm_heads.models.placement import input_device
 
@@ -46,7 +45,10 @@ class OnePass:
         self._mine = _OfOneThread()
         self._modules = list(anatomy.attentions.values())
         self._runner = SplitAttention(self._under_way, self._modules)
-        stacks = frozenset(layer for layer in anatomy.attentions if _is_plain(anatomy, layer))
+        appending = {kind for kind in {type(module) for module in self._modules} if only_appends(kind)}
+        stacks = frozenset(
+            layer for layer, one in anatomy.attentions.items() if type(one) in appending and _mixes_once(anatomy, layer)
+        )
         self._parts = Parts(model, anatomy, self._runner, self._under_way, stacks)
 
     @contextmanager
@@ -85,8 +87,8 @@ class OnePass:
         return forward(*args, **kwargs) if step is None else step.run(index, forward, args, kwargs)
 
     def _linear_forward(self, module: nn.Linear, forward: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        fast = self._under_way.one_pass and is_two_rows(module, rows)
-        return linear_of_two(module, rows) if fast else forward(rows)
+        two = self._under_way.one_pass and rows.shape[:-1] == (2, 1) and takes_two_rows(module)
+        return linear_of_two(module, rows) if two else forward(rows)
 
 
 class _OfOneThread(threading.local):
@@ -98,31 +100,33 @@ class _OfOneThread(threading.local):
 
 def why_not(model: nn.Module, anatomy: Anatomy) -> str:
     """Return why no forward of a model can usefully hold rows of two streams; empty where it can."""
+    modules = list(anatomy.attentions.values())
+    if isinstance(attention.runner_of(modules[0]), SplitAttention):
+        return "another contrast is attached around this one"
     if anatomy.quirks.cross_attention:
         return "the image is read through cross-attention"
-    if len({input_device(module) for module in anatomy.attentions.values()}) > 1:
+    if len({input_device(module) for module in modules}) > 1:
         return "the layers are on several devices"
     if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
         return "the model is compiled"
-    for module in anatomy.attentions.values():
+    for module in modules:
         own = str(getattr(getattr(module, "config", None), "_attn_implementation", None))
         if attention.base_of(own) not in attention.MASKS:
             return f"attention is computed by {own}"
     return ""
 
 
-def _is_plain(anatomy: Anatomy, layer: int) -> bool:
-    """Whether a layer mixes positions by its attention alone, and that appends to its cache and no more."""
-    module = anatomy.attentions[layer]
-    mixers = [one for one in anatomy.layers[layer].modules() if getattr(one, "layer_idx", None) is not None]
-    return all(one in (module, anatomy.layers[layer]) for one in mixers) and only_appends(module)
+def _mixes_once(anatomy: Anatomy, layer: int) -> bool:
+    """Whether nothing but a layer's attention mixes positions in it."""
+    known = (anatomy.attentions[layer], anatomy.layers[layer])
+    return all(one in known or getattr(one, "layer_idx", None) is None for one in anatomy.layers[layer].modules())
 
 
 def _linears(model: Any, anatomy: Anatomy) -> Iterable[nn.Linear]:
     """Yield the linear layers of the decoder and the head that nobody else stands in for."""
     for parent in (*anatomy.layers, model.get_output_embeddings()):
         for module in parent.modules() if isinstance(parent, nn.Module) else ():
-            if type(module) is nn.Linear and "forward" not in vars(module) and module.weight.dtype is torch.float32:
+            if type(module) is nn.Linear and "forward" not in vars(module) and takes_two_rows(module):
                 yield module
 
 

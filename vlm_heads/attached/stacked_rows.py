@@ -93,10 +93,10 @@ class StackedArguments:
         return value.expand(shape) if value.shape[axis] == 1 else value
 
 
-def only_appends(attention: nn.Module) -> bool:
-    """Whether an attention uses its cache by `update` alone, so that two caches can stand behind it."""
+def only_appends(attention: type[nn.Module]) -> bool:
+    """Whether attentions of this class use their cache by `update` alone, so that two caches can stand behind it."""
     names: set[str] = set()
-    for kind in type(attention).__mro__[: type(attention).__mro__.index(nn.Module)]:
+    for kind in attention.__mro__[: attention.__mro__.index(nn.Module)]:
         for method in vars(kind).values():
             names |= set(getattr(getattr(method, "__code__", None), "co_names", ()))
     others = {name for name in vars(Cache) if name.startswith(("get_", "update_", "has_", "is_", "crop"))}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 
-def is_two_rows(module: nn.Linear, rows: Tensor) -> bool:
-    """Whether `linear_of_two` is meant for these rows: `[2, 1, in]`, and weights in float32 on a CPU."""
-    return rows.shape[:-1] == (2, 1) and module.weight.is_cpu and module.weight.dtype is torch.float32
+def takes_two_rows(module: nn.Linear) -> bool:
+    """Whether `linear_of_two` is meant for a layer's weights: they are in float32 on a CPU."""
+    return module.weight.is_cpu and module.weight.dtype is torch.float32
 
 
 def linear_of_two(module: nn.Linear, rows: Tensor) -> Tensor:

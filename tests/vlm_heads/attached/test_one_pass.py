@@ -346,6 +346,19 @@ def test_one_attach_in_another(llava: Tiny) -> None:
     assert not is_bound(llava.decoder_layers[0].self_attn)
 
 
+def test_a_contrast_in_another_runs_forwards_of_its_own(llava: Tiny) -> None:
+    """The inner one weighs first, as its processor is given first."""
+    vcd, m3id = CONTRASTS["vcd"], CONTRASTS["m3id"]
+    with attach(llava.model, m3id, one_pass=False), attach(llava.model, vcd, one_pass=False):
+        expected = generated(llava.model, llava.inputs)
+    with attach(llava.model, m3id) as outer, attach(llava.model, vcd) as inner:
+        got = generated(llava.model, llava.inputs)
+    assert distance(expected.scores, got.scores) < CLOSE_SCORES
+    assert in_one_pass(outer) == STEPS - 1
+    assert inner.receipt.second_stream is not None
+    assert inner.receipt.second_stream.why == "another contrast is attached around this one"
+
+
 class _Rows(Watcher):
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -400,5 +413,5 @@ def test_two_rows_of_a_linear_layer(bias: bool) -> None:
 
 
 def test_an_attention_that_reads_its_cache_otherwise_is_not_stacked(tiny: Build) -> None:
-    assert only_appends(tiny("llava").decoder_layers[0].self_attn)
-    assert not only_appends(tiny("mllama").decoder_layers[1].cross_attn)
+    assert only_appends(type(tiny("llava").decoder_layers[0].self_attn))
+    assert not only_appends(type(tiny("mllama").decoder_layers[1].cross_attn))
