@@ -5,7 +5,7 @@
 
 Every contrast weighs two streams of token logits, `a * z + b * z2`, among the tokens that the first stream finds
 plausible. They differ in what the second stream sees and in the weights; `contrasts/` has a file for each.
-Interventions edit the first stream only.
+Interventions edit the first stream only. BranchContrast's second stream shares the layers below the one it begins in.
 """
 
 from __future__ import annotations

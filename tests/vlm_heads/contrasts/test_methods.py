@@ -64,6 +64,10 @@ def test_a_batch_gives_what_its_rows_give_alone(name: str, random_vlm: VLM) -> N
     contrast = known_contrasts()[name]()
     options: dict[str, object] = {"max_new_tokens": 6, "contrast": contrast}
     together = random_vlm.answer_batch(_pictures(), QUESTIONS, **options)
+    assert together[0].receipt is not None
+    tokens = max(len(one.token_ids) for one in together) - 1
+    ways = {"in_one_pass": tokens, "in_two_forwards": 0, "why": ""}
+    assert together[0].receipt["second_stream"] == {"name": name, **ways}
     for one, picture, question in zip(together, _pictures(), QUESTIONS, strict=True):
         assert random_vlm.answer(picture, question, **options).token_ids == one.token_ids
 
