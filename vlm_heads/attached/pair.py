@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
@@ -142,7 +141,7 @@ class Pair:
     def _follow_reordering(self, cache: Cache) -> None:
         reorder, stream = cache.reorder_cache, self.stream
 
-        def reorder_both(parents: torch.Tensor) -> None:
+        def reorder_both(parents: Tensor) -> None:
             reorder(parents)
             stream.reorder(parents)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,20 +13,6 @@ from transformers.cache_utils import Cache
 # Positions may carry leading axes of sections.
 _ROWS = {"position_ids": -2, "position_embeddings": -3}
 _OF_ATTENTION = ("attention_mask", "past_key_values")  # each stream keeps its own
-
-
-@dataclass(frozen=True)
-class Second:
-    """The second stream's part of one attention call.
-
-    Attributes:
-        key, value: `[R, Hkv, Tk, D]`, its own.
-        mask: as transformers gives it, or None.
-    """
-
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
 
 
 class JoinedCache:
