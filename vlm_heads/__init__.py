@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vlm_heads.attached.watcher import Watcher
     from vlm_heads.call import AttentionCall
     from vlm_heads.contrasts.base import Contrast
+    from vlm_heads.contrasts.branch_contrast import BranchContrast
     from vlm_heads.contrasts.changed_image import ChangedImage
     from vlm_heads.contrasts.disturbed_prompt import DisturbedPrompt
     from vlm_heads.contrasts.fading_image import FadingImage
@@ -69,6 +70,7 @@ __all__ = [
     "BadOption",
     "BadProfile",
     "BadPrompt",
+    "BranchContrast",
     "ChangedImage",
     "Contrast",
     "DisturbedPrompt",
@@ -121,6 +123,7 @@ _HOMES = {
     "attached.watcher": "Watcher",
     "call": "AttentionCall",
     "contrasts.base": "Contrast",
+    "contrasts.branch_contrast": "BranchContrast",
     "contrasts.changed_image": "ChangedImage",
     "contrasts.disturbed_prompt": "DisturbedPrompt",
     "contrasts.fading_image": "FadingImage",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self, get_args
 
@@ -13,17 +13,20 @@ from vlm_kernels import Backend
 
 from vlm_heads.attached.copies import no_copies
 from vlm_heads.attached.installing import installed
+from vlm_heads.attached.one_pass import OnePass
 from vlm_heads.attached.refused_modes import refusing
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.attached.turns import ModelTurn, turn_of
 from vlm_heads.attached.watcher import Watcher
+from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.added import AddedContrast
 from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel, suggest
 from vlm_heads.families import Anatomy, examine
+from vlm_heads.generate_call import GenerateCall
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
-from vlm_heads.receipt import InterventionReceipt, Receipt
+from vlm_heads.receipt import InterventionReceipt, Receipt, SecondStreamReceipt
 from vlm_heads.wrappers import unwrapped
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -97,6 +100,7 @@ def attach(
     backend: Backend = "auto",
     allow_idle: bool = False,
     watch: Watcher | Sequence[Watcher] = (),
+    one_pass: bool = True,
 ) -> Attachment:
     """Let a mitigation act on everything the model generates, until the `with` ends or `detach()` is called.
 
@@ -114,6 +118,8 @@ def attach(
         backend: what computes edited attention; a named one is used, or it raises.
         allow_idle: do not raise where an intervention never fired.
         watch: one or several that read each attention call and change nothing.
+        one_pass: let a contrast's second stream run in the first stream's forwards, where they can hold it; the receipt
+            says which way it took. False gives it forwards of its own.
 
     Raises:
         UnsupportedModel: if the model, or a method on this model, cannot work; then nothing was changed.
@@ -122,31 +128,73 @@ def attach(
         UnsupportedGeneration: inside, if `generate` is asked for what cannot be followed; see `refused_modes`.
         NothingIntervened: on the way out, if an intervention or a contrast never acted.
     """
-    model = unwrapped(model)
     mitigation = Mitigation.of(*what, profile=profile)
+    watchers = [watch] if isinstance(watch, Watcher) else list(watch)
+    return attach_mitigation(
+        model, mitigation, backend=backend, allow_idle=allow_idle, watchers=watchers, one_pass=one_pass
+    )
+
+
+def attach_mitigation(
+    model: nn.Module,
+    mitigation: Mitigation,
+    *,
+    backend: Backend = "auto",
+    allow_idle: bool = False,
+    watchers: Sequence[Watcher] = (),
+    one_pass: bool = True,
+    processor: ContrastProcessor | None = None,
+) -> Attachment:
+    """Attach a mitigation; see `attach`.
+
+    Args:
+        model: see `attach`.
+        mitigation: all that is done to it.
+        backend: see `attach`.
+        allow_idle: see `attach`.
+        watchers: read each attention call.
+        one_pass: see `attach`.
+        processor: of the mitigation's contrast, made for the one call of `generate` that is to come; None makes one
+            for each call.
+    """
+    model = unwrapped(model)
     interventions, profile = mitigation.interventions, mitigation.profile
     anatomy = examine(model)
     _check(interventions, anatomy, profile, backend)
-    added = None
-    if mitigation.contrast is not None:
-        mitigation.contrast.check(anatomy)
-        added = AddedContrast(model, mitigation.contrast)
     receipt = Receipt(
         model_type=anatomy.model_type,
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
     )
+    added: AddedContrast | None = None
+    if mitigation.contrast is not None:
+        mitigation.contrast.check(anatomy)
+        receipt.second_stream = SecondStreamReceipt(mitigation.contrast.name)
     with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
-        watchers = [watch] if isinstance(watch, Watcher) else list(watch)
         tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watchers)
-        if interventions or watchers:  # a contrast leaves attention as it is
+        if interventions or watchers:
             undo.enter_context(installed(anatomy, tracker))
-        undo.enter_context(refusing(model, added, tracker.calling))
+        if mitigation.contrast is not None and receipt.second_stream is not None:
+            together = OnePass(model, anatomy, wanted=one_pass)
+            added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, processor)
+            undo.enter_context(together.installed())
+        undo.enter_context(refusing(model, added, _calling(tracker, added)))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
     return attachment
+
+
+def _calling(tracker: Tracker, added: AddedContrast | None) -> Callable[[GenerateCall], AbstractContextManager[None]]:
+    """Return what makes a context for each call of `generate`."""
+
+    @contextmanager
+    def calling(call: GenerateCall) -> Iterator[None]:
+        with tracker.calling(call), nullcontext() if added is None else added.during():
+            yield
+
+    return calling
 
 
 def _check(

@@ -35,6 +35,15 @@ class LayerRunner(Protocol):
 
     paused: bool
 
+    @property
+    def looking(self) -> bool:
+        """Whether a pass of its own runs, beside the model's answer."""
+        ...
+
+    def edits(self, module: nn.Module) -> bool:
+        """Whether the attention of this module may be changed."""
+        ...
+
     def run(
         self,
         plain: PlainAttention,
@@ -82,9 +91,20 @@ def unbind(modules: Iterable[nn.Module]) -> None:
         _RUNNERS.pop(module, None)
 
 
+def runner_of(module: nn.Module) -> LayerRunner | None:
+    """Return who computes the attention of this module; None where nobody does."""
+    return _RUNNERS.get(module)
+
+
 def is_bound(module: nn.Module) -> bool:
     """Whether somebody computes the attention of this module already."""
     return module in _RUNNERS
+
+
+def is_edited(module: nn.Module) -> bool:
+    """Whether somebody may change the attention of this module."""
+    runner = _RUNNERS.get(module)
+    return runner is not None and runner.edits(module)
 
 
 @contextmanager

@@ -121,11 +121,21 @@ def refuse_sound(ids: Tensor, anatomy: Anatomy) -> None:
         )
 
 
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Run an extra pass without gradient and put back what a family remembers on the model between steps."""
+def remembering(model: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the modules on which a family remembers something between steps."""
     # Qwen-VL keeps the offset between cache slots and positions on the model.
-    kept = [(module, module.rope_deltas) for module in model.modules() if hasattr(module, "rope_deltas")]
+    return tuple(module for module in model.modules() if hasattr(module, "rope_deltas"))
+
+
+@contextmanager
+def untouched(model: nn.Module, modules: tuple[nn.Module, ...] | None = None) -> Iterator[None]:
+    """Run an extra pass without gradient and put back what a family remembers on the model between steps.
+
+    Args:
+        model: that runs.
+        modules: `remembering(model)`, where it is known already.
+    """
+    kept = [(module, module.rope_deltas) for module in (remembering(model) if modules is None else modules)]
     try:
         with torch.no_grad():
             yield

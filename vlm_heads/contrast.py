@@ -5,7 +5,7 @@
 
 Every contrast weighs two streams of token logits, `a * z + b * z2`, among the tokens that the first stream finds
 plausible. They differ in what the second stream sees and in the weights; `contrasts/` has a file for each.
-Interventions edit the first stream only.
+Interventions edit the first stream only. BranchContrast's second stream shares the layers below the one it begins in.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
     Returns log-probabilities, so that beams compare. It may be used for several generations of the same inputs, one
     after the other; each starts clean.
 
+    Attributes:
+        stream: the second stream.
+
     Args:
         stream: the second stream.
         weights: of the first and the second stream at a step, counted from 0.
@@ -42,7 +45,7 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, stream: SecondStream, weights: Weights, bound: float, unsure_below: float | None = None) -> None:
         require_number("bound", bound, at_least=0.0, at_most=1.0)
         self._unsure_below = unsure_below
-        self._stream = stream
+        self.stream = stream
         self._weights = weights
         self._bound = bound
         self._prompt_length = 0
@@ -71,21 +74,23 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         rows, length = ids.shape
         seen, self._seen = self._seen, ids
         if seen is None or length == self._prompt_length:
-            if rows % self._stream.rows:
-                raise UnsupportedGeneration(f"{rows} rows are generated, but the second stream has {self._stream.rows}")
-            copies = rows // self._stream.rows
+            if rows % self.stream.rows:
+                raise UnsupportedGeneration(f"{rows} rows are generated, but the second stream has {self.stream.rows}")
+            copies = rows // self.stream.rows
             if not torch.equal(ids[::copies].repeat_interleave(copies, dim=0), ids):
                 raise UnsupportedGeneration(
-                    f"{rows} different rows are generated, but the second stream has {self._stream.rows}"
+                    f"{rows} different rows are generated, but the second stream has {self.stream.rows}"
                 )
             self._prompt_length = length
-            return self._stream.begin(copies)
+            return self.stream.begin(copies)
         if seen.shape != (rows, length - 1):
             raise UnsupportedGeneration(
                 "a second stream takes one token after the other for one set of inputs: it cannot take back the "
                 "candidates of assisted decoding, and other inputs need a processor of their own"
             )
         parents = None
-        if rows > self._stream.rows:  # beams: each row goes on from a row with the same tokens so far
+        if (
+            rows > self.stream.rows and not self.stream.told
+        ):  # beams: each row goes on from a row with the same tokens so far
             parents = (ids[:, None, :-1] == seen[None]).all(dim=-1).long().argmax(dim=1)
-        return self._stream.step(ids[:, -1], parents)
+        return self.stream.step(ids[:, -1], parents)

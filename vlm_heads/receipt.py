@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -99,6 +99,40 @@ class InterventionReceipt:
 
 
 @dataclass
+class SecondStreamReceipt:
+    """Which way a contrast's second stream took. Its prompt is not counted.
+
+    Attributes:
+        name: of the contrast.
+        in_one_pass: tokens whose two streams ran in one forward.
+        in_two_forwards: tokens for which the second stream ran a forward of its own.
+        why: why it did, in words; empty where it did not.
+    """
+
+    name: str
+    in_one_pass: int = 0
+    in_two_forwards: int = 0
+    why: str = ""
+
+    def note(self, in_one_pass: int, in_two_forwards: int, why: str) -> None:
+        """Count what became of one call of `generate`."""
+        self.in_one_pass += in_one_pass
+        self.in_two_forwards += in_two_forwards
+        self.why = why or self.why
+
+    @property
+    def counted(self) -> str:
+        """How many tokens went which way, in words."""
+        reason = f" ({self.why})" if self.why else ""
+        ways = {"in one pass": self.in_one_pass, f"in two forwards each{reason}": self.in_two_forwards}
+        said = [f"{_count(tokens, 'token')} {way}" for way, tokens in ways.items() if tokens]
+        return ", ".join(said) or "no token after the first"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.counted}"
+
+
+@dataclass
 class Receipt:
     """What an attach did.
 
@@ -111,6 +145,7 @@ class Receipt:
         blind_passes: extra image-free passes.
         extra_passes: extra passes with the image ("two-pass" scoring).
         imageless: prompts in which no row had an image, so that nothing could fire.
+        second_stream: of the contrast; None where there is none.
     """
 
     model_type: str
@@ -121,10 +156,14 @@ class Receipt:
     blind_passes: int = 0
     extra_passes: int = 0
     imageless: int = 0
+    second_stream: SecondStreamReceipt | None = None
 
     def __repr__(self) -> str:
-        names = ", ".join(one.name for one in self.interventions) or "nothing"
+        also = () if self.second_stream is None else (self.second_stream,)
+        names = ", ".join(one.name for one in (*self.interventions, *also)) or "nothing"
         counted = f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed"
+        if self.second_stream is not None and not self.interventions:  # nothing else was followed
+            counted = self.second_stream.counted
         return f"<Receipt of {names} on {self.model_type}: {counted}>"
 
     @property
@@ -142,9 +181,12 @@ class Receipt:
             "extra_passes": self.extra_passes,
             "prompts_without_image": self.imageless,
             "interventions": [intervention.to_dict() for intervention in self.interventions],
+            "second_stream": None if self.second_stream is None else asdict(self.second_stream),
         }
 
     def __str__(self) -> str:
+        if self.second_stream is not None and not self.interventions:
+            return str(self.second_stream)
         lines = [
             f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed, "
             f"{_count(self.blind_passes, 'image-free pass', 'es')}"
@@ -159,6 +201,8 @@ class Receipt:
             counted = f", {mean:.1f} of {self.heads} heads a layer, {_count(one.rows, 'row')}" if chosen else ""
             weight = "" if moved is None else f", mass moved {moved:.2f}"
             lines.append(f"{one.name}: layers {_ranges(one.layers)}{counted}{weight}")
+        if self.second_stream is not None:
+            lines.append(str(self.second_stream))
         return "\n".join(lines)
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from transformers import StoppingCriteria, TextIteratorStreamer
 
-from vlm_heads.attach import attach
+from vlm_heads.attach import attach_mitigation
 from vlm_heads.attached.turns import turn_of
+from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadImage, BadOption, BadPrompt, UnsupportedGeneration
 from vlm_heads.generate_call import check_arguments, effective_config, with_defaults
@@ -37,7 +38,8 @@ class Answer:
         text: without special tokens, stripped.
         token_ids: generated ids, without padding; an end token is included.
         seconds: what the whole call took; in a batch, what the batch took.
-        receipt: what the interventions did, JSON-serialisable; None where none was attached. A batch's rows share it.
+        receipt: what the interventions did, and which way the contrast took, JSON-serialisable; None where there were
+            neither. A batch's rows share it.
     """
 
     text: str
@@ -155,8 +157,8 @@ class VLM:
         """
         start = time.perf_counter()
         whole = _whole(interventions, contrast, profile)
-        inputs, decoding = self._asked(images, prompts, whole.contrast, generate_kwargs)
-        output, receipt = self._generate({**inputs, **decoding}, whole)
+        inputs, decoding, processor = self._asked(images, prompts, whole.contrast, generate_kwargs)
+        output, receipt = self._generate({**inputs, **decoding}, whole, processor)
         rows = _generated(output, inputs, self._ends(decoding))
         seconds = time.perf_counter() - start
         return [self._answer(row, seconds, receipt) for row in rows]
@@ -183,8 +185,8 @@ class VLM:
         whole = _whole(interventions, contrast, profile)
         check_arguments(self.model, generate_kwargs)
         _require_one_sequence(effective_config(self.model, _decoding(generate_kwargs)))
-        inputs, decoding = self._asked([image], prompt, whole.contrast, generate_kwargs)
-        return self._pieces(inputs, whole, decoding)
+        inputs, decoding, processor = self._asked([image], prompt, whole.contrast, generate_kwargs)
+        return self._pieces(inputs, whole, decoding, processor)
 
     def inputs(self, images: Sequence[ImageSource], prompts: str | Sequence[str]) -> dict[str, Any]:
         """Return what `model.generate` takes for a batch of images and prompts, left-padded.
@@ -201,32 +203,33 @@ class VLM:
         prompts: str | Sequence[str],
         contrast: Contrast | None,
         generate_kwargs: dict[str, Any],
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the inputs of a batch and the arguments of `generate`, the contrast's processor among them."""
+    ) -> tuple[dict[str, Any], dict[str, Any], ContrastProcessor | None]:
+        """Return the inputs of a batch, the arguments of `generate`, and the contrast's processor for them."""
         check_arguments(self.model, generate_kwargs)
         decoding = _decoding(generate_kwargs)
         if contrast is None:
-            return self.inputs(images, prompts), decoding
+            return self.inputs(images, prompts), decoding, None
         upright = [load_image(image) for image in _several(images)]
         each = _one_each(prompts, len(upright))
         asked = Asked(self.model, self.inputs(upright, each), upright, each, self.inputs)
-        processors = [*(decoding.pop("logits_processor", None) or ()), contrast.processor(asked)]
-        return dict(asked.inputs), {**decoding, "logits_processor": processors}
+        return dict(asked.inputs), decoding, contrast.processor(asked)
 
     def _ends(self, decoding: dict[str, Any]) -> set[int]:
         """Return the ids that end an answer."""
         ends = effective_config(self.model, decoding).eos_token_id
         return set(ends) if isinstance(ends, list | tuple) else {ends}
 
-    def _generate(self, arguments: dict[str, Any], mitigation: Mitigation) -> tuple[Any, dict[str, Any] | None]:
+    def _generate(
+        self, arguments: dict[str, Any], mitigation: Mitigation, processor: ContrastProcessor | None
+    ) -> tuple[Any, dict[str, Any] | None]:
         """Return what `generate` returns, and the receipt; answers on one model wait for one another."""
         finite = Finite()
         arguments = {**arguments, "logits_processor": [finite, *(arguments.get("logits_processor") or ())]}
         with turn_of(self.model).whole(), torch.inference_mode():
-            if not mitigation.interventions:
+            if not mitigation:
                 output, receipt = self.model.generate(**arguments), None
             else:
-                with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
+                with attach_mitigation(self.model, mitigation, processor=processor) as run:
                     output = self.model.generate(**arguments)
                 receipt = run.receipt.to_dict()
             finite.check()
@@ -237,6 +240,7 @@ class VLM:
         inputs: dict[str, Any],
         mitigation: Mitigation,
         decoding: dict[str, Any],
+        processor: ContrastProcessor | None,
     ) -> Generator[str, None, Answer]:
         start = time.perf_counter()
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -246,7 +250,7 @@ class VLM:
 
         def generate() -> tuple[Any, dict[str, Any] | None]:
             try:
-                return self._generate(arguments, mitigation)
+                return self._generate(arguments, mitigation, processor)
             finally:
                 streamer.end()  # whoever listens must not wait for a generation that failed
 

@@ -70,7 +70,7 @@ def needs_image_free_pass(kind: type[Method]) -> bool:
 
 def cost(kind: type[Method]) -> str:
     """Return what a method costs, in words."""
-    passes = f"{kind.passes} {'pass' if kind.passes == 1 else 'passes'} a token"
+    passes = "1 pass a token" if kind.passes == 1 else f"{kind.passes} streams a token, in one pass where they can be"
     extra = ", and one image-free pass over the prompt" if needs_image_free_pass(kind) else ""
     needs = "; needs a profile" if getattr(kind, "needs_profile", False) else ""
     return passes + extra + needs

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlm_heads import VLM, BadOption, HeadProfile, Intervention, Mitigation
+    from vlm_heads import VLM, BadOption, HeadProfile, Mitigation
 
 
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|mtia|meta|xla|npu|privateuseone|[a-z]+(?=:))(:\d+)?")
@@ -108,20 +108,6 @@ def load_profile(folder: Path | None) -> HeadProfile | None:
     from vlm_heads import HeadProfile
 
     return None if folder is None else HeadProfile.from_pretrained(folder)
-
-
-def parse_interventions(words: Sequence[str] | None) -> tuple[Intervention, ...]:
-    """Return the interventions written as `name` or `name:option=value,…`.
-
-    Raises:
-        BadOption: for an unknown name or option, with the nearest known one.
-    """
-    from vlm_heads.errors import BadOption
-
-    found = parse_mitigations(words)
-    if found.contrast is not None:
-        raise BadOption(f"{found.contrast.name} is a second stream and no intervention: leave it out here")
-    return found.interventions
 
 
 def parse_mitigations(words: Sequence[str] | None, profile: Path | None = None) -> Mitigation:

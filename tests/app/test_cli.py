@@ -125,7 +125,9 @@ def test_a_contrast_goes_beside_interventions(command: Command, banana: Path) ->
     (row,) = command(*words, "--json").value
     assert row["with"] == ["vhr", "pai-contrast:gamma=1.5"]
     (alone,) = command("describe", banana, "--model", "planted", "--with", "vcd", "--json").value
-    assert alone["receipt"] is None
+    second = alone["receipt"]["second_stream"]
+    assert (second["name"], second["in_two_forwards"], second["why"]) == ("vcd", 0, "")
+    assert second["in_one_pass"] == len(alone["token_ids"]) - 1
 
 
 def test_describe_compares_side_by_side(command: Command, banana: Path) -> None:
@@ -365,10 +367,18 @@ def all_from(terminal: int) -> str:
 def test_bench_generate_times_every_way(command: Command) -> None:
     words = ["--model", "planted", "--tokens", 2, "--rounds", 1, "--json"]
     ways = command("bench", "generate", *words).value["ways"]
-    assert set(ways) == {"plain", "eager", "vhr", "var", "vhr+var", "vcd", "floor"}
+    streams = {f"{name}{how}" for name in ("vcd", "m3id", "branch") for how in ("", ", two forwards")}
+    assert set(ways) == {"plain", "eager", "vhr", "var", "vhr+var", "floor"} | streams
     assert ways["plain"]["decode_ratio"] == ways["plain"]["prefill_ratio"] == 1.0
     assert all(row["peak_mb"] > 0 for name, row in ways.items() if name != "floor")
     assert all(row["decode_ms"] > 0 for row in ways.values())
+
+
+def test_bench_generate_times_what_is_named(command: Command) -> None:
+    words = ["--model", "planted", "--tokens", 1, "--rounds", 1, "--json", "--with", "vhr", "--with", "m3id:rate=0.1"]
+    ways = command("bench", "generate", *words).value["ways"]
+    second = {"m3id:rate=0.1", "m3id:rate=0.1, two forwards"}
+    assert set(ways) == {"plain", "eager", "vhr", "all of them", "all of them, two forwards", "floor"} | second
 
 
 def test_bench_kernels_checks_before_it_times(command: Command) -> None:

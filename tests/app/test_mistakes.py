@@ -150,6 +150,7 @@ def test_a_text_only_model_is_refused(tmp_path: Path, picture: Path, mistake: Mi
         (["bench", "kernel", "--dtype", "int8"], "bfloat16"),
         (["bench", "generate", "--random", "--config", "7b"], "llava-1.5-7b"),
         (["bench", "kernel", "--shape", "GPT"], "LLaVA-1.5-7B"),
+        (["bench", "generate", "--with", "icd"], "time vcd, m3id, pai-contrast or branch"),
         (["demo", "--model", "nowhere"], "no model 'nowhere'"),
         (["--nonsense"], "No such option"),
     ],

@@ -13,6 +13,7 @@ from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateDecod
 from tests.support.compare import distance, equal, rounding, same_ids
 from tests.support.families import Build, Inputs
 from tests.support.family_table import FamilyTable
+from tests.support.uncached import uncached
 from vlm_heads import ChangedImage, Contrast, DisturbedPrompt, FadingImage, ImageFree, NoisedImage, attach
 from vlm_heads.errors import BadOption, UnsupportedGeneration, UnsupportedModel
 from vlm_heads.interventions.route_gain import RouteGain
@@ -22,28 +23,6 @@ from vlm_heads.toolkit.image_changes import CHANGES, diffused, random_change
 Weights = Callable[[int], tuple[float, float]]  # generated tokens so far -> weights of the two streams
 Processor = Callable[[Tensor, Tensor], Tensor]
 CLOSE_SCORES = rounding(torch.float32, terms=64, size=10.0)
-GROWING = ("token_type_ids", "mm_token_type_ids")
-
-
-def _uncached(model: PreTrainedModel, inputs: Inputs, answer: Tensor) -> Tensor:
-    """Return token logits after the prompt and the answer so far `[B, t]`, everything computed anew."""
-    ids = inputs["input_ids"]
-    mask = inputs.get("attention_mask", torch.ones_like(ids))
-    # PaliGemma marks what is answered, and looks at it causally
-    kind = int(model.config.model_type == "paligemma")
-    grown = {name: torch.cat([inputs[name], answer * 0 + kind], 1) for name in GROWING if name in inputs}
-    if "cross_attention_mask" in inputs:  # a new position reads the tiles that the last one read
-        last = inputs["cross_attention_mask"][:, -1:].expand(-1, answer.shape[1], -1, -1)
-        grown["cross_attention_mask"] = torch.cat([inputs["cross_attention_mask"], last], 1)
-    whole = {
-        **inputs,
-        **grown,
-        "input_ids": torch.cat([ids, answer], 1),
-        "attention_mask": torch.cat([mask, torch.ones_like(answer)], 1),
-        "use_cache": False,
-    }
-    with torch.no_grad():
-        return model(**whole).logits[:, -1].float()
 
 
 def _combined(first: Tensor, second: Tensor, weights: tuple[float, float], bound: float) -> Tensor:
@@ -63,7 +42,7 @@ def _loop(
     answer = first["input_ids"].new_empty(first["input_ids"].shape[0], 0)
     scores = []
     for step in range(5):
-        z = _combined(_uncached(model, first, answer), _uncached(model, second, answer), weights(step), bound)
+        z = _combined(uncached(model, first, answer), uncached(model, second, answer), weights(step), bound)
         scores.append(z)
         answer = torch.cat([answer, z.argmax(-1, keepdim=True)], 1)
     return answer, scores
@@ -200,7 +179,7 @@ class Uncached(LogitsProcessor):
             for name, value in self.second.items()
         }
         answer = input_ids[:, self.second["input_ids"].shape[1] :]
-        return _combined(scores, _uncached(self.model, second, answer), (2.0, -1.0), 0.0)
+        return _combined(scores, uncached(self.model, second, answer), (2.0, -1.0), 0.0)
 
 
 def test_the_second_stream_follows_its_beams(tiny: Build) -> None:
@@ -225,7 +204,7 @@ def test_attach_edits_the_first_stream_only(tiny: Build) -> None:
     assert run.receipt.generations == 1
     assert run.receipt.interventions[0].heads() == alone.receipt.interventions[0].heads()
     answer = got.sequences[:, -5:]
-    second = [_uncached(model, text, answer[:, :step]) for step in range(5)]
+    second = [uncached(model, text, answer[:, :step]) for step in range(5)]
     expected = [_combined(first, z, (2.0, -1.0), 0.1) for first, z in zip(got.logits, second, strict=True)]
     assert distance(expected, got.scores) < CLOSE_SCORES
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from vlm_heads import attention
+from vlm_heads.attached.split_attention import SplitAttention
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.errors import AlreadyAttached, UnsupportedModel
 from vlm_heads.families import Anatomy, caps_logits
@@ -25,36 +26,56 @@ def installed(anatomy: Anatomy, tracker: Tracker) -> Iterator[None]:
     modules = list(anatomy.attentions.values())
     require_one_device(modules)
     with _attaching:
-        if any(attention.is_bound(module) for module in modules):
+        around = attention.runner_of(modules[0])
+        if around is not None and not (isinstance(around, SplitAttention) and around.first is None):
             raise AlreadyAttached("the model is inside another attach; give all interventions to one attach")
-        before = _configs(anatomy)
+        configs = _configs(anatomy, attached=around is not None)
         attention.bind(modules, tracker)
     try:
-        for config, own, base in before:
-            # this config's own value: a plain string would switch nested configs too
-            config._attn_implementation = {"": attention.registered_name(base)}
-            if own != base:
-                _say_once(own, base)
-        with tracker.following():
+        with _switched(configs), tracker.following():
             yield
     finally:
-        for config, own, _ in before:
-            config._attn_implementation = {"": own}
         attention.unbind(modules)
+        if around is not None:  # a contrast alone, which goes on by itself
+            attention.bind(modules, around)
 
 
-def _configs(anatomy: Anatomy) -> list[tuple[Any, str, str]]:
+@contextmanager
+def switched(anatomy: Anatomy) -> Iterator[None]:
+    """Switch the language model to our attention function, which is plain where nobody is bound; undo it."""
+    with _switched(_configs(anatomy, attached=False)):
+        yield
+
+
+@contextmanager
+def _switched(configs: Sequence[tuple[Any, str, str]]) -> Iterator[None]:
+    try:
+        for config, own, base in configs:
+            # this config's own value: a plain string would switch nested configs too
+            config._attn_implementation = {"": attention.registered_name(base)}
+            if attention.base_of(own) != base:
+                _say_once(own, base)
+        yield
+    finally:
+        for config, own, _ in configs:
+            config._attn_implementation = {"": own}
+
+
+def _configs(anatomy: Anatomy, attached: bool) -> list[tuple[Any, str, str]]:
     """Return every config that the decoder and its attentions read, each once.
 
-    With each come its attention implementation, and the one that plain attention is computed by meanwhile.
+    With each come the attention implementation that it is left with, and the one that plain attention is computed by
+    meanwhile. It is left with ours where something else is attached.
 
     Raises:
         UnsupportedModel: if one of them uses an attention whose masks and results we do not know.
     """
     modules = [anatomy.decoder, *anatomy.attentions.values()]
     configs = {id(config): config for module in modules if (config := getattr(module, "config", None)) is not None}
-    found = [(config, attention.base_of(config._attn_implementation)) for config in configs.values()]
-    return [(config, own, _known(own, capped=caps_logits(anatomy))) for config, own in found]
+    capped = caps_logits(anatomy)
+    found = [(config, str(config._attn_implementation)) for config in configs.values()]
+    bases = [(config, own, attention.base_of(own)) for config, own in found]
+    return [(config, own if attached else base, _known(base, capped)) for config, own, base in bases]
 
 
 def _known(own: str, capped: bool) -> str:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
 
 from vlm_heads import attention
-from vlm_heads.blind import untouched
+from vlm_heads.attached.layer_steps import SecondArguments
+from vlm_heads.blind import remembering, untouched
 from vlm_heads.errors import UnsupportedModel
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.wrappers import unwrapped
 
+Noted = Callable[[Callable[[], object]], SecondArguments]
+
 
 class SecondStream:
     """The same model on other inputs, fed with the tokens that the first stream chose.
+
+    Where its rows ran in the first stream's forward, it is told what came out (`one_pass.py`). Otherwise each token
+    costs a forward of its own.
+
+    Attributes:
+        begins_with_the_first: whether its prompt runs in the first stream's forward too.
+        start: the first layer in which it has rows of its own.
+        rows: of its inputs.
+        in_one_pass: tokens after the first that it was told of.
+        in_two_forwards: tokens after the first that it ran itself.
 
     Args:
         model: a vision-language model of transformers.
@@ -28,22 +43,41 @@ class SecondStream:
         UnsupportedModel: if the family generates past its own forward, or ignores logits processors.
     """
 
+    begins_with_the_first: ClassVar[bool] = False
+
     def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
         anatomy = examine(model)
         require_second_stream(anatomy)
         self.rows = int(inputs["input_ids"].shape[0])
+        self.start = self.in_one_pass = self.in_two_forwards = 0
         self._model: Any = unwrapped(model)
+        self._remembering = remembering(self._model)
         self._attentions = tuple(anatomy.attentions.values())
         self._inputs = dict(inputs)
         self._kwargs: dict[str, Any] = {}
+        self._told: Tensor | None = None
+        self._reordered = False
+
+    @property
+    def cache(self) -> Cache | None:
+        """Its own keys and values; None before it began."""
+        return self._kwargs.get("past_key_values")
+
+    @property
+    def told(self) -> bool:
+        """Whether it was told of the token that is asked for next."""
+        return self._told is not None
 
     def begin(self, copies: int) -> Tensor:
         """Return token logits `[B * copies, V]` in float32 after the prompt; each row is repeated for its beams."""
+        self._told, self._reordered = None, False
         kwargs = {name: value for name, value in self._inputs.items() if name != "input_ids"}
         ids: Tensor = self._inputs["input_ids"]
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = torch.ones_like(ids)
         kwargs |= {"past_key_values": DynamicCache(config=self._model.config.get_text_config()), "use_cache": True}
+        if self._model._supports_logits_to_keep():  # as generate does: a head over the whole prompt is dear
+            kwargs["logits_to_keep"] = 1
         with self._plain():
             if "position_ids" not in kwargs and hasattr(self._model, "_prepare_position_ids_for_generation"):
                 kwargs["position_ids"] = self._model._prepare_position_ids_for_generation(ids, kwargs)
@@ -62,24 +96,65 @@ class SecondStream:
             tokens: int64 `[R]`.
             parents: int64 `[R]`, the row that each row continues where beams were reordered.
         """
-        if parents is not None:
+        told, self._told = self._told, None
+        reordered, self._reordered = self._reordered, False
+        if told is not None:
+            self.in_one_pass += 1
+            return told
+        self.in_two_forwards += 1
+        if parents is not None and not reordered:
             self._kwargs["past_key_values"].reorder_cache(parents)
         with self._plain():
             return self._forward(tokens[:, None], self._kwargs, first=False)
 
-    def _forward(self, ids: Tensor, kwargs: dict[str, Any], first: bool) -> Tensor:
+    def beside_prompt(self, rows: int) -> SecondArguments | None:
+        """Return what it gives each layer beside the `rows` rows of the first stream's prompt.
+
+        None says that it runs its prompt in a forward of its own.
+        """
+        return None
+
+    def beside_token(self, tokens: Tensor, noted: Noted) -> SecondArguments:
+        """Return what it gives each layer beside one more token of the first stream, `tokens` int64 `[R, 1]`.
+
+        Args:
+            tokens: those of the first stream.
+            noted: runs a forward of which no layer runs, and returns what each would be given.
+        """
+
+        def forward() -> None:
+            with self._plain():
+                self._model(**self._prepared(tokens, self._kwargs, first=False), return_dict=True)
+
+        return noted(forward)
+
+    def reorder(self, parents: Tensor) -> None:
+        """Let row `i` go on from row `parents[i]`, int64 `[R]`."""
+        self._kwargs["past_key_values"].reorder_cache(parents)
+        self._reordered = True
+
+    def tell(self, logits: Tensor, output: ModelOutput) -> None:
+        """Take the token logits `[R, V]` of rows that ran in the first stream's forward, which gave this output."""
+        self._told = logits.float()
+        own = type(output)(past_key_values=self._kwargs["past_key_values"])
+        self._kwargs = self._model._update_model_kwargs_for_generation(own, self._kwargs, is_encoder_decoder=False)
+
+    def _prepared(self, ids: Tensor, kwargs: dict[str, Any], first: bool) -> dict[str, Any]:
         # the families' own steps of generation: they know which inputs grow, and how positions go on
-        inputs = self._model.prepare_inputs_for_generation(
+        prepared: dict[str, Any] = self._model.prepare_inputs_for_generation(
             ids, next_sequence_length=ids.shape[1], is_first_iteration=first, **kwargs
         )
-        output = self._model(**inputs, return_dict=True)
+        return prepared
+
+    def _forward(self, ids: Tensor, kwargs: dict[str, Any], first: bool) -> Tensor:
+        output = self._model(**self._prepared(ids, kwargs, first), return_dict=True)
         self._kwargs = self._model._update_model_kwargs_for_generation(output, kwargs, is_encoder_decoder=False)
         logits: Tensor = output.logits
         return logits[:, -1].float()
 
     @contextmanager
     def _plain(self) -> Iterator[None]:
-        with attention.plain_forwards(self._attentions), untouched(self._model):
+        with attention.plain_forwards(self._attentions), untouched(self._model, self._remembering):
             yield
 
     def _repeated(self, name: str, value: Any, copies: int) -> Any:

@@ -101,6 +101,15 @@ class Tracker:
     def paused(self, on: bool) -> None:
         self._mine.paused = on
 
+    @property
+    def looking(self) -> bool:
+        """Whether an extra pass runs, beside the model's answer."""
+        return self._recording is not None
+
+    def edits(self, module: nn.Module) -> bool:
+        """Whether an intervention acts on this module's layer."""
+        return self._layer_of[id(module)] in self._acting
+
     @contextmanager
     def calling(self, call: GenerateCall) -> Iterator[None]:
         """Let this thread's forwards belong to one call of `generate` while the context lasts."""

@@ -49,7 +49,7 @@ class Method(ABC):
         name: the word for it on the command line.
         label: what papers and tables call it; the name where nothing is said.
         paper: where it comes from; None for our own.
-        passes: forward passes a generated token costs, the plain one included.
+        passes: streams that a generated token goes through, the plain one included. They share forwards where they can.
         neutral: options under which it changes nothing; the laws are tested with them.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import process_time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from vlm_app.console import loading, print_json, print_table, progress, remark
 from vlm_app.examples import epilog
 from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
+
+if TYPE_CHECKING:
+    from vlm_heads import VLM, Mitigation
 
 app = typer.Typer(help="How fast things are on this machine.", invoke_without_command=True)
 
@@ -70,9 +73,11 @@ def generate(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Time prefill and decode: plain, eager, VHR, VAR, both, and VCD; or plain, eager, VCD and what --with names.
+    """Time prefill and decode: plain, eager, and what --with names.
 
-    Without --with, VAR runs with settings under which it finds sinks on any model, so that it has work to do.
+    Without --with these are VHR, VAR, both, VCD, M3ID and branch. VAR then runs with settings under which it finds
+    sinks on any model, so that it has work to do. A contrast is timed both ways: its second stream in the first one's
+    forwards, and in forwards of its own.
     """
     found = _generation(
         model, device, seed, config=config if random else None, dtype=dtype, words=words, tokens=tokens, rounds=rounds
@@ -155,29 +160,58 @@ def _generation(
     tokens: int = 64,
     rounds: int = 5,
 ) -> dict[str, Any]:
-    from vlm_app.models import chosen_device, load_vlm, look_first, parse_interventions
+    from vlm_app.models import chosen_device, load_vlm, look_first
 
     look_first(model=None if config else model, device=device, words=words)
     loading(config or model)
     from vlm_app.speed.timing import clock_of, random_llava, time_generation
 
-    named = {word: parse_interventions([word]) for word in words or ()}
-    if len(named) > 1:
-        named["all of them"] = parse_interventions(words)
+    named = _named(words) if words else None
     vlm = random_llava(config, _dtype(dtype)) if config else load_vlm(model, device, seed)
     vlm.model.to(chosen_device(device))
-    ways = time_generation(vlm, named or _vhr_and_var(), tokens=tokens, rounds=rounds)
+    ways = time_generation(vlm, _usual(vlm) if named is None else named, tokens=tokens, rounds=rounds)
     clock = "process time" if clock_of(vlm) is process_time else "wall time"
     settings = {"clock": clock, "tokens": tokens, "rounds": rounds}
     return {"model": vlm.name, "device": str(vlm.device), **settings, "ways": ways}
 
 
-def _vhr_and_var() -> dict[str, tuple[Any, ...]]:
-    from vlm_heads import known_interventions
+def _named(words: Sequence[str]) -> dict[str, Mitigation]:
+    """Return each method that words name, and all of them together where they can be.
 
-    kinds = known_interventions()
+    Raises:
+        UsageError: for a contrast that `attach` cannot add by itself.
+    """
+    from vlm_app.models import parse_mitigations
+
+    named = {word: parse_mitigations([word]) for word in words}
+    contrasts = [one.contrast for one in named.values() if one.contrast is not None]
+    for contrast in contrasts:
+        if not contrast.needs_inputs_alone:
+            raise UsageError(
+                f"--with {contrast.name}: its second stream is made from the image and the prompt, and what is timed "
+                "here is generate() alone; time vcd, m3id, pai-contrast or branch"
+            )
+    if len(named) > 1 and len(contrasts) < 2:
+        named["all of them"] = parse_mitigations(words)
+    return named
+
+
+def _usual(vlm: VLM) -> dict[str, Mitigation]:
+    """Return VHR and VAR, and the contrasts whose second stream can run on the model."""
+    from vlm_heads import Mitigation, examine, known_contrasts, known_interventions
+    from vlm_heads.errors import UnsupportedModel
+
+    kinds, anatomy = known_interventions(), examine(vlm.model)
     vhr, var = kinds["vhr"](), kinds["var"](**kinds["var"].trial)
-    return {"vhr": (vhr,), "var": (var,), "vhr+var": (vhr, var)}
+    named = {"vhr": Mitigation((vhr,)), "var": Mitigation((var,)), "vhr+var": Mitigation((vhr, var))}
+    for name in ("vcd", "m3id", "branch"):
+        contrast = known_contrasts()[name]()
+        try:
+            contrast.check(anatomy)
+        except UnsupportedModel:
+            continue
+        named[name] = Mitigation(contrast=contrast)
+    return named
 
 
 def _dtype(name: str) -> Any:

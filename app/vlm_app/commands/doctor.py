@@ -158,7 +158,7 @@ def _try(what: str, attempt: Callable[[], object], layers_with_heads: int = 0) -
     except VlmHeadsError as error:
         return Check(what, False, str(error))
     receipt = getattr(done, "receipt", None)
-    if receipt is None:
+    if receipt is None or not receipt["interventions"]:
         return Check(what, True, "")
     layers = receipt["interventions"][0]["layers"]
     return Check(what, True, f"fired on {len(layers)} of {layers_with_heads} layers of a trial picture", fired=True)

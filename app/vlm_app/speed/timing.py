@@ -22,7 +22,7 @@ from vlm_heads import VLM, attach
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vlm_heads import Intervention
+    from vlm_heads import Mitigation
 
 _MEMORY = Path("/proc/meminfo")
 _CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -32,17 +32,20 @@ Way = Callable[[], AbstractContextManager[Any]]
 Clock = Callable[[], float]
 
 
-def ways_to_generate(vlm: VLM, named: Mapping[str, Sequence[Intervention]]) -> dict[str, Way]:
-    """Return what is timed: plain, eager attention, every set of interventions, and VCD's second stream."""
+def ways_to_generate(vlm: VLM, named: Mapping[str, Mitigation]) -> dict[str, Way]:
+    """Return what is timed: plain, eager attention, and every mitigation; those with a second stream both ways."""
     ways: dict[str, Way] = {"plain": nullcontext, "eager": lambda: _eager(vlm.model)}
-    for name, interventions in named.items():
-        ways[name] = lambda chosen=interventions: attach(vlm.model, chosen, allow_idle=True)  # type: ignore[misc]
-    ways["vcd"] = lambda: attach(vlm.model, "vcd")
+    for name, mitigation in named.items():
+        ways[name] = lambda chosen=mitigation: attach(vlm.model, chosen, allow_idle=True)  # type: ignore[misc]
+        if mitigation.contrast is not None:
+            ways[f"{name}, two forwards"] = lambda chosen=mitigation: attach(  # type: ignore[misc]
+                vlm.model, chosen, allow_idle=True, one_pass=False
+            )
     return ways
 
 
 def time_generation(
-    vlm: VLM, named: Mapping[str, Sequence[Intervention]], *, tokens: int, rounds: int
+    vlm: VLM, named: Mapping[str, Mitigation], *, tokens: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Return the prefill and decode time and the memory peak of every way to generate, and the floor of decoding.
 
@@ -50,7 +53,7 @@ def time_generation(
 
     Args:
         vlm: the model; its own attention implementation is what "plain" uses.
-        named: sets of interventions to attach, by name.
+        named: mitigations to attach, by name.
         tokens: generated after the first; at least 1.
         rounds: how often each way is timed, after one round that is thrown away.
 

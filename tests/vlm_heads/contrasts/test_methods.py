@@ -47,8 +47,8 @@ def _pictures() -> list[Image.Image]:
     return [planted_image("car"), planted_image("bird").resize((60, 40))]
 
 
-def test_all_six_are_found() -> None:
-    assert NAMES == ["icd", "lqcd", "m3id", "pai-contrast", "ritual", "vcd"]
+def test_all_seven_are_found() -> None:
+    assert NAMES == ["branch", "icd", "lqcd", "m3id", "pai-contrast", "ritual", "vcd"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,6 +64,10 @@ def test_a_batch_gives_what_its_rows_give_alone(name: str, random_vlm: VLM) -> N
     contrast = known_contrasts()[name]()
     options: dict[str, object] = {"max_new_tokens": 6, "contrast": contrast}
     together = random_vlm.answer_batch(_pictures(), QUESTIONS, **options)
+    assert together[0].receipt is not None
+    tokens = max(len(one.token_ids) for one in together) - 1
+    ways = {"in_one_pass": tokens, "in_two_forwards": 0, "why": ""}
+    assert together[0].receipt["second_stream"] == {"name": name, **ways}
     for one, picture, question in zip(together, _pictures(), QUESTIONS, strict=True):
         assert random_vlm.answer(picture, question, **options).token_ids == one.token_ids
 
@@ -79,9 +83,8 @@ def test_each_moves_the_next_token(name: str, random_vlm: VLM) -> None:
         return logits
 
     for contrast in (kind(bound=0.0), kind(**{**kind.neutral, "bound": 0.0})):
-        inputs, decoding = random_vlm._asked(_pictures(), QUESTIONS, contrast, {"max_new_tokens": 1})
-        processors = [*decoding.pop("logits_processor"), keep]
-        random_vlm.model.generate(**inputs, **decoding, logits_processor=processors)
+        inputs, decoding, processor = random_vlm._asked(_pictures(), QUESTIONS, contrast, {"max_new_tokens": 1})
+        random_vlm.model.generate(**inputs, **decoding, logits_processor=[processor, keep])
     assert distance(scores[0], scores[1]) > 1e-3
 
 
