@@ -38,6 +38,7 @@ TRIED = (
     "pai",
     "m3id",
     "vcd",
+    "branch",
 )
 
 

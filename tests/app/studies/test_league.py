@@ -44,9 +44,9 @@ def measured(league: League) -> dict[str, Any]:
     return league.measure(FEW, WHERE)
 
 
-def test_the_sweep_is_gains_by_layers_by_heads_and_var_on_any_sink() -> None:
+def test_the_sweep_is_gains_by_layers_by_heads_and_other_levers() -> None:
     names = [entry.name for entry in sweep_of_settings()]
-    assert len(set(names)) == len(names) == 1 + 5 * 3 * 2 + 4 * 2 * 2 + 3 * 3
+    assert len(set(names)) == len(names) == 1 + 5 * 3 * 2 + 4 * 2 * 2 + 3 * 3 + 3 * 2
     assert "vhr gain=0.5 layers=last-half heads=fixed" in names
     assert all(entry.is_route for entry in sweep_of_settings(route_only=True))
     assert all(parse_mitigations(entry.words) for entry in [*sweep_of_settings(), *other_methods("1.2")])

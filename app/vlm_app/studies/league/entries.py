@@ -15,6 +15,8 @@ LAYER_SETS = ("paper", "last-half", "all")
 ROUTE_GAINS = (1.25, 1.5, 2.0, 3.0)
 # VAR where only the text has sinks: what is moved, and how much of a row must lie on the image
 MOVED, IMAGE_MASS = (0.3, 0.6, 0.9), (0.1, 0.2, 0.3)
+# BranchContrast: how deep the image is hidden from, and the weight of the difference
+STARTS, WEIGHTS = (0.25, 0.5, 0.75), (0.25, 0.67)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ ROUTE_STATED = (
 
 
 def sweep_of_settings(*, route_only: bool = False) -> list[Entry]:
-    """Return what is tried on validation scenes: VHR's and RouteGain's gains, layers and heads, and VAR on any sink."""
+    """Return what is tried on validation scenes: VHR and RouteGain by gain, layers and heads, VAR, BranchContrast."""
     vhr = [
         Entry(f"VHR, {how}", (f"vhr:gain={gain},layers={layers},heads={heads}",), controls=True)
         for heads, how in (("vhd", "heads per sample"), ("fixed", "fixed heads"))
@@ -89,7 +91,10 @@ def sweep_of_settings(*, route_only: bool = False) -> list[Entry]:
         for moved in MOVED
         for mass in IMAGE_MASS
     ]
-    return route if route_only else [*vhr, *route, *redistribution]
+    branch = [
+        Entry("BranchContrast", (f"branch:start={start},weight={weight}",)) for start in STARTS for weight in WEIGHTS
+    ]
+    return route if route_only else [*vhr, *route, *redistribution, *branch]
 
 
 def other_methods(adhh_heads: str | None) -> list[Entry]:
