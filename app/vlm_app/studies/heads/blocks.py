@@ -1,0 +1,138 @@
+"""One block of scenes, measured and kept: its captions, the plain model, and every layer's heads one by one.
+
+FOLDER/captions.json    what the model says of the scenes
+FOLDER/plain.json       where it decides, and what its heads look at and tell there
+FOLDER/layer-00.json    what changes at every place with each head of the layer switched off, and doubled
+
+Each file is written whole or not at all. Started again, a block goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from vlm_evals.records import read_json, write_json
+from vlm_evals.scenes.world import Scene
+
+from vlm_app.studies.findings.captions import Caption, greedy_captions
+from vlm_app.studies.findings.measure import rounded
+from vlm_app.studies.heads.asked import QUESTIONS, Beginning, Rows, beginning_of, caption_rows, question_rows
+from vlm_app.studies.heads.looking import looks
+from vlm_app.studies.heads.reading import Reading
+from vlm_app.studies.heads.rerun import Rerun, cached
+from vlm_app.studies.heads.routes import ROUTES, routes
+from vlm_app.studies.heads.words import object_tokens
+from vlm_heads import VLM, examine
+
+GAINS = {"ablation": 0.0, "doubling": 2.0}
+
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Scenes that are measured together.
+
+    Attributes:
+        vlm: the model, not attached.
+        folder: where everything is kept.
+        pictures: the scenes.
+        start: number of the first among all.
+        seed: draws what is asked.
+    """
+
+    vlm: VLM
+    folder: Path
+    pictures: Sequence[Scene]
+    start: int
+    seed: int
+
+    def measure(self, advance: Advance = lambda count: None) -> None:
+        """Measure what is not kept yet; `advance` hears how many scenes have passed a layer."""
+        if not self._plain.is_file():
+            write_json(self._plain, rounded(self._of_plain()))
+        for layer, path in self._layers.items():
+            if not path.is_file():
+                write_json(path, rounded(self._of_layer(layer)))
+            advance(len(self.pictures))
+
+    def found(self) -> dict[str, Any]:
+        """Return what is kept: the plain model's, and by gain the changes of all layers, `[L][Hq][n]`."""
+        layers = [read_json(path) for path in self._layers.values()]
+        return {**read_json(self._plain), **{name: [layer[name] for layer in layers] for name in GAINS}}
+
+    @cached_property
+    def rows(self) -> list[Rows]:
+        """What is asked: captions, and questions where the model's vocabulary has answers to them."""
+        asked = [caption_rows(self.vlm, self._beginning, self.pictures, self._captions())]
+        asked += [
+            question_rows(self.vlm, self._beginning, self.pictures, kind, self.seed, self.start) for kind in QUESTIONS
+        ]
+        return [rows for rows in asked if rows is not None]
+
+    def _captions(self) -> list[Caption]:
+        path = self.folder / "captions.json"
+        if not path.is_file():
+            write_json(path, {"captions": [asdict(one) for one in greedy_captions(self.vlm, self.pictures)]})
+        return [Caption(tuple(one["ids"]), tuple(one["chances"]), one["text"]) for one in read_json(path)["captions"]]
+
+    def _of_plain(self) -> dict[str, Any]:
+        objects = object_tokens(self.vlm.processor.tokenizer)
+        told = [routes(self.vlm, self._beginning, rows, self._reading, objects) for rows in self.rows]
+        values = [value for rerun in self._reruns for value in self._values(rerun, rerun.plain).tolist()]
+        places = [place for rows in self.rows for place in rows.places]
+        return {
+            "scenes": len(self.pictures),
+            "places": [
+                {"kind": place.kind, "scene": place.scene, "node": place.node, "value": value}
+                for place, value in zip(places, values, strict=True)
+            ],
+            **{name: seen.tolist() for name, seen in looks(self.vlm, self.pictures).items()},
+            **{route: torch.cat([one[route] for one in told], dim=-1).tolist() for route in ROUTES if told},
+        }
+
+    def _of_layer(self, layer: int) -> dict[str, Any]:
+        """Return by gain what changes at every place with each head of a layer, `[Hq][n]`; 0 in one without heads."""
+        anatomy = examine(self.vlm.model)
+        if layer not in anatomy.attentions:
+            none = [[0.0] * sum(len(rows.places) for rows in self.rows)] * anatomy.heads
+            return dict.fromkeys(GAINS, none)
+        heads = range(anatomy.heads)
+        return {name: [self._changes(layer, head, gain) for head in heads] for name, gain in GAINS.items()}
+
+    def _changes(self, layer: int, head: int, gain: float) -> list[float]:
+        changed = [
+            self._values(rerun, rerun.changed(layer, head, gain)) - self._values(rerun, rerun.plain)
+            for rerun in self._reruns
+        ]
+        return [value for one in changed for value in one.tolist()]
+
+    def _values(self, rerun: Rerun, states: Tensor) -> Tensor:
+        return self._reading.values(states, rerun.rows.places)
+
+    @cached_property
+    def _beginning(self) -> Beginning:
+        return beginning_of(self.vlm, self.pictures)
+
+    @cached_property
+    def _reading(self) -> Reading:
+        return Reading(self.vlm)
+
+    @cached_property
+    def _reruns(self) -> list[Rerun]:
+        cache = cached(self.vlm, self._beginning)
+        return [Rerun(self.vlm, cache, self._beginning, rows) for rows in self.rows]
+
+    @property
+    def _plain(self) -> Path:
+        return self.folder / "plain.json"
+
+    @property
+    def _layers(self) -> dict[int, Path]:
+        return {layer: self.folder / f"layer-{layer:02d}.json" for layer in range(examine(self.vlm.model).depth)}
