@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vlm_evals.errors import EvaluationError
 from vlm_evals.records import read_json, write_json
 from vlm_evals.scenes.world import Scene
 
@@ -69,12 +70,21 @@ class Block:
 
     @cached_property
     def rows(self) -> list[Rows]:
-        """What is asked: captions, and questions where the model's vocabulary has answers to them."""
+        """What is asked: captions, and questions where the model's vocabulary has answers to them.
+
+        Raises:
+            EvaluationError: if there is neither.
+        """
         asked = [caption_rows(self.vlm, self._beginning, self.pictures, self._captions())]
         asked += [
             question_rows(self.vlm, self._beginning, self.pictures, kind, self.seed, self.start) for kind in QUESTIONS
         ]
-        return [rows for rows in asked if rows is not None]
+        if found := [rows for rows in asked if rows is not None]:
+            return found
+        raise EvaluationError(
+            f"{self.vlm.name} names no object in {len(self.pictures)} captions, and no token of it begins yes or no: "
+            "there is nothing to measure heads by"
+        )
 
     def _captions(self) -> list[Caption]:
         path = self.folder / "captions.json"
@@ -94,7 +104,7 @@ class Block:
                 for place, value in zip(places, values, strict=True)
             ],
             **{name: seen.tolist() for name, seen in looks(self.vlm, self.pictures).items()},
-            **{route: torch.cat([one[route] for one in told], dim=-1).tolist() for route in ROUTES if told},
+            **{route: torch.cat([one[route] for one in told], dim=-1).tolist() for route in ROUTES},
         }
 
     def _of_layer(self, layer: int) -> dict[str, Any]:
