@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlm_app.studies.heads.asked import KINDS
 from vlm_app.studies.heads.blocks import GAINS
-from vlm_app.studies.heads.effects import ASPECTS, Effects, Interval, Numbers, agreement, interval
+from vlm_app.studies.heads.effects import ASPECTS, TOGETHER, Effects, Interval, Numbers, agreement, interval
+from vlm_app.studies.heads.halves import HALVES, Bools, halves_by_vhd
 from vlm_app.studies.heads.routes import ROUTES
 
 STRONGEST = 5
@@ -22,8 +22,6 @@ DOES = {
     "discerns": ("discernment", -1),
     "invents": ("invented", -1),
 }
-
-Bools = NDArray[np.bool_]
 
 
 def strongest(found: Effects) -> dict[str, list[dict[str, Any]]]:
@@ -78,8 +76,8 @@ def bands(found: Effects) -> list[dict[str, Any]]:
 
     First over all layers, then by bands of neighbouring layers. `difference` is upper less lower.
     """
-    upper, lower = halves_by_vhd(found.looks["vhd"][0])
-    depth = len(upper)
+    chosen = halves_by_vhd(found.looks["vhd"][0])
+    depth = len(found.looks["vhd"][0])
     parts = [range(depth), *(part.tolist() for part in np.array_split(np.arange(depth), min(BANDS, depth)))]
     rows = []
     for layers in parts:
@@ -89,23 +87,25 @@ def bands(found: Effects) -> list[dict[str, Any]]:
             row[gain] = {"upper": {}, "lower": {}, "difference": {}}
             for aspect in ASPECTS:
                 changes = found.changes[gain, aspect]
-                above, below = (changes[:, chosen & inside].mean(axis=1) for chosen in (upper, lower))
+                above, below = (_over(changes, chosen[half] & inside) for half in HALVES)
                 for half, means in (("upper", above), ("lower", below), ("difference", above - below)):
                     row[gain][half][aspect] = interval(means)
         rows.append(row)
     return rows
 
 
-def halves_by_vhd(vhd: Numbers) -> tuple[Bools, Bools]:
-    """Return bool `[L, Hq]` twice: heads above their layer's lower median, as VHR takes them, and as many least aware.
-
-    Args:
-        vhd: `[L, Hq]`.
-    """
-    middle = np.sort(vhd, axis=1)[:, (vhd.shape[1] - 1) // 2]
-    upper = vhd > middle[:, None]
-    lower = vhd.argsort(axis=1).argsort(axis=1) < upper.sum(axis=1)[:, None]
-    return upper, lower
+def together(found: Effects) -> dict[str, Any]:
+    """Return what is added where all heads of a half are gained at once, and the `sum` of what each adds alone."""
+    return {
+        gain: {
+            half: {
+                how: {aspect: interval(found.together[gain, half, how, aspect]) for aspect in ASPECTS}
+                for how in TOGETHER
+            }
+            for half in HALVES
+        }
+        for gain in GAINS
+    }
 
 
 def at_their_best(found: Effects) -> dict[str, Any]:
@@ -128,6 +128,13 @@ def at_their_best(found: Effects) -> dict[str, Any]:
 def directly(found: Effects) -> dict[str, dict[str, Interval]]:
     """Return by kind what all heads together tell for the decision directly, by route."""
     return {kind: {route: interval(found.told[route, kind].sum(axis=(1, 2))) for route in ROUTES} for kind in KINDS}
+
+
+def _over(means: Numbers, heads: Bools) -> Numbers:
+    """Return the mean over some heads, `[1 + R]`; not a number where there are none."""
+    with np.errstate(invalid="ignore"):
+        found: Numbers = means[:, heads].sum(axis=1) / heads.sum()
+    return found
 
 
 def _bounds(means: Numbers) -> dict[str, Numbers]:

@@ -3,18 +3,20 @@
 FOLDER/captions.json    what the model says of the scenes
 FOLDER/plain.json       where it decides, and what its heads look at and tell there
 FOLDER/layer-00.json    what changes at every place with each head of the layer switched off, and doubled
+FOLDER/together.json    the same with all vision-aware heads at once, and with as many of the least aware
 
 Each file is written whole or not at all. Started again, a block goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from vlm_evals.errors import EvaluationError
@@ -24,6 +26,7 @@ from vlm_evals.scenes.world import Scene
 from vlm_app.studies.findings.captions import Caption, greedy_captions
 from vlm_app.studies.findings.measure import rounded
 from vlm_app.studies.heads.asked import QUESTIONS, Beginning, Rows, beginning_of, caption_rows, question_rows
+from vlm_app.studies.heads.halves import chosen_by_vhd, vhr_layers
 from vlm_app.studies.heads.looking import looks
 from vlm_app.studies.heads.reading import Reading
 from vlm_app.studies.heads.rerun import Rerun, cached
@@ -58,15 +61,18 @@ class Block:
         """Measure what is not kept yet; `advance` hears how many scenes have passed a layer."""
         if not self._plain.is_file():
             write_json(self._plain, rounded(self._of_plain()))
+        if not self._together.is_file():
+            write_json(self._together, rounded(self._of_halves()))
         for layer, path in self._layers.items():
             if not path.is_file():
                 write_json(path, rounded(self._of_layer(layer)))
             advance(len(self.pictures))
 
     def found(self) -> dict[str, Any]:
-        """Return what is kept: the plain model's, and by gain the changes of all layers, `[L][Hq][n]`."""
+        """Return what is kept: the plain model's; `together`; and by gain the changes of all layers, `[L][Hq][n]`."""
         layers = [read_json(path) for path in self._layers.values()]
-        return {**read_json(self._plain), **{name: [layer[name] for layer in layers] for name in GAINS}}
+        changes = {name: [layer[name] for layer in layers] for name in GAINS}
+        return {**read_json(self._plain), "together": read_json(self._together), **changes}
 
     @cached_property
     def rows(self) -> list[Rows]:
@@ -75,9 +81,9 @@ class Block:
         Raises:
             EvaluationError: if there is neither.
         """
-        asked = [caption_rows(self.vlm, self._beginning, self.pictures, self._captions())]
+        asked = [caption_rows(self.vlm, self.beginning, self.pictures, self._captions())]
         asked += [
-            question_rows(self.vlm, self._beginning, self.pictures, kind, self.seed, self.start) for kind in QUESTIONS
+            question_rows(self.vlm, self.beginning, self.pictures, kind, self.seed, self.start) for kind in QUESTIONS
         ]
         if found := [rows for rows in asked if rows is not None]:
             return found
@@ -94,7 +100,7 @@ class Block:
 
     def _of_plain(self) -> dict[str, Any]:
         objects = object_tokens(self.vlm.processor.tokenizer)
-        told = [routes(self.vlm, self._beginning, rows, self._reading, objects) for rows in self.rows]
+        told = [routes(self.vlm, self.beginning, rows, self._reading, objects) for rows in self.rows]
         values = [value for rerun in self._reruns for value in self._values(rerun, rerun.plain).tolist()]
         places = [place for rows in self.rows for place in rows.places]
         return {
@@ -113,21 +119,38 @@ class Block:
         if layer not in anatomy.attentions:
             none = [[0.0] * sum(len(rows.places) for rows in self.rows)] * anatomy.heads
             return dict.fromkeys(GAINS, none)
-        heads = range(anatomy.heads)
-        return {name: [self._changes(layer, head, gain) for head in heads] for name, gain in GAINS.items()}
+        each = torch.eye(anatomy.heads, dtype=torch.bool).expand(len(self.pictures), -1, -1)
+        return {
+            name: [self._changes({layer: each[:, head]}, gain) for head in range(anatomy.heads)]
+            for name, gain in GAINS.items()
+        }
 
-    def _changes(self, layer: int, head: int, gain: float) -> list[float]:
-        changed = [
-            self._values(rerun, rerun.changed(layer, head, gain)) - self._values(rerun, rerun.plain)
-            for rerun in self._reruns
-        ]
+    def _of_halves(self) -> dict[str, Any]:
+        """Return by gain and half what changes at every place where all heads of the half are gained at once, `[n]`."""
+        vhd = np.array(read_json(self._plain)["vhd"])
+        chosen = chosen_by_vhd(vhd, vhr_layers(examine(self.vlm.model)))
+        return {
+            name: {
+                half: self._changes(
+                    {layer: torch.tensor(heads[layer].T) for layer in range(len(vhd)) if heads[layer].any()}, gain
+                )
+                for half, heads in chosen.items()
+            }
+            for name, gain in GAINS.items()
+        }
+
+    def _changes(self, heads: Mapping[int, Tensor], gain: float) -> list[float]:
+        """Return what changes at every place with a gain on some heads, bool `[S, Hq]` by layer."""
+        gains = {layer: torch.where(chosen, gain, 1.0) for layer, chosen in heads.items()}
+        changed = [self._values(one, one.changed(gains)) - self._values(one, one.plain) for one in self._reruns]
         return [value for one in changed for value in one.tolist()]
 
     def _values(self, rerun: Rerun, states: Tensor) -> Tensor:
         return self._reading.values(states, rerun.rows.places)
 
     @cached_property
-    def _beginning(self) -> Beginning:
+    def beginning(self) -> Beginning:
+        """What all that is asked of the scenes begins with."""
         return beginning_of(self.vlm, self.pictures)
 
     @cached_property
@@ -136,12 +159,16 @@ class Block:
 
     @cached_property
     def _reruns(self) -> list[Rerun]:
-        cache = cached(self.vlm, self._beginning)
-        return [Rerun(self.vlm, cache, self._beginning, rows) for rows in self.rows]
+        cache = cached(self.vlm, self.beginning)
+        return [Rerun(self.vlm, cache, self.beginning, rows) for rows in self.rows]
 
     @property
     def _plain(self) -> Path:
         return self.folder / "plain.json"
+
+    @property
+    def _together(self) -> Path:
+        return self.folder / "together.json"
 
     @property
     def _layers(self) -> dict[int, Path]:

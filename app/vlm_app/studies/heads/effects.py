@@ -6,7 +6,7 @@ drawn with replacement. So whatever is made of means has its interval, and two n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 from vlm_app.studies.heads.asked import KINDS
 from vlm_app.studies.heads.blocks import GAINS
+from vlm_app.studies.heads.halves import HALVES, chosen_by_vhd
 from vlm_app.studies.heads.looking import LOOKS
 from vlm_app.studies.heads.routes import ROUTES
 
@@ -23,6 +24,7 @@ RESAMPLES = 1000
 # What tells right from wrong: a difference of two kinds of place.
 CONTRASTS = {"grounding": ("faithful", "invented"), "discernment": ("present", "absent")}
 ASPECTS = (*KINDS, *CONTRASTS)
+TOGETHER = ("at once", "sum")
 
 Numbers = NDArray[np.float64]
 Interval = dict[str, float | None]
@@ -41,6 +43,8 @@ class Effects:
         told: `[1 + R, L, Hq]` by route and aspect, what each head tells for the decision directly.
         looks: `[1 + R, L, Hq]` by name, VHD and image mass.
         halves: `[2, L, Hq]` by gain and aspect: the changes over even scenes, and over odd ones.
+        together: `[1 + R]` by gain, half of the heads, "at once" or "sum", and aspect: what is added where all heads
+            of the half on some layers are gained at once, and the sum of what each adds alone.
     """
 
     counts: Mapping[str, int]
@@ -49,13 +53,15 @@ class Effects:
     told: Mapping[tuple[str, str], Numbers]
     looks: Mapping[str, Numbers]
     halves: Mapping[tuple[str, str], Numbers]
+    together: Mapping[tuple[str, str, str, str], Numbers]
 
 
-def effects(blocks: Sequence[Mapping[str, Any]], seed: int) -> Effects:
+def effects(blocks: Sequence[Mapping[str, Any]], layers: Collection[int], seed: int) -> Effects:
     """Return the means over the scenes of all blocks.
 
     Args:
         blocks: what `Block.found` returns.
+        layers: of the heads that were gained together.
         seed: draws the resamples.
     """
     starts = np.cumsum([0, *(block["scenes"] for block in blocks)])
@@ -71,9 +77,18 @@ def effects(blocks: Sequence[Mapping[str, Any]], seed: int) -> Effects:
         means = {name: mean_over(numbers[..., kind == name], weights[:, scene[kind == name]]) for name in KINDS}
         return means | {name: means[right] - means[wrong] for name, (right, wrong) in CONTRASTS.items()}
 
+    def at_once(gain: str, half: str) -> Numbers:
+        return np.concatenate([np.array(block["together"][gain][half], dtype=np.float64) for block in blocks])
+
+    def sums(gain: str, half: str) -> Numbers:
+        """Add up what the heads add alone that were chosen by the VHD of the place's own scene."""
+        total: Numbers = (changes[gain] * chosen[half][..., scene]).sum(axis=(0, 1))
+        return total
+
     counts = {name: int((kind == name).sum()) for name in KINDS}
     changes = {gain: _joined(blocks, gain) for gain in GAINS}
     told = {route: _joined(blocks, route) for route in ROUTES}
+    chosen = chosen_by_vhd(_joined(blocks, "vhd"), layers)
     return Effects(
         counts=counts | {name: min(counts[one] for one in both) for name, both in CONTRASTS.items()},
         values=by_aspect(values, drawn),
@@ -81,6 +96,13 @@ def effects(blocks: Sequence[Mapping[str, Any]], seed: int) -> Effects:
         told={(route, name): one for route in ROUTES for name, one in by_aspect(told[route], drawn).items()},
         looks={name: mean_over(_joined(blocks, name), drawn) for name in LOOKS},
         halves={(gain, name): one for gain in GAINS for name, one in by_aspect(changes[gain], halves).items()},
+        together={
+            (gain, half, how, name): one
+            for gain in GAINS
+            for half in HALVES
+            for how, numbers in zip(TOGETHER, (at_once(gain, half), sums(gain, half)), strict=True)
+            for name, one in by_aspect(numbers, drawn).items()
+        },
     )
 
 
@@ -91,10 +113,10 @@ def mean_over(numbers: Numbers, weights: Numbers) -> Numbers:
         numbers: `[..., n]`.
         weights: `[W, n]`.
     """
-    flat = numbers.reshape(-1, numbers.shape[-1])
+    sums = np.tensordot(weights, numbers, axes=(1, -1))
+    counts = weights.sum(axis=1).reshape(-1, *[1] * (sums.ndim - 1))
     with np.errstate(invalid="ignore"):
-        means = (weights @ flat.T) / weights.sum(axis=1)[:, None]
-    found: Numbers = means.reshape(len(weights), *numbers.shape[:-1])
+        found: Numbers = sums / counts
     return found
 
 

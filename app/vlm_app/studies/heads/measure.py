@@ -24,9 +24,10 @@ from vlm_evals.scenes.world import scenes
 from vlm_app.console import progress
 from vlm_app.models import load_vlm
 from vlm_app.studies.findings.measure import rounded
-from vlm_app.studies.heads.answers import at_their_best, bands, directly, ranking, strongest
+from vlm_app.studies.heads.answers import at_their_best, bands, directly, ranking, strongest, together
 from vlm_app.studies.heads.blocks import GAINS, Block
 from vlm_app.studies.heads.effects import ASPECTS, Effects, Numbers, effects, interval
+from vlm_app.studies.heads.halves import vhr_layers
 from vlm_app.studies.heads.looking import LOOKS
 from vlm_app.studies.heads.routes import ROUTES
 from vlm_heads import VLM, examine
@@ -64,7 +65,7 @@ def measure_heads(out: Path, *, model: str, images: int, seed: int, device: str 
             block = Block(vlm, folder, some, start, seed)
             block.measure(advance)
             found.append(block.found())
-    whole = rounded({"about": _about(vlm, run, images)} | summary(effects(found, seed)))
+    whole = rounded({"about": _about(vlm, run, images)} | summary(effects(found, vhr_layers(examine(vlm.model)), seed)))
     write_json(out / FILE, whole)
     return dict(whole)
 
@@ -84,6 +85,7 @@ def summary(found: Effects) -> dict[str, Any]:
         "bands": bands(found),
         "at_their_best": at_their_best(found),
         "directly": directly(found),
+        "together": together(found),
     }
 
 
@@ -115,4 +117,5 @@ def _about(vlm: VLM, run: Mapping[str, Any], images: int) -> dict[str, Any]:
         "scenes": images,
         "layers": anatomy.depth,
         "heads": anatomy.heads,
+        "vhr_layers": vhr_layers(anatomy),
     }

@@ -86,12 +86,21 @@ def heads_block(found: Found) -> str:
     parts += [_picture(found, "maps"), _picture(found, "routes")]
     parts += [_strongest(found), "**Do scores name the heads that matter?** " + _RANKED, _ranking(found)]
     parts += ["**The vision-aware half of each layer against the least aware one.** " + _HALVED, _bands(found)]
+    parts += ["**All at once.** " + _TOGETHER, _together(found)]
     return "\n\n".join(parts) + "\n"
 
 
 def sentences(found: Found) -> list[str]:
     """Return what the numbers say, most important first."""
-    said = [_matter(found), _ranked(found), _doubled(found), _answered(found), _carried(found), _inventing(found)]
+    said = [
+        _matter(found),
+        _ranked(found),
+        _doubled(found),
+        _answered(found),
+        _at_once(found),
+        _carried(found),
+        _inventing(found),
+    ]
     return [one for one in said if one]
 
 
@@ -152,12 +161,25 @@ def _of_upper(found: Found, wrong: str, contrast: str, to_right: str, to_wrong: 
     right = {"grounding": "faithful", "discernment": "present"}[contrast]
     if upper[contrast]["estimate"] is None:
         return ""
-    verdict = _side(upper[contrast], sides[0], "and the two cannot be told from one another", sides[1])
+    verdict = _side(upper[contrast], sides[0], "and the two changes cannot be told apart", sides[1])
     return (
         f"Doubling one head of a layer's vision-aware half adds {_interval(upper[right])} {to_right} on average and "
         f"{_interval(upper[wrong])} {to_wrong}, {verdict} ({_interval(upper[contrast])}). Of the least aware heads it "
         f"adds {_interval(lower[right])} and {_interval(lower[wrong])}."
     )
+
+
+def _at_once(found: Found) -> str:
+    whole = found["together"]["doubling"]["upper"]
+    at_once, alone = whole["at once"], whole["sum"]
+    if at_once["faithful"]["estimate"] is None:
+        return ""
+    said = [
+        f"{_interval(at_once[aspect])} to {label} (one by one they add up to {_interval(alone[aspect])})"
+        for aspect, label in (("faithful", "faithful mentions"), ("invented", "inventions"))
+        if at_once[aspect]["estimate"] is not None
+    ]
+    return f"Doubled all at once on VHR's layers, the vision-aware heads add {' and '.join(said)}."
 
 
 def _carried(found: Found) -> str:
@@ -217,6 +239,21 @@ def _bands(found: Found) -> str:
     return _table(("layers", "one head", "half", *_ASPECTS.values()), rows)
 
 
+def _together(found: Found) -> str:
+    rows = [
+        (label, name, {"at once": "all at once", "sum": "one by one, added up"}[how], *cells)
+        for gain, label in _GAINS.items()
+        for half, name in (("upper", "vision-aware"), ("lower", "least aware"))
+        for how, one in found["together"][gain][half].items()
+        if (cells := [_interval(one[aspect]) for aspect in _ASPECTS])
+    ]
+    return _table(("", "heads", "", *_ASPECTS.values()), rows)
+
+
+_TOGETHER = (
+    "The heads that VHR takes, by each scene's own VHD on the layers of its paper, and as many of the least aware, "
+    "against the sum of what each adds alone. VHR also acts on the image's own positions, and filters outliers."
+)
 _RANKED = (
     "Spearman's correlation of a score with what a head does, within a layer: what switching it off takes, or doubling "
     "it adds. *Halves*: even scenes against odd ones, which says how much of the ranking is noise. Resampling scenes "

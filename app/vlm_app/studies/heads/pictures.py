@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from vlm_evals.records import write_whole
 
@@ -29,7 +30,7 @@ def draw_heads(found: Found, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
     for what, draw in _PICTURES.items():
-        figure = Figure(figsize=(13.0, 2.2 + 0.12 * found["about"]["layers"]), layout="constrained")
+        figure = Figure(layout="constrained")
         draw(figure, found)
         content = io.BytesIO()
         figure.savefig(content, dpi=110, format="png", metadata={"Software": None, "Title": f"{name}: {what}"})
@@ -40,6 +41,7 @@ def draw_heads(found: Found, folder: Path) -> dict[str, Path]:
 
 def _draw_maps(figure: Figure, found: Found) -> None:
     """Draw VHD of every head, what each gain changes, and what the image tells through it."""
+    figure.set_size_inches(13.0, 2.6 + 0.11 * found["about"]["layers"])
     maps = found["maps"]
     changed = {
         "switched off:\nfaithful mentions": maps["ablation"]["faithful"],
@@ -59,6 +61,7 @@ def _draw_maps(figure: Figure, found: Found) -> None:
 
 def _draw_routes(figure: Figure, found: Found) -> None:
     """Draw what all heads of a layer tell for a mention directly, by route."""
+    figure.set_size_inches(13.0, 3.6)
     panels = figure.subplots(1, len(MENTIONS), sharey=True)
     for axes, kind in zip(panels, MENTIONS, strict=True):
         for route, (label, colour, shift) in _BARS.items():
@@ -89,6 +92,7 @@ def _map(figure: Figure, axes: Axes, values: Numbers, title: str, *, signed: boo
     bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.9, pad=0.02, extend=ends)
     bar.ax.tick_params(labelsize=7)
     bar.set_ticks([lowest, largest], labels=[f"{limit:.2g}" for limit in (lowest, largest)])
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("head")
 

@@ -1,4 +1,4 @@
-"""Runs a model again from any layer on, with one head changed, over the rows that follow pictures.
+"""Runs a model again from any layer on, with heads changed, over the rows that follow pictures.
 
 What a variant has in common with the plain model is computed once. That is the picture, whose positions stay as they
 are, and everything below the layer of the head. So a variant costs the rows after the picture, and on average half of
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -55,17 +55,23 @@ class Rerun:
         with torch.inference_mode(), self._recording():
             vlm.model(**inputs, use_cache=True, logits_to_keep=1)
 
-    def changed(self, layer: int, head: int, gain: float) -> Tensor:
-        """Return `[n, width]`: what the last layer gives at every place where a head's output counts `gain` times.
+    def changed(self, gains: Mapping[int, Tensor]) -> Tensor:
+        """Return `[n, width]`: what the last layer gives at every place where heads' outputs count more or less.
 
-        The gain acts on all rows: on the question and on the caption, not on the picture's positions.
+        The gains act on all rows: on the question and on the caption, not on the picture's positions.
+
+        Args:
+            gains: `[S, Hq]` by layer, of layers with heads; without any, the plain model's is returned.
         """
+        if not gains:
+            return self.plain
         cache, hidden = copy.deepcopy(self._cache), None
-        projection = self._anatomy.projections[layer]
-        with torch.inference_mode(), gained(projection, self._anatomy.heads, head, gain):
-            for index in range(layer, self._anatomy.depth):
+        with torch.inference_mode(), ExitStack() as undo:
+            for layer, gain in gains.items():
+                undo.enter_context(gained(self._anatomy.projections[layer], gain))
+            for index in range(min(gains), self._anatomy.depth):
                 hidden = self._run(index, hidden, cache)
-        assert hidden is not None, "the layer is one of the model's"
+        assert hidden is not None, "the lowest layer is one of the model's"
         return hidden[self._at]
 
     def _run(self, index: int, hidden: Tensor | None, cache: Cache) -> Tensor:
@@ -100,14 +106,13 @@ class Rerun:
 
 
 @contextmanager
-def gained(projection: nn.Module, heads: int, head: int, gain: float) -> Iterator[None]:
-    """Multiply one head's output by a gain where it enters its layer's output projection."""
+def gained(projection: nn.Module, gain: Tensor) -> Iterator[None]:
+    """Multiply heads' outputs by gains `[S, Hq]` where they enter their layer's output projection."""
 
     def scale(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        outputs: Tensor = args[0].clone()
-        size = outputs.shape[-1] // heads
-        outputs[..., head * size : (head + 1) * size] *= gain
-        return (outputs, *args[1:])
+        outputs: Tensor = args[0]
+        split = outputs.reshape(*outputs.shape[:2], gain.shape[1], -1)
+        return ((split * gain.to(outputs)[:, None, :, None]).view(outputs.shape), *args[1:])
 
     handle = projection.register_forward_pre_hook(scale)
     try:

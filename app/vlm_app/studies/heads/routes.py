@@ -46,7 +46,7 @@ def routes(vlm: VLM, beginning: Beginning, rows: Rows, reading: Reading, objects
     handle = reading.norm.register_forward_pre_hook(note)
     try:
         with torch.inference_mode(), attach(vlm.model, watch=watcher):
-            vlm.model(**_joined(beginning, rows), use_cache=False, logits_to_keep=1)
+            vlm.model(**joined(beginning, rows), use_cache=False, logits_to_keep=1)
     finally:
         handle.remove()
     found = {route: torch.zeros((anatomy.depth, anatomy.heads, len(rows.places))) for route in ROUTES}
@@ -120,7 +120,7 @@ def from_image(call: AttentionCall) -> tuple[Tensor, Tensor]:
     return output, seen.mass[..., IMAGE_KEYS].sum(dim=-1)
 
 
-def _joined(beginning: Beginning, rows: Rows) -> dict[str, Any]:
+def joined(beginning: Beginning, rows: Rows) -> dict[str, Any]:
     """Return the inputs of a forward over pictures and rows together."""
     ids: Tensor = beginning.inputs["input_ids"]
     whole = torch.cat([ids, rows.ids], dim=1)
