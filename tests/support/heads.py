@@ -1,12 +1,34 @@
-"""Fabricated measurements of heads, in which what each head does is known."""
+"""A model and what it is asked about heads; and fabricated measurements, in which what each head does is known."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from vlm_app.studies.heads.asked import Beginning, Rows
+
+from vlm_heads import VLM, examine
 
 DEPTH, HEADS = 3, 5
 _KINDS = ("faithful", "invented", "present", "absent")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, what it is asked, and tokens that stand for objects' words."""
+
+    vlm: VLM
+    begun: Beginning
+    rows: Rows
+    objects: list[int]
+
+    def one_head(self, layer: int, head: int, gain: float) -> dict[int, Tensor]:
+        """Return gains of 1 but for one head."""
+        gains = torch.ones(len(self.rows.ids), examine(self.vlm.model).heads)
+        gains[:, head] = gain
+        return {layer: gains}
 
 
 def fabricated(

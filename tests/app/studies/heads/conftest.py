@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from vlm_app.studies.findings.captions import Caption, greedy_captions
-from vlm_app.studies.heads.asked import Beginning, Rows, beginning_of, caption_rows
+from vlm_app.studies.heads.asked import Beginning, Place, Rows, beginning_of, caption_rows
 from vlm_app.studies.heads.blocks import Block
+from vlm_app.studies.heads.words import object_tokens
 from vlm_evals.scenes.catalog import INDEX
 from vlm_evals.scenes.world import BACKGROUND, Instance, Scene, scenes
 
-from vlm_heads import VLM
+from tests.support.families import build
+from tests.support.heads import Case
+from vlm_heads import VLM, examine
 from vlm_heads.models import planted_image
 
 SEEN = ("car", "broccoli", "banana", "bird")
@@ -44,6 +48,21 @@ def captioned(mini: VLM, world: list[Scene], said: list[Caption], begun: Beginni
     rows = caption_rows(mini, begun, world, said)
     assert rows is not None
     return rows
+
+
+@pytest.fixture(params=["mini", "grouped keys"])
+def case(request: pytest.FixtureRequest, mini: VLM, begun: Beginning, captioned: Rows) -> Case:
+    """The world's model with captions, and a tiny random model with grouped keys and arbitrary text."""
+    if request.param == "mini":
+        return Case(mini, begun, captioned, object_tokens(mini.processor.tokenizer))
+    tiny = build("llava")
+    anatomy = examine(tiny.model)
+    assert anatomy.key_heads < anatomy.heads
+    length = int((tiny.inputs["input_ids"][0] == anatomy.image_token_id).nonzero()[-1]) + 1
+    cut = {**tiny.inputs, "input_ids": tiny.inputs["input_ids"][:, :length]}
+    places = (Place("faithful", 0, 2, 7, None, "dog"), Place("present", 0, 5, 8, 9, "cup"))
+    rows = Rows(torch.tensor([[5, 6, 7, 8, 9, 10]]), places)
+    return Case(VLM(tiny.model, None, "tiny"), Beginning(cut, length), rows, [5, 6, 7])
 
 
 def planted_scene(word: str) -> Scene:

@@ -2,42 +2,57 @@
 
 import torch
 from torch import Tensor
-from vlm_app.studies.heads.asked import Beginning, Rows
 from vlm_app.studies.heads.blocks import Block
 from vlm_app.studies.heads.reading import Reading
 from vlm_app.studies.heads.rerun import Rerun, cached
-from vlm_app.studies.heads.routes import joined, routes
+from vlm_app.studies.heads.routes import ROUTES, joined, routes
 from vlm_app.studies.heads.words import object_tokens
 
 from tests.support.compare import distance, rounding
-from vlm_heads import VLM, examine
+from tests.support.heads import Case
+from vlm_heads import examine
 
 
-def test_both_routes_are_the_heads_whole_output(mini: VLM, begun: Beginning, captioned: Rows) -> None:
-    """Against the inputs of the output projections, read by hooks, and each head's slice of the weight written out."""
-    reading, objects = Reading(mini), object_tokens(mini.processor.tokenizer)
-    told = routes(mini, begun, captioned, reading, objects)
-    anatomy, seen = examine(mini.model), dict[int, Tensor]()
+def _written_out(case: Case) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
+    """Return attention weights `[S, Hq, T, T]` by layer, and what the value projections gave, by layer."""
+    anatomy, values = examine(case.vlm.model), dict[int, Tensor]()
     handles = [
-        projection.register_forward_pre_hook(lambda _, args, layer=layer: seen.__setitem__(layer, args[0]))
-        for layer, projection in anatomy.projections.items()
+        module.v_proj.register_forward_hook(lambda _, __, output, layer=layer: values.__setitem__(layer, output))
+        for layer, module in anatomy.attentions.items()
     ]
-    with torch.inference_mode():
-        mini.model(**joined(begun, captioned), use_cache=False)
+    case.vlm.model.set_attn_implementation({"text_config": "eager"})
+    try:
+        with torch.inference_mode():
+            output = case.vlm.model(**joined(case.begun, case.rows), output_attentions=True, use_cache=False)
+    finally:
+        case.vlm.model.set_attn_implementation({"text_config": "sdpa"})
         for handle in handles:
             handle.remove()
-        plain = Rerun(mini, cached(mini, begun), begun, captioned).plain
-        directions = reading.directions(plain, captioned.places, objects)
-        size = anatomy.width // anatomy.heads
-        for layer, outputs in seen.items():
-            weight = anatomy.projections[layer].weight
-            at = outputs[captioned.scenes, begun.length + captioned.columns]
+    return output.attentions, values
+
+
+def test_routes_are_what_written_out_attention_tells(case: Case) -> None:
+    """Weights times values, over the image's keys and over all others, through each head's slice of the projection."""
+    rows, begun, reading = case.rows, case.begun, Reading(case.vlm)
+    told = routes(case.vlm, begun, rows, reading, case.objects)
+    anatomy = examine(case.vlm.model)
+    weights, values = _written_out(case)
+    is_image = joined(begun, rows)["input_ids"][0] == anatomy.image_token_id
+    with torch.inference_mode():
+        plain = Rerun(case.vlm, cached(case.vlm, begun), begun, rows).plain
+        directions = reading.directions(plain, rows.places, case.objects)
+        for layer, projection in anatomy.projections.items():
+            size = projection.weight.shape[1] // anatomy.heads
             for head in range(anatomy.heads):
-                mine = slice(head * size, (head + 1) * size)
-                whole = ((at[:, mine] @ weight[:, mine].T) * directions).sum(-1)
-                both = told["image"][layer, head] + told["text"][layer, head]
-                assert distance(both, whole) < rounding(torch.float32, terms=1024, size=10.0)
-    assert told["image"].abs().max() > 0.1
+                key = head * anatomy.key_heads // anatomy.heads
+                value = values[layer][..., key * size : (key + 1) * size]
+                back = projection.weight[:, head * size : (head + 1) * size]
+                for route, seen in (("image", is_image), ("text", ~is_image)):
+                    output = (weights[layer][:, head] * seen) @ value
+                    at = output[rows.scenes, begun.length + rows.columns]
+                    expected = ((at @ back.T) * directions).sum(-1)
+                    assert distance(told[route][layer, head], expected) < rounding(torch.float32, 1024, size=10.0)
+    assert all((told[route].abs() > 1e-3).any() for route in ROUTES)
 
 
 def test_everything_told_adds_up_to_the_token_logits(planted: Block) -> None:
