@@ -101,7 +101,7 @@ class Block:
     def _of_plain(self) -> dict[str, Any]:
         objects = object_tokens(self.vlm.processor.tokenizer)
         told = [routes(self.vlm, self.beginning, rows, self._reading, objects) for rows in self.rows]
-        values = [value for rerun in self._reruns for value in self._values(rerun, rerun.plain).tolist()]
+        values = [value for plain in self._plain_values for value in plain.tolist()]
         places = [place for rows in self.rows for place in rows.places]
         return {
             "scenes": len(self.pictures),
@@ -142,8 +142,11 @@ class Block:
     def _changes(self, heads: Mapping[int, Tensor], gain: float) -> list[float]:
         """Return what changes at every place with a gain on some heads, bool `[S, Hq]` by layer."""
         gains = {layer: torch.where(chosen, gain, 1.0) for layer, chosen in heads.items()}
-        changed = [self._values(one, one.changed(gains)) - self._values(one, one.plain) for one in self._reruns]
-        return [value for one in changed for value in one.tolist()]
+        return [
+            value
+            for rerun, plain in zip(self._reruns, self._plain_values, strict=True)
+            for value in (self._values(rerun, rerun.changed(gains)) - plain).tolist()
+        ]
 
     def _values(self, rerun: Rerun, states: Tensor) -> Tensor:
         return self._reading.values(states, rerun.rows.places)
@@ -161,6 +164,10 @@ class Block:
     def _reruns(self) -> list[Rerun]:
         cache = cached(self.vlm, self.beginning)
         return [Rerun(self.vlm, cache, self.beginning, rows) for rows in self.rows]
+
+    @cached_property
+    def _plain_values(self) -> list[Tensor]:
+        return [self._values(rerun, rerun.plain) for rerun in self._reruns]
 
     @property
     def _plain(self) -> Path:

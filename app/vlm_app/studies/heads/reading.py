@@ -17,8 +17,7 @@ class Reading:
     """A model's final norm and its output layer.
 
     Raises:
-        UnsupportedModel: if the final norm is not found, or is no RMSNorm: another is not linear in what is added to
-            the stream, even with its scale held.
+        UnsupportedModel: if the final norm is not found, or is another than an RMSNorm.
     """
 
     def __init__(self, vlm: VLM) -> None:
@@ -33,9 +32,13 @@ class Reading:
         self._matrix = matrix
         ones = torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
         with torch.inference_mode():
-            self._weight, other = self.norm(ones), self.norm(-3 * ones)
-        if not torch.allclose(other, -self._weight, atol=1e-3, rtol=1e-3):
-            raise UnsupportedModel(f"{vlm.name}: its final norm is no RMSNorm, so heads' outputs cannot be read alone")
+            self._weight: Tensor = self.norm(ones)
+            probe = torch.linspace(-1.0, 2.0, len(ones), dtype=ones.dtype, device=ones.device)[None]
+            linear = torch.allclose(self.norm(probe), probe * self._weight * self._scale(probe), atol=1e-3, rtol=1e-2)
+        if not linear:
+            raise UnsupportedModel(
+                f"{vlm.name}: its final norm is no RMSNorm; what heads tell directly is known through such a one alone"
+            )
 
     def values(self, states: Tensor, places: Sequence[Place]) -> Tensor:
         """Return float32 `[n]`: the log-probability of each deciding token; of a question, that of yes minus no's.
@@ -62,11 +65,14 @@ class Reading:
         mean = self._matrix[list(objects)].mean(dim=0)
         said = torch.stack([self._matrix[place.token] for place in places])
         other = torch.stack([mean if place.against is None else self._matrix[place.against] for place in places])
-        weighted: Tensor = states * self._weight
-        # an RMSNorm gives the weighted state times its scale
-        scale = (self.norm(states) * weighted).sum(-1) / weighted.square().sum(-1)
-        found: Tensor = (said - other) * self._weight * scale[:, None]
+        found: Tensor = (said - other) * self._weight * self._scale(states)
         return found
+
+    def _scale(self, states: Tensor) -> Tensor:
+        """Return `[n, 1]`: an RMSNorm gives the weighted state times this."""
+        weighted = states * self._weight
+        scale: Tensor = (self.norm(states) * weighted).sum(-1, keepdim=True) / weighted.square().sum(-1, keepdim=True)
+        return scale
 
 
 def _of(said: Tensor, place: Place) -> Tensor:

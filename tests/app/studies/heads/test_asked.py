@@ -72,3 +72,14 @@ def test_prompts_that_begin_differently_are_refused(mini: VLM, world: list[Scene
     other = Beginning(begun.inputs | {"input_ids": begun.inputs["input_ids"] + 1}, begun.length)
     with pytest.raises(UnsupportedModel, match="whose prompts begin with the picture is needed"):
         question_rows(mini, other, world, "present", 7, 0)
+
+
+def test_a_norm_that_takes_means_is_refused() -> None:
+    vlm = VLM.from_pretrained("planted")
+    decoder = vlm.model.model.language_model
+    decoder.norm = torch.nn.LayerNorm(decoder.config.hidden_size)
+    with pytest.raises(UnsupportedModel, match="its final norm is no RMSNorm"):
+        Reading(vlm)
+    del decoder.norm
+    with pytest.raises(UnsupportedModel, match="no final norm of its decoder was found"):
+        Reading(vlm)

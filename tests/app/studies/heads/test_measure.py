@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from vlm_app.studies.heads.blocks import Block
+from vlm_app.studies.heads.measure import measure_heads
 
 from tests.support.command import Command, Mistake
 
@@ -67,6 +68,17 @@ def test_a_run_is_printed_kept_and_put_on_a_page(command: Command, tmp_path: Pat
     assert str(tmp_path) not in page.read_text("utf-8") + json.dumps(found)
     # what is kept is enough to say it again
     assert command(*words).value == found
+
+
+def test_with_more_scenes_the_first_blocks_are_kept(tmp_path: Path) -> None:
+    few = measure_heads(tmp_path, model="planted", images=8, seed=7, device="cpu")
+    first = tmp_path / "scenes-0000-0008"
+    kept = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    more = measure_heads(tmp_path, model="planted", images=9, seed=7, device="cpu")
+    assert kept == {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    assert {path.name for path in tmp_path.glob("scenes-*")} == {"scenes-0000-0008", "scenes-0008-0009"}
+    assert more["counts"]["invented"] > few["counts"]["invented"] > 0
+    assert more["about"]["scenes"] == 9
 
 
 def test_another_run_is_not_mixed_in(mistake: Mistake, tmp_path: Path) -> None:
