@@ -50,6 +50,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads study findings --model mini --write docs/findings.md",
     ),
     "study findings-page": ("vlm-heads study findings-page docs/findings.md",),
+    "study heads": (
+        "vlm-heads study heads --images 8 --out runs/heads",
+        "vlm-heads study heads --model small --write docs/effect.md",
+    ),
     "study league": ("vlm-heads study league --scale 0.1 --out runs/league",),
     "study pages": ("vlm-heads study pages runs/league --results docs/results.md",),
 }

@@ -48,6 +48,7 @@ SUBCOMMANDS = [
         "methods",
         "study held-out",
         "study findings",
+        "study heads",
         "study league",
         "study pages",
     ]

@@ -109,6 +109,39 @@ def findings_page(
         print(f"findings: {written[0]} ({len(written) - 1} pictures)")
 
 
+@app.command("heads", epilog=epilog("study heads"))
+def heads(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; started again it goes on.")] = Path(
+        "runs/heads"
+    ),
+    images: Annotated[
+        int, typer.Option("--images", min=2, help="Validation scenes; small takes a minute of one core for each.")
+    ] = 8,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Page whose block about the model is filled in.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Switch off and double every head of a model, one by one, and find out what it does for what the model says."""
+    _begin(model, device)
+    from vlm_app.studies.heads.measure import FILE, measure_heads
+    from vlm_app.studies.heads.page import sentences, write_heads
+    from vlm_app.studies.heads.pictures import draw_heads
+
+    found = measure_heads(out, model=model, images=images, seed=seed, device=device)
+    pictures = draw_heads(found, out)
+    if write is not None:
+        write_heads(write, found)
+    if json:
+        print_json(found)
+        return
+    print("\n".join(sentences(found)))
+    print(f"heads: {write or out / FILE} ({len(pictures)} pictures)")
+
+
 @app.command("grounding", epilog=epilog("study grounding"))
 def grounding(
     models: Annotated[list[str], typer.Option("--model", "-m", help="As elsewhere; several times for several models.")],

@@ -1,0 +1,1 @@
+"""What every head of a model does: switched off, doubled, and written out on the words, one by one."""

@@ -1,0 +1,43 @@
+"""Tokens that decide: where a caption turns to an object, which tokens begin objects' words, and yes and no."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from vlm_evals.scenes.catalog import CATEGORIES
+
+from vlm_app.view.marks import Placed
+
+
+def pieces_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return the piece of text that each token adds to the decoded beginning."""
+    texts = [tokenizer.decode(ids[:end], skip_special_tokens=True) for end in range(len(ids) + 1)]
+    return [after[len(before) :] for before, after in pairwise(texts)]
+
+
+def deciding_piece(pieces: Sequence[str], placed: Placed) -> int:
+    """Return the piece that begins the first word of a mention; where words are several pieces, they end later."""
+    begins = [place for place in range(placed.last + 1) if place == 0 or pieces[place][:1].isspace()]
+    words = placed.last - placed.first + 1
+    return begins[-min(words, len(begins))]
+
+
+def object_tokens(tokenizer: Any) -> list[int]:
+    """Return the tokens that begin a word of the world's objects inside a sentence, in ascending order."""
+    words = {word for category in CATEGORIES for both in category.words for word in both}
+    before = len(_ids(tokenizer, "a"))
+    first = {_ids(tokenizer, f"a {word}")[before] for word in words}
+    return sorted(first - {tokenizer.unk_token_id})
+
+
+def yes_and_no(tokenizer: Any) -> tuple[int, int] | None:
+    """Return the tokens that begin the answers yes and no; None where the vocabulary cannot tell them apart."""
+    yes, no = (_ids(tokenizer, word)[0] for word in ("Yes", "No"))
+    return None if yes == no else (yes, no)
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
