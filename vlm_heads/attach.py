@@ -23,7 +23,8 @@ from vlm_heads.families import Anatomy, examine
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
-from vlm_heads.receipt import InterventionReceipt, Receipt
+from vlm_heads.receipt import CheckReceipt, InterventionReceipt, Receipt
+from vlm_heads.toolkit.method import Method
 from vlm_heads.wrappers import unwrapped
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -88,6 +89,12 @@ class Attachment:
             raise NothingIntervened(_why_idle(self.receipt, self._tracker.attention_calls))
         if self._added is not None and not self._added.uses:
             raise NothingIntervened("the contrast was attached and never used: generate() was not called inside")
+        check = self.receipt.check
+        if check is not None and not check.calls:
+            raise NothingIntervened(
+                f"{check.name} was attached and checked nothing: generate() was not called inside with a picture; pass "
+                "allow_idle=True if that is intended"
+            )
 
 
 def attach(
@@ -97,6 +104,7 @@ def attach(
     backend: Backend = "auto",
     allow_idle: bool = False,
     watch: Watcher | Sequence[Watcher] = (),
+    processor: Any = None,
 ) -> Attachment:
     """Let a mitigation act on everything the model generates, until the `with` ends or `detach()` is called.
 
@@ -108,12 +116,13 @@ def attach(
     Args:
         model: a vision-language model of transformers whose language attention goes through the attention interface;
             PEFT's wrapper for adapters, `torch.compile`'s and DistributedDataParallel may be around it.
-        what: interventions, contrasts that need the model's inputs alone, words for them, or a `Mitigation`; one,
-            several, or a list. Gains multiply and boosts add, so their order does not matter.
+        what: interventions, a contrast that needs the model's inputs alone, a check, words for them, or a `Mitigation`;
+            one, several, or a list. Gains multiply and boosts add, so their order does not matter.
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
         backend: what computes edited attention; a named one is used, or it raises.
         allow_idle: do not raise where an intervention never fired.
         watch: one or several that read each attention call and change nothing.
+        processor: the model's own; a check reads and asks in words with it.
 
     Raises:
         UnsupportedModel: if the model, or a method on this model, cannot work; then nothing was changed.
@@ -131,18 +140,25 @@ def attach(
     if mitigation.contrast is not None:
         mitigation.contrast.check(anatomy)
         added = AddedContrast(model, mitigation.contrast)
+    check = mitigation.check
+    if check is not None:
+        check.check(anatomy)
     receipt = Receipt(
         model_type=anatomy.model_type,
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
+        check=None if check is None else CheckReceipt(check.name, _options(check)),
     )
     with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
         watchers = [watch] if isinstance(watch, Watcher) else list(watch)
         tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watchers)
+        around = None
+        if check is not None and receipt.check is not None:
+            around = check.around(model, anatomy, processor, tracker, receipt.check)
         if interventions or watchers:  # a contrast leaves attention as it is
             undo.enter_context(installed(anatomy, tracker))
-        undo.enter_context(refusing(model, added, tracker.calling))
+        undo.enter_context(refusing(model, added, tracker.calling, around))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
@@ -163,11 +179,15 @@ def _check(
         one.check(anatomy, profile)
 
 
-def _options(intervention: Intervention) -> dict[str, Any]:
-    values = {one.name: getattr(intervention, one.name) for one in intervention.options()}
-    return {
-        name: value if isinstance(value, (str, int, float, bool)) else list(value) for name, value in values.items()
-    }
+def _options(method: Method) -> dict[str, Any]:
+    return {one.name: _plain(getattr(method, one.name)) for one in method.options()}
+
+
+def _plain(value: Any) -> Any:
+    """Return an option's value as JSON has it; of a function its name."""
+    if isinstance(value, str | int | float):
+        return value
+    return getattr(value, "__qualname__", repr(value)) if callable(value) else list(value)
 
 
 def _why_idle(receipt: Receipt, attention_calls: int) -> str:

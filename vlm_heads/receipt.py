@@ -99,6 +99,47 @@ class InterventionReceipt:
 
 
 @dataclass
+class CheckReceipt:
+    """What a check asked, and what it took back.
+
+    Attributes:
+        name: of the check.
+        options: of the check.
+        rows: of the last call of `generate`, one list a row: what was found out about each object, and what became of
+            it.
+        calls: calls of `generate` that were checked.
+        drafts: how many were written for them.
+        questions: how many were asked.
+        forwards: in how many forwards.
+        read_again: how many of these read the picture again, because its keys could not be shared.
+        taken_back: words that were drafted and not said.
+        left_out: words whose phrase was left out of a sentence.
+    """
+
+    name: str
+    options: dict[str, Any]
+    rows: list[list[dict[str, Any]]] = field(default_factory=list, repr=False)
+    calls: int = 0
+    drafts: int = 0
+    questions: int = 0
+    forwards: int = 0
+    read_again: int = 0
+    taken_back: int = 0
+    left_out: int = 0
+
+    def to_dict(self, row: int | None = None) -> dict[str, Any]:
+        """Return what is written as JSON; of one row, or of all."""
+        found = {name: value for name, value in vars(self).items() if name != "rows"}
+        return found | ({"rows": self.rows} if row is None else {"asked": self.rows[row]})
+
+    def __str__(self) -> str:
+        counted = f"{_count(self.questions, 'question')} in {_count(self.forwards, 'forward')}"
+        again = f", {_count(self.read_again, 'forward')} with the picture read again" if self.read_again else ""
+        words = f"{_count(self.taken_back, 'word')} taken back, {self.left_out} left out"
+        return f"{self.name}: {_count(self.drafts, 'draft')}, {counted}{again}, {words}"
+
+
+@dataclass
 class Receipt:
     """What an attach did.
 
@@ -111,6 +152,7 @@ class Receipt:
         blind_passes: extra image-free passes.
         extra_passes: extra passes with the image ("two-pass" scoring).
         imageless: prompts in which no row had an image, so that nothing could fire.
+        check: what was asked and taken back; None where nothing is checked.
     """
 
     model_type: str
@@ -121,9 +163,11 @@ class Receipt:
     blind_passes: int = 0
     extra_passes: int = 0
     imageless: int = 0
+    check: CheckReceipt | None = None
 
     def __repr__(self) -> str:
-        names = ", ".join(one.name for one in self.interventions) or "nothing"
+        checked = () if self.check is None else (self.check,)
+        names = ", ".join(one.name for one in (*self.interventions, *checked)) or "nothing"
         counted = f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed"
         return f"<Receipt of {names} on {self.model_type}: {counted}>"
 
@@ -132,8 +176,13 @@ class Receipt:
         """Whether every attached intervention chose a head somewhere."""
         return all(intervention.fired for intervention in self.interventions)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what is written as JSON."""
+    def to_dict(self, row: int | None = None) -> dict[str, Any]:
+        """Return what is written as JSON.
+
+        Args:
+            row: of the last batch, whose part of the check is written; None for all of it.
+        """
+        checked = {} if self.check is None else {"check": self.check.to_dict(row)}
         return {
             "model_type": self.model_type,
             "generations": self.generations,
@@ -142,7 +191,7 @@ class Receipt:
             "extra_passes": self.extra_passes,
             "prompts_without_image": self.imageless,
             "interventions": [intervention.to_dict() for intervention in self.interventions],
-        }
+        } | checked
 
     def __str__(self) -> str:
         lines = [
@@ -159,6 +208,7 @@ class Receipt:
             counted = f", {mean:.1f} of {self.heads} heads a layer, {_count(one.rows, 'row')}" if chosen else ""
             weight = "" if moved is None else f", mass moved {moved:.2f}"
             lines.append(f"{one.name}: layers {_ranges(one.layers)}{counted}{weight}")
+        lines += [] if self.check is None else [str(self.check)]
         return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vlm_heads.models.placement import input_device
 from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
 from vlm_heads.models.whole import Finite
 from vlm_heads.profile import HeadProfile
+from vlm_heads.receipt import Receipt
 
 _SHORT = 60  # characters of an answer that its repr shows
 
@@ -37,7 +38,8 @@ class Answer:
         text: without special tokens, stripped.
         token_ids: generated ids, without padding; an end token is included.
         seconds: what the whole call took; in a batch, what the batch took.
-        receipt: what the interventions did, JSON-serialisable; None where none was attached. A batch's rows share it.
+        receipt: what interventions and a check did, JSON-serialisable; None where neither was attached. A batch's rows
+            share it, except for what was asked about each.
     """
 
     text: str
@@ -159,7 +161,7 @@ class VLM:
         output, receipt = self._generate({**inputs, **decoding}, whole)
         rows = _generated(output, inputs, self._ends(decoding))
         seconds = time.perf_counter() - start
-        return [self._answer(row, seconds, receipt) for row in rows]
+        return [self._answer(row, seconds, receipt, index) for index, row in enumerate(rows)]
 
     def stream(
         self,
@@ -218,17 +220,18 @@ class VLM:
         ends = effective_config(self.model, decoding).eos_token_id
         return set(ends) if isinstance(ends, list | tuple) else {ends}
 
-    def _generate(self, arguments: dict[str, Any], mitigation: Mitigation) -> tuple[Any, dict[str, Any] | None]:
+    def _generate(self, arguments: dict[str, Any], mitigation: Mitigation) -> tuple[Any, Receipt | None]:
         """Return what `generate` returns, and the receipt; answers on one model wait for one another."""
         finite = Finite()
         arguments = {**arguments, "logits_processor": [finite, *(arguments.get("logits_processor") or ())]}
         with turn_of(self.model).whole(), torch.inference_mode():
-            if not mitigation.interventions:
+            attached = replace(mitigation, contrast=None)  # a contrast is among the arguments
+            if not attached:
                 output, receipt = self.model.generate(**arguments), None
             else:
-                with attach(self.model, mitigation.interventions, profile=mitigation.profile) as run:
+                with attach(self.model, attached, processor=self.processor) as run:
                     output = self.model.generate(**arguments)
-                receipt = run.receipt.to_dict()
+                receipt = run.receipt
             finite.check()
             return output, receipt
 
@@ -244,7 +247,7 @@ class VLM:
         criteria = [*(decoding.pop("stopping_criteria", None) or ()), stop]
         arguments = {**inputs, **decoding, "stopping_criteria": criteria, "streamer": streamer}
 
-        def generate() -> tuple[Any, dict[str, Any] | None]:
+        def generate() -> tuple[Any, Receipt | None]:
             try:
                 return self._generate(arguments, mitigation)
             finally:
@@ -258,11 +261,12 @@ class VLM:
                 stop.requested = True
             output, receipt = work.result()
         rows = _generated(output, inputs, self._ends(decoding))
-        return self._answer(rows[0], time.perf_counter() - start, receipt)
+        return self._answer(rows[0], time.perf_counter() - start, receipt, 0)
 
-    def _answer(self, ids: list[int], seconds: float, receipt: dict[str, Any] | None) -> Answer:
+    def _answer(self, ids: list[int], seconds: float, receipt: Receipt | None, row: int) -> Answer:
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return Answer(text=text, token_ids=tuple(ids), seconds=seconds, receipt=receipt)
+        written = None if receipt is None else receipt.to_dict(row)
+        return Answer(text=text, token_ids=tuple(ids), seconds=seconds, receipt=written)
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]

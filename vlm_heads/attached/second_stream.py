@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from vlm_heads import attention
+from vlm_heads.attached.cut_cache import cut_cache
 from vlm_heads.blind import untouched
 from vlm_heads.errors import UnsupportedModel
 from vlm_heads.families import Anatomy, examine
@@ -66,6 +67,26 @@ class SecondStream:
             self._kwargs["past_key_values"].reorder_cache(parents)
         with self._plain():
             return self._forward(tokens[:, None], self._kwargs, first=False)
+
+    def rewind(self, said: Tensor) -> None:
+        """Go back to where the last of these columns ends; the next step goes on from there.
+
+        Args:
+            said: bool `[R, n]`, whether each column is still part of its row: the prompt's last one, and those after
+                it. What lies beyond them is dropped.
+        """
+        start = int(self._inputs["input_ids"].shape[1]) - 1
+        end = start + said.shape[1]
+        cut_cache(self._kwargs["past_key_values"], end)
+        mask, positions = self._kwargs["attention_mask"], self._kwargs.get("position_ids")
+        self._kwargs["attention_mask"] = torch.cat([mask[:, :start], said.to(mask), mask.new_ones(len(mask), 1)], dim=1)
+        if positions is not None:
+            following = positions[..., start] + said.sum(dim=1)
+            filler = positions[..., :end].clone()
+            self._kwargs["position_ids"] = torch.cat([filler, following[..., None].to(filler)], dim=-1)
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if (kinds := self._kwargs.get(name)) is not None:
+                self._kwargs[name] = kinds[:, : end + 1]
 
     def _forward(self, ids: Tensor, kwargs: dict[str, Any], first: bool) -> Tensor:
         # the families' own steps of generation: they know which inputs grow, and how positions go on

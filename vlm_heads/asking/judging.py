@@ -1,0 +1,130 @@
+"""What speaks for a word: the answer to a question about it, its own probability, both, or a control's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+from zlib import crc32
+
+from vlm_heads.asking.asking import Asker
+from vlm_heads.asking.questions import QuestionWriter
+
+By = Literal["question", "confidence", "both", "random", "t_vhd", "blind"]
+Control = Literal["random", "t_vhd", "blind"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+
+
+@dataclass(frozen=True)
+class Mention:
+    """An object that a draft names for the first time.
+
+    Attributes:
+        row: of the batch.
+        name: of the object.
+        said: the words that name it.
+        chance: the least log-probability of their tokens.
+        token: index of the last of these tokens in the row's answer.
+    """
+
+    row: int
+    name: str
+    said: str
+    chance: float
+    token: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about an object.
+
+    Attributes:
+        mention: that it was asked about.
+        score: compared with the margin.
+        question: as it was asked; None where nothing was.
+        margin: yes over no, in nats; None where nothing was asked.
+        without_picture: the same without the picture; None where that was not asked.
+    """
+
+    mention: Mention
+    score: float
+    question: str | None = None
+    margin: float | None = None
+    without_picture: float | None = None
+
+
+Answers = Mapping[int, Sequence[int]]  # token ids of a row's answer up to the end of its draft
+TokenAwareness = Callable[[Answers, Sequence[Mention]], list[float]]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Finds out what speaks for the objects that a batch of drafts names.
+
+    Attributes:
+        by: what is looked at.
+        weight: of the log-probability beside the margin, where both are.
+        calibrated: take the margin without the picture off.
+        seed: of the random control.
+        writer: writes questions; None where nothing is asked.
+        asker: asks them; None where nothing is asked.
+        awareness: T-VHD of mentions; only the control by it calls it.
+    """
+
+    by: By
+    weight: float
+    calibrated: bool
+    seed: int
+    writer: QuestionWriter | None
+    asker: Asker | None
+    awareness: TokenAwareness
+
+    def verdicts(self, cache: Any, mentions: Sequence[Mention], answers: Answers) -> list[Verdict]:
+        """Return one verdict each, in order; all questions in one batch."""
+        if self.writer is None or self.asker is None:
+            return [Verdict(one, one.chance) for one in mentions]
+        asked = [self.writer.write(one.name) for one in mentions]
+        margins = self.asker.margins(cache, [one.row for one in mentions], asked)
+        without: Sequence[float | None] = [None] * len(asked)
+        if self.calibrated or self.by == "blind":
+            without = self.asker.without_picture(asked)
+        scores = self._scores(mentions, margins, without)
+        if self.by in CONTROLS:
+            scores = _dealt_out(mentions, scores, self._seen(mentions, without, answers))
+        return [
+            Verdict(one, score, question.text, margin, blind)
+            for one, score, question, margin, blind in zip(mentions, scores, asked, margins, without, strict=True)
+        ]
+
+    def _scores(
+        self, mentions: Sequence[Mention], margins: Sequence[float], without: Sequence[float | None]
+    ) -> list[float]:
+        calibrated = [
+            margin - (blind or 0.0) if self.calibrated else margin
+            for margin, blind in zip(margins, without, strict=True)
+        ]
+        if self.by != "both":
+            return calibrated
+        return [score + self.weight * one.chance for score, one in zip(calibrated, mentions, strict=True)]
+
+    def _seen(self, mentions: Sequence[Mention], without: Sequence[float | None], answers: Answers) -> Sequence[float]:
+        """Return what a control looks at."""
+        if self.by == "t_vhd":
+            return self.awareness(answers, mentions)
+        if self.by == "blind":
+            return [blind or 0.0 for blind in without]
+        return [float(crc32(f"{one.name}/{one.token}/{one.chance:.3f}".encode(), self.seed)) for one in mentions]
+
+
+def _dealt_out(mentions: Sequence[Mention], scores: Sequence[float], seen: Sequence[float]) -> list[float]:
+    """Return the scores of each row in the order of what a control has seen of its mentions.
+
+    So a control takes back as many words of each draft as the question would, and other ones.
+    """
+    found = list(scores)
+    for row in {one.row for one in mentions}:
+        places = [at for at, one in enumerate(mentions) if one.row == row]
+        order = sorted(places, key=lambda at: seen[at])
+        for place, score in zip(order, sorted(scores[at] for at in places), strict=True):
+            found[place] = score
+    return found
