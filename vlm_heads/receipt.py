@@ -130,7 +130,7 @@ class CheckReceipt:
     def to_dict(self, row: int | None = None) -> dict[str, Any]:
         """Return what is written as JSON; of one row, or of all."""
         found = {name: value for name, value in vars(self).items() if name != "rows"}
-        return found | ({"rows": self.rows} if row is None else {"asked": self.rows[row]})
+        return found | ({"rows": self.rows} if row is None else {"asked": self.rows[row] if self.rows else []})
 
     def __str__(self) -> str:
         counted = f"{_count(self.questions, 'question')} in {_count(self.forwards, 'forward')}"

@@ -29,7 +29,7 @@ COMMANDS = {
     ),
     "doctor": Command(
         "doctor:doctor",
-        "Say what works on a model and why the rest does not: every intervention and contrast generates two tokens.",
+        "Say what works on a model and why the rest does not: every method generates two tokens.",
     ),
     "methods": Command(
         "methods:methods",

@@ -8,7 +8,7 @@ from typing import Any
 
 _END = re.compile(r"""(?:[.!?…]["'”’)\]]*|\n)\s*\Z""")
 # a full stop after these ends no sentence, nor does the number of a list's entry
-_SHORT = re.compile(r"(?:(?:^|[\s(])(?:[A-Za-z]|e\.g|i\.e|Mr|Mrs|Ms|Dr|St|vs)|^\s*\d+)\.\s*\Z")
+_SHORT = re.compile(r"(?:(?:^|[\s(.])(?:[A-Za-z]|e\.g|i\.e|Mr|Mrs|Ms|Dr|St|vs)|^\s*\d+)\.\s*\Z")
 
 
 def ends_sentence(text: str) -> bool:

@@ -121,8 +121,7 @@ def _say(
     pieces: Generator[str, None, Answer] = vlm.stream(
         image,
         prompt,
-        mitigation.interventions,
-        contrast=mitigation.contrast,
+        mitigation,
         **(arguments if mitigation.interventions else arguments | {"profile": None}),
     )
     while True:

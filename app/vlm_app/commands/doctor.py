@@ -28,12 +28,12 @@ def doctor(
     allow_missing: AllowMissing = False,
     json: Json = False,
 ) -> None:
-    """Say what works on a model and why the rest does not: every intervention and contrast generates two tokens."""
+    """Say what works on a model and why the rest does not: every method generates two tokens."""
     from vlm_app.models import load_vlm, look_first
 
     look_first(model=model, device=device)
     loading(model)
-    from vlm_heads import examine, known_contrasts, known_interventions, score_heads
+    from vlm_heads import examine, known_checks, known_contrasts, known_interventions, score_heads
 
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     anatomy = examine(vlm.model)
@@ -60,6 +60,7 @@ def doctor(
             for name, kind in known_interventions().items()
         ),
         *(_try(f"--with {name}", partial(_answer_beside, vlm, kind)) for name, kind in known_contrasts().items()),
+        *(_try(f"--with {name}", partial(_answer, vlm, (kind(),))) for name, kind in known_checks().items()),
     ]
     sinks = _sinks(vlm)
     costs = _costs(vlm) if cost else []
@@ -153,7 +154,7 @@ def _try(what: str, attempt: Callable[[], object], layers_with_heads: int = 0) -
     except VlmHeadsError as error:
         return Check(what, False, str(error))
     receipt = getattr(done, "receipt", None)
-    if receipt is None:
+    if receipt is None or not receipt["interventions"]:
         return Check(what, True, "")
     layers = receipt["interventions"][0]["layers"]
     return Check(what, True, f"fired on {len(layers)} of {layers_with_heads} layers of a trial picture", fired=True)

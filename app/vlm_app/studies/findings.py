@@ -22,9 +22,9 @@ from vlm_evals.records import write_json
 from vlm_evals.scenes.catalog import CATEGORIES
 from vlm_evals.scenes.world import Scene, scenes
 from vlm_evals.text.objects import ObjectFinder
+from vlm_evals.text.places import pieces_that_mention
 
 from vlm_app.models import load_vlm
-from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, score_heads, token_grounding
 from vlm_heads.models import model_inputs
 

@@ -10,10 +10,10 @@ from vlm_evals.data.coco import CocoFolder
 from vlm_evals.records import Answer
 from vlm_evals.runs import answers_in
 from vlm_evals.text.objects import ObjectFinder
+from vlm_evals.text.places import pieces_that_mention
 
 from vlm_app.models import parse_mitigations
 from vlm_app.studies.league.entries import Entry
-from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, attach
 from vlm_heads.errors import BadOption, NoSinks, UnsupportedModel
 from vlm_heads.profiles import MarkedAnswer, attribute_heads, worst_heads
