@@ -6,6 +6,7 @@ The same measure as `token_grounding`, for many rows at once. The pictures are e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ import torch
 from vlm_heads import attention
 from vlm_heads.asking.judging import Mention
 from vlm_heads.asking.whole_prompts import WholePrompts
+from vlm_heads.attached.tracking import Tracker
 from vlm_heads.attached.two_streams import both_streams
-from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.families import Anatomy
 from vlm_heads.toolkit import sensitivity
 
@@ -22,30 +23,29 @@ from vlm_heads.toolkit import sensitivity
 def token_awareness(
     model: Any,
     anatomy: Anatomy,
+    tracker: Tracker,
     whole: WholePrompts,
     prompts: Sequence[Sequence[int]],
     answers: Mapping[int, Sequence[int]],
     mentions: Sequence[Mention],
 ) -> list[float]:
-    """Return T-VHD of the last token of each mention (He et al. 2025, Eq. 5).
+    """Return T-VHD of the last token of each mention (He et al. 2025, Eq. 5); nothing is reinforced.
 
     Args:
         model: that answers.
         anatomy: of the model.
+        tracker: follows what is attached, if anything is.
         whole: makes inputs of the batch's pictures.
         prompts: token ids of every row, without padding.
         answers: token ids by row; of rows without mentions they may be missing.
         mentions: what is measured.
-
-    Raises:
-        UnsupportedGeneration: if interventions are attached: it compares the plain model with and without the image.
     """
-    if any(attention.is_bound(module) for module in anatomy.attentions.values()):
-        raise UnsupportedGeneration("by=t_vhd is a control of the plain model: attach no intervention beside it")
     said = [list(answers.get(row, ()))[:-1] for row in range(len(prompts))]
     positions = max(map(len, said)) + 1
     inputs = whole.of([[*prompt, *more] for prompt, more in zip(prompts, said, strict=True)])
-    sighted, blind = both_streams(model, anatomy, inputs, positions)
+    attached = any(attention.is_bound(module) for module in anatomy.attentions.values())
+    look = tracker.look_both_ways if attached else partial(both_streams, model, anatomy)
+    sighted, blind = look(inputs, positions)
     total = torch.zeros(len(prompts), positions, dtype=torch.float64)
     top = sensitivity.default_top(anatomy.heads)
     for layer, seen in sighted.outputs.items():

@@ -34,9 +34,10 @@ class Context:
         columns: where each token of the prompt, and of what was said, lies in the cache.
         said: token ids after the prompt.
         chances: log-probability of each of these.
+        seconds: log-probability of the best other token that might have stood there.
         begun: how many of them belong to sentences that are over.
-        barred: tokens that may not stand at a place of `said`.
-        unsayable: sequences of tokens that may not be completed.
+        barred: tokens that may not stand at a place of `said`, with the log-probability they had there.
+        unsayable: sequences of tokens that may not be completed in this sentence.
         closed: whether nothing more is drafted.
     """
 
@@ -44,8 +45,9 @@ class Context:
     columns: list[int]
     said: list[int] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     begun: int = 0
-    barred: dict[int, set[int]] = field(default_factory=dict)
+    barred: dict[int, dict[int, float]] = field(default_factory=dict)
     unsayable: list[list[int]] = field(default_factory=list)
     closed: bool = False
 
@@ -53,8 +55,9 @@ class Context:
         """Say the first tokens of a draft, and let the draft begin after them."""
         self.said += draft.ids[:count]
         self.chances += draft.chances[:count]
+        self.seconds += draft.seconds[:count]
         self.columns += draft.columns[:count]
-        del draft.ids[:count], draft.chances[:count], draft.columns[:count]
+        del draft.ids[:count], draft.chances[:count], draft.seconds[:count], draft.columns[:count]
 
     def start_sentence(self) -> None:
         """Begin a sentence where the last one ended: what was barred in that one is barred no more."""
@@ -69,11 +72,17 @@ class Context:
             draft: that is given up from there on.
             word: its token ids.
         """
+        chance = (self.chances + draft.chances)[place]
         self.take(draft, max(0, place - len(self.said)))
-        del self.said[place:], self.chances[place:], self.columns[len(self.prompt) + place :]
+        del self.said[place:], self.chances[place:], self.seconds[place:], self.columns[len(self.prompt) + place :]
         self.barred = {at: tokens for at, tokens in self.barred.items() if at <= place}
-        self.barred.setdefault(place, set()).add(word[0])
+        self.barred.setdefault(place, {})[word[0]] = chance
         self.unsayable.append(list(word))
+
+    def lead_at(self, place: int, draft: Draft) -> float:
+        """Return how far the word at a place, or one barred there, stood above the best that is left, in nats."""
+        best = max([(self.chances + draft.chances)[place], *self.barred.get(place, {}).values()])
+        return best - (self.seconds + draft.seconds)[place]
 
 
 @dataclass
@@ -83,12 +92,14 @@ class Draft:
     Attributes:
         ids: token ids, an end token included.
         chances: log-probability of each, before anything is barred.
+        seconds: log-probability of the best other token that might have stood there.
         columns: where each lies in the cache.
         over: whether the answer ends with it: by an end token, the limit, or the caller's own criteria.
     """
 
     ids: list[int] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
     over: bool = False
 
@@ -156,7 +167,7 @@ class Drafts:
         output = self._generate(
             **inputs,
             generation_config=self._config,
-            logits_processor=[following.hear, *given, rules],
+            logits_processor=[following.hear, *given, rules, following.hear_last],
             stopping_criteria=[following],
         )
         self.cache = output.past_key_values
@@ -229,23 +240,36 @@ class Drafts:
 
 
 class _Following(StoppingCriteria):  # type: ignore[misc]
-    """Reads each new token, and ends a row where its draft is to end."""
+    """Reads each new token, and ends a row where its draft is to end.
+
+    Attributes:
+        drafts: one per row, as far as they have come.
+        in_first_sentence: whether the sentence that the draft began in is not over.
+    """
 
     def __init__(self, drafts: Drafts, tokenizer: Any, one_sentence: bool, given: Sequence[Any]) -> None:
         self.drafts = [Draft() for _ in drafts.contexts]
         self._of, self._tokenizer, self._one_sentence, self._given = drafts, tokenizer, one_sentence, given
         self._open = [not one.closed for one in drafts.contexts]
-        self._chances = torch.empty(0)
+        self.in_first_sentence = [True] * len(drafts.contexts)
+        self._chances = self._best = torch.empty(0)
 
     def hear(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Keep the log-probabilities of a step; a logits processor that changes nothing."""
         self._chances = scores.log_softmax(dim=-1)
         return scores
 
+    def hear_last(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Keep the two best tokens of a step, those that are barred left out; it changes nothing either."""
+        self._best = scores.topk(2, dim=-1).indices
+        return scores
+
     def __call__(self, input_ids: Tensor, scores: Any, **more: Any) -> Tensor:
         """Return bool `[B]`: the rows that are over."""
         tokens: list[int] = input_ids[:, -1].tolist()
-        chances: list[float] = self._chances.gather(1, input_ids[:, -1:])[:, 0].tolist()
+        chosen = input_ids[:, -1:]
+        other = torch.where(self._best[:, :1] == chosen, self._best[:, 1:], self._best[:, :1])
+        pairs: list[list[float]] = self._chances.gather(1, torch.cat([chosen, other], dim=1)).tolist()
         ended = [False] * len(tokens)
         for criterion in self._given:
             fired = torch.as_tensor(criterion(input_ids, scores, **more)).expand(len(tokens)).tolist()
@@ -253,17 +277,18 @@ class _Following(StoppingCriteria):  # type: ignore[misc]
         for row, token in enumerate(tokens):
             if self._open[row]:
                 self.drafts[row].ids.append(token)
-                self.drafts[row].chances.append(chances[row])
+                self.drafts[row].chances.append(pairs[row][0])
+                self.drafts[row].seconds.append(pairs[row][1])
                 self._open[row] = not self._closes(row, token, ended[row])
         return torch.tensor([not one for one in self._open], device=input_ids.device)
 
     def _closes(self, row: int, token: int, ended: bool) -> bool:
         context, draft = self._of.contexts[row], self.drafts[row]
         draft.over = ended or token in self._of.ends or len(context.said) + len(draft.ids) >= self._of.limit
-        if draft.over or not self._one_sentence:
-            return draft.over
-        sentence = context.said[context.begun :] + draft.ids
-        return ends_sentence(self._tokenizer.decode(sentence, skip_special_tokens=True))
+        if not draft.over and self.in_first_sentence[row] and (self._one_sentence or context.unsayable):
+            sentence = context.said[context.begun :] + draft.ids
+            self.in_first_sentence[row] = not ends_sentence(self._tokenizer.decode(sentence, skip_special_tokens=True))
+        return draft.over or (self._one_sentence and not self.in_first_sentence[row])
 
 
 class _Rules(LogitsProcessor):  # type: ignore[misc]
@@ -288,10 +313,9 @@ class _Rules(LogitsProcessor):  # type: ignore[misc]
         """Return the tokens that may not come next in a row."""
         drafted = self._following.drafts[row].ids
         found = set(context.barred.get(len(context.said) + len(drafted), ()))
-        tail = context.said[context.begun :] + drafted if context.unsayable else []
-        for *start, last in context.unsayable:
-            if tail[len(tail) - len(start) :] == start:
-                found.add(last)
+        if context.unsayable and self._following.in_first_sentence[row]:
+            tail = context.said[context.begun :] + drafted
+            found |= {last for *start, last in context.unsayable if tail[len(tail) - len(start) :] == start}
         return found
 
 

@@ -79,6 +79,11 @@ class Judge:
     asker: Asker | None
     awareness: TokenAwareness
 
+    @property
+    def weighs_chances(self) -> bool:
+        """Whether a verdict depends on where a word was said."""
+        return self.by in ("confidence", "both")
+
     def verdicts(self, cache: Any, mentions: Sequence[Mention], answers: Answers) -> list[Verdict]:
         """Return one verdict each, in order; all questions in one batch."""
         if self.writer is None or self.asker is None:

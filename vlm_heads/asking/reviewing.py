@@ -71,12 +71,14 @@ class Rules:
     Attributes:
         margin: a score below it takes the word back.
         max_rounds: how often a sentence is drafted again.
+        most_behind: nats by which the next best token may be less probable than the word it stands in for.
         one_sentence: whether a draft ends with its sentence.
         names: finds the objects that a text names.
     """
 
     margin: float
     max_rounds: int
+    most_behind: float
     one_sentence: bool
     names: Callable[[str], list[Named]]
 
@@ -172,8 +174,9 @@ class Reviewing:
         over = line.draft.over
         for sentence in line.sentences:
             bad = [one for one in sentence.named if line.verdicts[one.name].score < self._rules.margin]
-            if bad and line.rounds < self._rules.max_rounds:
-                self._take_back(line, sentence, bad[0])
+            replaced = next((one for one in bad if self._has_another(line, sentence, one)), None)
+            if replaced is not None and line.rounds < self._rules.max_rounds:
+                self._take_back(line, sentence, replaced)
                 return
             line.fates |= {one.name: "left out" if one in bad else "kept" for one in sentence.named}
             self._show(line, self._without(line, sentence, bad) if bad else sentence.ids)
@@ -182,12 +185,21 @@ class Reviewing:
             line.rounds = 0
         line.context.closed = over
 
+    def _has_another(self, line: Line, sentence: Sentence, one: Named) -> bool:
+        """Whether another token is probable enough where a word begins; after `a pair of` there may be none."""
+        place = line.context.begun + tokens_of(self._tokenizer, sentence.ids, one.start, one.end)[0]
+        return line.context.lead_at(place, line.draft) <= self._rules.most_behind
+
     def _take_back(self, line: Line, sentence: Sentence, one: Named) -> None:
         """Let the next draft go on from before a word, without its tokens."""
         tokens = tokens_of(self._tokenizer, sentence.ids, one.start, one.end)
-        line.context.go_back(line.context.begun + tokens[0], line.draft, sentence.ids[tokens[0] : tokens[-1] + 1])
+        place = line.context.begun + tokens[0]
+        line.context.go_back(place, line.draft, sentence.ids[tokens[0] : tokens[-1] + 1])
         line.fates[one.name] = "taken back"
         line.rounds += 1
+        if self._judge.weighs_chances:  # what was never said may come again with another chance
+            kept = {name for name, verdict in line.verdicts.items() if verdict.mention.token < place}
+            line.verdicts = {name: one for name, one in line.verdicts.items() if name in kept | line.fates.keys()}
 
     def _without(self, line: Line, sentence: Sentence, bad: Sequence[Named]) -> list[int]:
         """Return the token ids of a sentence without some of its objects, and its end token where it has one."""

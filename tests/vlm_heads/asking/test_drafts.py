@@ -11,18 +11,23 @@ from tests.support.compare import same_ids
 from tests.support.families import BYPASSING, Build, Inputs, Tiny
 from tests.support.words import END, Words, WordsProcessor, every_third
 from vlm_heads import FadingImage, HeadReinforcement, ImageFree, attach, errors
+from vlm_heads.asking.drafts import Context, Draft, Drafts
 from vlm_heads.asking.leaving_out import leave_out
 from vlm_heads.asking.named import Named
 from vlm_heads.asking.sentences import ends_sentence
 from vlm_heads.checks.ask_back import AskBack
+from vlm_heads.generate_call import GenerateCall
 
 NO_IMAGE = {"suppress_tokens": [150]}
 STRICT = -4.0  # log-probability of a word in a vocabulary of 200 that says next to nothing
 
 
+AGAIN = {"when": "sentence", "max_rounds": 2, "bound": 0.0}
+
+
 def _free(**options: Any) -> AskBack:
     """Return the check that asks nothing: a word's own probability speaks for it."""
-    return AskBack(by="confidence", objects=every_third, **options)
+    return AskBack(by="confidence", objects=every_third, **{**AGAIN, **options})
 
 
 def _checked(model: Any, inputs: Inputs, check: AskBack, *also: Any, **arguments: Any) -> tuple[Tensor, Any]:
@@ -119,6 +124,40 @@ def test_a_checked_answer_equals_the_plain_loop(seed: int, max_rounds: int, when
     assert said[0, built.inputs["input_ids"].shape[1] :].tolist() == expected
     assert max_rounds == 0 or plainly.taken_back > 0, "choose a seed that takes something back"
     assert receipt.taken_back + receipt.left_out > 0
+
+
+def test_where_no_other_word_is_as_probable_the_phrase_is_left_out_at_once(llava: Tiny) -> None:
+    """No token is more probable than the one that greedy decoding takes."""
+    said, receipt = _checked(llava.model, llava.inputs, _free(margin=STRICT, bound=1.0))
+    at_once, _ = _checked(llava.model, llava.inputs, _free(margin=STRICT, max_rounds=0))
+    assert same_ids(said, at_once)
+    assert (receipt.taken_back, receipt.left_out > 0) == (0, True)
+
+
+def test_how_far_a_word_stands_above_the_next_best() -> None:
+    """The word has -0.1 and the next best -3: 2.9 nats. One barred there had -0.05: 2.95."""
+    context = Context([1], [0], said=[5], chances=[-1.0], seconds=[-1.5])
+    draft = Draft(ids=[6], chances=[-0.1], seconds=[-3.0], columns=[2])
+    assert context.lead_at(0, draft) == pytest.approx(0.5)
+    assert context.lead_at(1, draft) == pytest.approx(2.9)
+    context.barred = {1: {7: -0.05}}
+    assert context.lead_at(1, draft) == pytest.approx(2.95)
+
+
+def test_log_probabilities_are_those_before_anything_is_barred(llava: Tiny) -> None:
+    """Of the token that was chosen, and of the best other one that was not barred."""
+    plain = llava.generate(steps=3, **NO_IMAGE, eos_token_id=None)
+    first = int(plain.sequences[0, llava.inputs["input_ids"].shape[1]])
+    arguments = {**llava.inputs, **NO_IMAGE, "max_new_tokens": 1, "do_sample": False}
+    drafts = Drafts(llava.model, llava.model.generate, GenerateCall.of(llava.model, (), arguments), Words(), [150])
+    drafts.contexts[0].barred = {0: {first: 0.0}}
+    draft = drafts.write(one_sentence=False)[0]
+    scores = plain.logits[0][0].clone()
+    scores[150] = -torch.inf
+    best, second, third = scores.log_softmax(0).topk(3).values.tolist()
+    assert draft.ids != [first]
+    assert (draft.chances, draft.seconds) == (pytest.approx([second]), pytest.approx([third]))
+    assert best > second
 
 
 def _failing(receipt: Any, row: int = 0) -> set[str]:

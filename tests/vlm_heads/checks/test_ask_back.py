@@ -54,7 +54,7 @@ def _asked(answer: Any) -> list[dict[str, Any]]:
     return found
 
 
-STRICT = {"margin": 2.0}  # takes back about every third word
+STRICT = {"margin": 2.0, "max_rounds": 2, "bound": 0.1}  # takes back about every third word
 
 
 @pytest.mark.parametrize("options", [{}, {"when": "end"}, {"max_rounds": 0}, {"by": "both"}, {"calibrated": True}])
@@ -74,13 +74,24 @@ def test_a_batch_gives_what_its_rows_give_alone(
 def test_what_was_taken_back_or_left_out_is_not_in_the_text(mini: VLM, pictures: list[Image.Image]) -> None:
     find = coco_objects()
     for rounds in (0, 2):
-        for answer in mini.answer_batch(pictures, interventions=check(max_rounds=rounds, **STRICT), **LONG):
+        for answer in mini.answer_batch(pictures, interventions=check(**STRICT | {"max_rounds": rounds}), **LONG):
             fates = {one["object"]: one["fate"] for one in _asked(answer)}
             assert {name for _, _, name in find(answer.text)} == {name for name in fates if fates[name] == "kept"}
             assert answer.text.endswith(".")
             for one in _asked(answer):
                 gone = one["fate"] in ("taken back", "left out")
                 assert one["fate"] == "not said" or (one["score"] < 2.0) == gone
+
+
+@pytest.mark.parametrize("by", ["question", "confidence", "both"])
+def test_when_it_asks_makes_no_difference_to_the_words(by: Any, mini: VLM, pictures: list[Image.Image]) -> None:
+    strict = STRICT | {"by": by, "margin": {"question": 2.0, "confidence": -0.5, "both": 1.5}[by]}
+    texts = [
+        [one.text for one in mini.answer_batch(pictures, interventions=check(when=when, **strict), **LONG)]
+        for when in ("sentence", "end")
+    ]
+    assert texts[0] == texts[1]
+    assert texts[0] != [one.text for one in mini.answer_batch(pictures, **LONG)]
 
 
 def test_both_adds_the_words_own_probability(mini: VLM, pictures: list[Image.Image]) -> None:
@@ -99,7 +110,7 @@ def test_calibration_takes_the_image_free_margin_off(mini: VLM, pictures: list[I
 @pytest.mark.parametrize("by", ["random", "t_vhd", "blind"])
 def test_a_control_takes_back_as_many_words(by: Any, mini: VLM, pictures: list[Image.Image]) -> None:
     """The scores of each draft are the question's margins, dealt out anew."""
-    options = {"when": "end", "max_rounds": 0, **STRICT}
+    options = {**STRICT, "max_rounds": 0}
     question = mini.answer_batch(pictures, interventions=check(**options), **LONG)
     control = mini.answer_batch(pictures, interventions=check(by=by, **options), **LONG)
     changed = 0
@@ -182,7 +193,7 @@ def test_attach_in_two_lines(mini: VLM, pictures: list[Image.Image]) -> None:
     if "coco" not in known_finders():
         pytest.skip("the entry point of this checkout is not installed: pip install -e .")
     inputs = mini.inputs([pictures[2]], "Please describe this image in detail.")
-    with attach(mini.model, "askback:margin=2", processor=mini.processor) as run:
+    with attach(mini.model, "askback:margin=2,max_rounds=2,bound=0.1", processor=mini.processor) as run:
         ids = mini.model.generate(**inputs, do_sample=False, max_new_tokens=40)
     text = mini.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert text == mini.answer(pictures[2], interventions=check(**STRICT), **LONG).text
