@@ -132,6 +132,10 @@ class AskBack(Check):
             return MARGINS.get(self.by, 0.0) if self.margin == "auto" else -math.inf
         return self.margin
 
+    def stated(self) -> dict[str, Any]:
+        named = self.objects if isinstance(self.objects, str) else getattr(self.objects, "__qualname__", "a function")
+        return super().stated() | {"objects": named}
+
     def check(self, anatomy: Anatomy) -> None:
         require_second_stream(anatomy)
 
