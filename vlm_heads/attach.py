@@ -36,6 +36,7 @@ class Attachment:
     Attributes:
         anatomy: where the model's parts are.
         receipt: what fired so far.
+        tracker: follows the model's forwards.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Attachment:
     ) -> None:
         self.anatomy = anatomy
         self.receipt = receipt
-        self._tracker = tracker
+        self.tracker = tracker
         self._added = added
         self._turn = turn
         self._undo: ExitStack | None = None
@@ -86,7 +87,7 @@ class Attachment:
 
     def _require_fired(self) -> None:
         if not self.receipt.fired:
-            raise NothingIntervened(_why_idle(self.receipt, self._tracker.attention_calls))
+            raise NothingIntervened(_why_idle(self.receipt, self.tracker.attention_calls))
         if self._added is not None and not self._added.uses:
             raise NothingIntervened("the contrast was attached and never used: generate() was not called inside")
         check = self.receipt.check

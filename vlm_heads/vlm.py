@@ -15,6 +15,7 @@ from transformers import StoppingCriteria, TextIteratorStreamer
 
 from vlm_heads.attach import attach
 from vlm_heads.attached.turns import turn_of
+from vlm_heads.checks.ask_back import AskBack, Means
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadImage, BadOption, BadPrompt, UnsupportedGeneration
 from vlm_heads.generate_call import check_arguments, effective_config, with_defaults
@@ -25,7 +26,8 @@ from vlm_heads.models.placement import input_device
 from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
 from vlm_heads.models.whole import Finite
 from vlm_heads.profile import HeadProfile
-from vlm_heads.receipt import Receipt
+from vlm_heads.receipt import CheckReceipt, Receipt
+from vlm_heads.wrappers import unwrapped
 
 _SHORT = 60  # characters of an answer that its repr shows
 
@@ -187,6 +189,51 @@ class VLM:
         _require_one_sequence(effective_config(self.model, _decoding(generate_kwargs)))
         inputs, decoding = self._asked([image], prompt, whole.contrast, generate_kwargs)
         return self._pieces(inputs, whole, decoding)
+
+    def ask_back(
+        self,
+        images: Sequence[ImageSource],
+        captions: Sequence[str],
+        check: AskBack | str = "askback",
+        *,
+        prompts: str | Sequence[str] = DEFAULT_PROMPT,
+        interventions: Mitigated | Sequence[Mitigated] = (),
+        profile: HeadProfile | None = None,
+    ) -> list[Answer]:
+        """Return saved captions without the objects that the model, asked about each, does not stand by.
+
+        Whoever wrote the captions, this model is asked. A phrase is left out so that a sentence is left; nothing is
+        generated. The answers' receipts list the questions and their margins, and no token ids come back.
+
+        Args:
+            images: one a caption.
+            captions: what was said about them.
+            check: `askback` with its options; its `say_more`, `when` and `max_rounds` have no meaning here.
+            prompts: what the captions answer, one for all, or one each; it decides their words' own probability.
+            interventions: questions are answered under them.
+            profile: in place of the mitigation's.
+
+        Raises:
+            BadOption: if `check` is another method, or a contrast is given.
+            BadImage: if an image cannot be read.
+        """
+        start = time.perf_counter()
+        whole = Mitigation.of(interventions, check, profile=profile)
+        if not isinstance(whole.check, AskBack) or whole.contrast is not None:
+            raise BadOption(f"{whole.word() or 'nothing'}: captions are checked by askback, beside interventions alone")
+        inputs = self.inputs(images, _one_each(prompts, len(captions)))
+        attached = replace(whole, check=None)
+        with (
+            turn_of(self.model).whole(),
+            torch.inference_mode(),
+            attach(self.model, attached, allow_idle=True) as run,
+        ):
+            whole.check.check(run.anatomy)
+            run.receipt.check = receipt = CheckReceipt(whole.check.name, whole.check.stated())
+            means = Means(whole.check, unwrapped(self.model), run.anatomy, self.processor, run.tracker, receipt)
+            texts = means.review(inputs, list(captions))
+        seconds = time.perf_counter() - start
+        return [Answer(text, (), seconds, run.receipt.to_dict(row)) for row, text in enumerate(texts)]
 
     def inputs(self, images: Sequence[ImageSource], prompts: str | Sequence[str]) -> dict[str, Any]:
         """Return what `model.generate` takes for a batch of images and prompts, left-padded.

@@ -149,7 +149,7 @@ class Asker:
         ids, mask = tails["input_ids"], torch.cat([seen.to(self._ids), tails["attention_mask"]], dim=1)
         with untouched(self._model), _offsets_of(self._model, chosen):
             given = {"attention_mask": mask, "past_key_values": branch, "use_cache": True}
-            return _logits(self._model, ids, given, whole=torch.cat([self._ids[chosen, :columns], ids], dim=1))
+            return _logits(self._model, ids, given, torch.cat([self._ids[chosen, :columns], ids], dim=1))[:, -1]
 
     def _as_whole_prompts(self, cache: Any, rows: Sequence[int], questions: Sequence[Question]) -> Tensor:
         """Return the token logits `[Q, V]` after whole prompts; every row's pictures are read again."""
@@ -166,10 +166,14 @@ class Asker:
 
 def first_logits(model: Any, inputs: dict[str, Any]) -> Tensor:
     """Return the token logits `[B, V]` that `generate` would choose the first token by."""
-    cache = DynamicCache(config=model.config.get_text_config())
+    return forward(model, inputs, DynamicCache(config=model.config.get_text_config()))[:, -1]
+
+
+def forward(model: Any, inputs: dict[str, Any], cache: Any, last: int = 1) -> Tensor:
+    """Return the token logits `[B, last, V]` at the end of whole prompts, which fill an empty cache."""
     given = {name: value for name, value in inputs.items() if name not in ("input_ids", "position_ids")}
     with untouched(model):
-        return _logits(model, inputs["input_ids"], {**given, "past_key_values": cache, "use_cache": True})
+        return _logits(model, inputs["input_ids"], {**given, "past_key_values": cache, "use_cache": True}, last=last)
 
 
 def padded(rows: Sequence[Sequence[int]], like: Tensor) -> dict[str, Any]:
@@ -194,14 +198,15 @@ def _offsets_of(model: nn.Module, rows: Tensor) -> Iterator[None]:
     yield
 
 
-def _logits(model: Any, ids: Tensor, given: dict[str, Any], whole: Tensor | None = None) -> Tensor:
-    """Return the last token logits `[R, V]` of a forward, prepared as the family's own `generate` does.
+def _logits(model: Any, ids: Tensor, given: dict[str, Any], whole: Tensor | None = None, last: int = 1) -> Tensor:
+    """Return the last token logits `[R, last, V]` of a forward, prepared as the family's own `generate` does.
 
     Args:
         model: that is asked.
         ids: int64 `[R, T]`, what the forward reads.
         given: its other inputs, the cache among them.
         whole: int64 `[R, past + T]`, where it goes on from a cache.
+        last: positions whose logits are wanted.
     """
     if hasattr(model, "_prepare_position_ids_for_generation"):
         given["position_ids"] = model._prepare_position_ids_for_generation(ids if whole is None else whole, given)
@@ -209,6 +214,6 @@ def _logits(model: Any, ids: Tensor, given: dict[str, Any], whole: Tensor | None
         ids, next_sequence_length=ids.shape[1], is_first_iteration=whole is None, **given
     )
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        step["logits_to_keep"] = 1
+        step["logits_to_keep"] = last
     logits: Tensor = model(**step, return_dict=True).logits
-    return logits[:, -1]
+    return logits[:, -last:]

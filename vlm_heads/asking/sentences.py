@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _END = re.compile(r"""(?:[.!?…]["'”’)\]]*|\n)\s*\Z""")
+_BREAK = re.compile(r"""[.!?…]["'”’)\]]*(?:\s+|\Z)|\n\s*""")
 # a full stop after these ends no sentence, nor does the number of a list's entry
 _SHORT = re.compile(r"(?:(?:^|[\s(.])(?:[A-Za-z]|e\.g|i\.e|Mr|Mrs|Ms|Dr|St|vs)|^\s*\d+)\.\s*\Z")
 
@@ -14,6 +15,16 @@ _SHORT = re.compile(r"(?:(?:^|[\s(.])(?:[A-Za-z]|e\.g|i\.e|Mr|Mrs|Ms|Dr|St|vs)|^
 def ends_sentence(text: str) -> bool:
     """Whether a text that grows has come to the end of a sentence, or of a line that says something."""
     return bool(text.strip()) and _END.search(text) is not None and _SHORT.search(text) is None
+
+
+def sentences_of(text: str) -> list[str]:
+    """Return a text cut after its sentences, each with the space behind it; together they are the text."""
+    found, start = [], 0
+    for end in (match.end() for match in _BREAK.finditer(text)):
+        if ends_sentence(text[start:end]):
+            found.append(text[start:end])
+            start = end
+    return [*found, text[start:]] if text[start:] else found
 
 
 def sentence_length(tokenizer: Any, ids: Sequence[int], start: int = 0) -> int:

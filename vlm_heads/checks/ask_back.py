@@ -9,17 +9,19 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vlm_heads.asking.asking import Asker
 from vlm_heads.asking.awareness import token_awareness
 from vlm_heads.asking.drafts import Drafts, prompt_mask
-from vlm_heads.asking.judging import CONTROLS, By, Judge
+from vlm_heads.asking.judging import CONTROLS, By, Judge, Verdict
+from vlm_heads.asking.named import Named
 from vlm_heads.asking.objects import Finder, finder_of, named_in
 from vlm_heads.asking.objects_form import ObjectsForm
 from vlm_heads.asking.questions import QuestionWriter, YesNo
 from vlm_heads.asking.refused import refuse
-from vlm_heads.asking.reviewing import Line, Reviewing, Rules
+from vlm_heads.asking.reviewing import Reviewing, Rules
+from vlm_heads.asking.saved import read_saved, review
 from vlm_heads.asking.whole_prompts import WholePrompts
 from vlm_heads.attached.second_stream import require_second_stream
 from vlm_heads.attached.tracking import Tracker
@@ -147,11 +149,27 @@ class AskBack(Check):
     def around(
         self, model: nn.Module, anatomy: Anatomy, processor: Any, tracker: Tracker, receipt: CheckReceipt
     ) -> Checked:
-        return _Around(self, model, anatomy, processor, tracker, receipt)
+        return Means(self, model, anatomy, processor, tracker, receipt)
 
 
-class _Around:
-    """Checks every call of one model's `generate`."""
+_Row = tuple[Mapping[str, Verdict], Mapping[str, str]]  # verdicts and fates, by object
+
+
+class Means:
+    """What checks the words of one model: every call of its `generate`, and captions that somebody has saved.
+
+    Args:
+        check: what is checked, and how strictly.
+        model: that answers.
+        anatomy: of the model.
+        processor: the model's own.
+        tracker: follows what is attached.
+        receipt: where it is noted what was done.
+
+    Raises:
+        BadOption: if there is no processor, or a finder cannot be used on this machine.
+        UnsupportedModel: if the model cannot be asked.
+    """
 
     def __init__(
         self,
@@ -171,40 +189,52 @@ class _Around:
         self._check, self._model, self._anatomy = check, model, anatomy
         self._tokenizer, self._tracker, self._receipt = tokenizer, tracker, receipt
         self._finder = finder_of(check.objects)
-        self._asks = check.by != "confidence"
-        self._words = YesNo.of(tokenizer) if self._asks else None
-        self._writer = QuestionWriter(model, processor, anatomy, check.question) if self._asks else None
+        asks = check.by != "confidence"
+        self._words = YesNo.of(tokenizer) if asks else None
+        self._writer = QuestionWriter(model, processor, anatomy, check.question) if asks else None
 
     def __call__(self, call: GenerateCall, generate: Callable[..., Any]) -> Any:
-        refuse(call, self._check.name)
+        """Run in place of `generate`."""
+        check = self._check
+        refuse(call, check.name)
         picture = self._anatomy.vision_token_ids
         seen = torch.isin(call.inputs["input_ids"].cpu(), torch.tensor(picture)).any(dim=1).tolist()
         if not any(seen):
             return generate(**call.arguments)
-        drafts = Drafts(self._model, generate, call, self._tokenizer, picture, say_more=self._check.say_more)
-        asker = self._asker(call)
-        reviewing = Reviewing(call, drafts, self._judge(call, asker, drafts), self._rules(call), self._tokenizer, seen)
+        drafts = Drafts(self._model, generate, call, self._tokenizer, picture, say_more=check.say_more)
+        asker = self._asker(call.inputs, prompt_mask(call))
+        judge = self._judge(call.inputs, [one.prompt for one in drafts.contexts], asker)
+        reviewing = Reviewing(call, drafts, judge, self._rules(call), self._tokenizer, seen)
         with torch.no_grad():
             output = reviewing.run()
-        self._note(drafts, asker, reviewing.lines)
+        self._note(drafts.written, asker, [(line.verdicts, line.fates) for line in reviewing.lines])
         return output
 
-    def _asker(self, call: GenerateCall) -> Asker | None:
+    def review(self, inputs: Mapping[str, Any], captions: Sequence[str]) -> list[str]:
+        """Return saved captions without what the model does not stand by.
+
+        Args:
+            inputs: of the prompts that they answer, one picture a row.
+            captions: one a row.
+        """
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+        prompts = [row[seen].tolist() for row, seen in zip(inputs["input_ids"], mask, strict=True)]
+        picture = self._anatomy.vision_token_ids
+        with torch.no_grad():
+            saved = read_saved(self._model, self._tokenizer, inputs, prompts, captions, picture)
+            asker = self._asker(saved.inputs, saved.inputs["attention_mask"])
+            found = review(saved, self._judge(inputs, prompts, asker), self._names, self._check.least)
+        self._note(0, asker, [(one.verdicts, one.fates) for one in found])
+        return [one.text for one in found]
+
+    def _asker(self, inputs: Mapping[str, Any], mask: Tensor) -> Asker | None:
         if self._writer is None or self._words is None:
             return None
-        return Asker(
-            self._model,
-            self._anatomy,
-            self._tracker,
-            self._words,
-            dict(call.inputs),
-            prompt_mask(call),
-            picture_first=self._writer.picture_first,
-        )
+        first = self._writer.picture_first
+        return Asker(self._model, self._anatomy, self._tracker, self._words, dict(inputs), mask, picture_first=first)
 
-    def _judge(self, call: GenerateCall, asker: Asker | None, drafts: Drafts) -> Judge:
-        check, whole = self._check, WholePrompts(call.inputs, self._anatomy.vision_token_ids)
-        prompts = [one.prompt for one in drafts.contexts]
+    def _judge(self, inputs: Mapping[str, Any], prompts: Sequence[Sequence[int]], asker: Asker | None) -> Judge:
+        check, whole = self._check, WholePrompts(inputs, self._anatomy.vision_token_ids)
         awareness = partial(token_awareness, self._model, self._anatomy, self._tracker, whole, prompts)
         return Judge(check.by, check.confidence_weight, check.calibrated, check.seed, self._writer, asker, awareness)
 
@@ -213,14 +243,19 @@ class _Around:
         soon = check.max_rounds > 0 or call.arguments.get("streamer") is not None
         short = (check.when == "sentence" or (check.when == "auto" and soon)) and check.by not in CONTROLS
         behind = -math.log(check.bound) if check.bound else math.inf
-        return Rules(check.least, check.max_rounds, behind, short, lambda text: named_in(text, self._finder))
+        return Rules(check.least, check.max_rounds, behind, short, self._names)
 
-    def _note(self, drafts: Drafts, asker: Asker | None, lines: Sequence[Line]) -> None:
+    def _names(self, text: str) -> list[Named]:
+        return named_in(text, self._finder)
+
+    def _note(
+        self, drafts: int, asker: Asker | None, rows: Sequence[tuple[dict[str, Verdict], dict[str, str]]]
+    ) -> None:
         receipt = self._receipt
         receipt.calls += 1
-        receipt.drafts += drafts.written
-        receipt.rows = [_asked(line) for line in lines]
-        fates = [fate for line in lines for fate in line.fates.values()]
+        receipt.drafts += drafts
+        receipt.rows = [_asked(verdicts, fates) for verdicts, fates in rows]
+        fates = [fate for _, fates in rows for fate in fates.values()]
         receipt.taken_back += fates.count("taken back")
         receipt.left_out += fates.count("left out")
         if asker is not None:
@@ -229,7 +264,7 @@ class _Around:
             receipt.read_again += asker.asked.read_again
 
 
-def _asked(line: Line) -> list[dict[str, Any]]:
+def _asked(verdicts: Mapping[str, Verdict], fates: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what was found out in one row, as JSON values."""
     return [
         {
@@ -240,7 +275,7 @@ def _asked(line: Line) -> list[dict[str, Any]]:
             "margin_without_picture": verdict.without_picture,
             "log_probability": verdict.mention.chance,
             "score": verdict.score,
-            "fate": line.fates.get(name, "not said"),
+            "fate": fates.get(name, "not said"),
         }
-        for name, verdict in line.verdicts.items()
+        for name, verdict in verdicts.items()
     ]

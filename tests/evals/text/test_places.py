@@ -1,5 +1,9 @@
 """Which piece of a text completes the mention of an object, and which decides for it."""
 
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
 from vlm_evals.text.objects import ObjectFinder
 from vlm_evals.text.places import Placed, coco_objects, pieces_that_mention
 
@@ -29,3 +33,9 @@ def test_objects_are_found_with_their_places() -> None:
         ("table", "dining table"),
     ]
     assert coco_objects()("") == []
+
+
+def test_the_installed_finder_is_this_one(repository: Path) -> None:
+    stated = tomllib.loads((repository / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    module, _, name = stated["vlm_heads.object_finders"]["coco"].partition(":")
+    assert getattr(import_module(module), name) is coco_objects

@@ -166,7 +166,7 @@ def test_questions_are_answered_under_what_is_attached(method: Any, llava: Tiny)
     inputs, question = _padded(), Question("", (), TAILS[1])
     plain = _asker(llava.model, inputs).margins(_said(llava.model, inputs), [0, 2, 2], [question] * 3)
     with torch.no_grad(), attach(llava.model, method) as run:
-        asker = _asker(llava.model, inputs, run._tracker)
+        asker = _asker(llava.model, inputs, run.tracker)
         margins = asker.margins(_said(llava.model, inputs), [0, 2, 2], [question] * 3)
         for row, margin in zip([0, 2], [margins[0], margins[2]], strict=True):
             assert abs(margin - _as_a_turn(llava, inputs, row, question)) < EXACT
@@ -189,7 +189,7 @@ def _as_a_turn(llava: Tiny, inputs: Inputs, row: int, question: Question) -> flo
 def test_watchers_and_the_generation_itself_see_nothing_of_a_question(llava: Tiny) -> None:
     plain = llava.generate(steps=6)
     with torch.no_grad(), attach(llava.model, ImageBoost(strength=0.0), allow_idle=True) as run:
-        asker = _asker(llava.model, llava.inputs, run._tracker)
+        asker = _asker(llava.model, llava.inputs, run.tracker)
         cache = _said(llava.model, llava.inputs)
         before = [layer.keys.clone() for layer in cache.layers]
         asker.margins(cache, [0, 0], [Question("", (), one) for one in TAILS])

@@ -7,8 +7,8 @@ from PIL import Image
 from vlm_evals.scenes.world import scenes
 from vlm_evals.text.places import coco_objects
 
+from tests.support.finders import needs_coco
 from vlm_heads import VLM, AskBack, ImageFree, Mitigation, attach, errors, parse_method
-from vlm_heads.asking.objects import known_finders
 
 EXACT = 2e-4
 LONG = {"max_new_tokens": 40}
@@ -188,10 +188,9 @@ def test_a_function_is_not_written_in_words() -> None:
     assert Mitigation.parse("vhr askback:by=both,margin=1").check == AskBack(by="both", margin=1.0)
 
 
+@needs_coco
 def test_attach_in_two_lines(mini: VLM, pictures: list[Image.Image]) -> None:
     """The reader's own call of generate, unchanged; words name the installed finder."""
-    if "coco" not in known_finders():
-        pytest.skip("the entry point of this checkout is not installed: pip install -e .")
     inputs = mini.inputs([pictures[2]], "Please describe this image in detail.")
     with attach(mini.model, "askback:margin=2,max_rounds=2,bound=0.1", processor=mini.processor) as run:
         ids = mini.model.generate(**inputs, do_sample=False, max_new_tokens=40)
