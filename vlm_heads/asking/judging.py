@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from zlib import crc32
 
 from vlm_heads.asking.asking import Asker
-from vlm_heads.asking.questions import QuestionWriter
+from vlm_heads.asking.questions import Question, QuestionWriter
 
-By = Literal["question", "confidence", "both", "random", "t_vhd", "blind"]
-Control = Literal["random", "t_vhd", "blind"]
-CONTROLS: tuple[Control, ...] = get_args(Control)
+By = Literal["question", "confidence", "both"]
+Control = Literal["none", "random", "t_vhd", "blind"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ class Judge:
 
     Attributes:
         by: what is looked at.
+        control: what is looked at in its place, by a control.
         weight: of the log-probability beside the margin, where both are.
         calibrated: take the margin without the picture off.
         seed: of the random control.
@@ -72,6 +72,7 @@ class Judge:
     """
 
     by: By
+    control: Control
     weight: float
     calibrated: bool
     seed: int
@@ -86,37 +87,39 @@ class Judge:
 
     def verdicts(self, cache: Any, mentions: Sequence[Mention], answers: Answers) -> list[Verdict]:
         """Return one verdict each, in order; all questions in one batch."""
-        if self.writer is None or self.asker is None:
-            return [Verdict(one, one.chance) for one in mentions]
-        asked = [self.writer.write(one.name) for one in mentions]
-        margins = self.asker.margins(cache, [one.row for one in mentions], asked)
-        without: Sequence[float | None] = [None] * len(asked)
-        if self.calibrated or self.by == "blind":
-            without = self.asker.without_picture(asked)
+        nothing = [None] * len(mentions)
+        asked: Sequence[Question | None] = nothing
+        margins: Sequence[float | None] = nothing
+        without: Sequence[float | None] = nothing
+        if self.writer is not None and self.asker is not None:
+            asked = questions = [self.writer.write(one.name) for one in mentions]
+            if self.by != "confidence":
+                margins = self.asker.margins(cache, [one.row for one in mentions], questions)
+            if self.calibrated or self.control == "blind":
+                without = self.asker.without_picture(questions)
         scores = self._scores(mentions, margins, without)
-        if self.by in CONTROLS:
+        if self.control != "none":
             scores = _dealt_out(mentions, scores, self._seen(mentions, without, answers))
         return [
-            Verdict(one, score, question.text, margin, blind)
+            Verdict(one, score, None if question is None else question.text, margin, blind)
             for one, score, question, margin, blind in zip(mentions, scores, asked, margins, without, strict=True)
         ]
 
     def _scores(
-        self, mentions: Sequence[Mention], margins: Sequence[float], without: Sequence[float | None]
+        self, mentions: Sequence[Mention], margins: Sequence[float | None], without: Sequence[float | None]
     ) -> list[float]:
-        calibrated = [
-            margin - (blind or 0.0) if self.calibrated else margin
-            for margin, blind in zip(margins, without, strict=True)
-        ]
-        if self.by != "both":
-            return calibrated
-        return [score + self.weight * one.chance for score, one in zip(calibrated, mentions, strict=True)]
+        if self.by == "confidence":
+            return [one.chance for one in mentions]
+        taken_off = [(blind or 0.0) if self.calibrated else 0.0 for blind in without]
+        answered = [(margin or 0.0) - blind for margin, blind in zip(margins, taken_off, strict=True)]
+        weight = self.weight if self.by == "both" else 0.0
+        return [score + weight * one.chance for score, one in zip(answered, mentions, strict=True)]
 
     def _seen(self, mentions: Sequence[Mention], without: Sequence[float | None], answers: Answers) -> Sequence[float]:
         """Return what a control looks at."""
-        if self.by == "t_vhd":
+        if self.control == "t_vhd":
             return self.awareness(answers, mentions)
-        if self.by == "blind":
+        if self.control == "blind":
             return [blind or 0.0 for blind in without]
         return [float(crc32(f"{one.name}/{one.token}/{one.chance:.3f}".encode(), self.seed)) for one in mentions]
 
@@ -124,7 +127,7 @@ class Judge:
 def _dealt_out(mentions: Sequence[Mention], scores: Sequence[float], seen: Sequence[float]) -> list[float]:
     """Return the scores of each row in the order of what a control has seen of its mentions.
 
-    So a control takes back as many words of each draft as the question would, and other ones.
+    So a control takes back as many words of each draft as the check would, and other ones.
     """
     found = list(scores)
     for row in {one.row for one in mentions}:

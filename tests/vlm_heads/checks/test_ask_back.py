@@ -107,28 +107,28 @@ def test_calibration_takes_the_image_free_margin_off(mini: VLM, pictures: list[I
         assert one["score"] == pytest.approx(one["margin"] - one["margin_without_picture"])
 
 
-@pytest.mark.parametrize("by", ["random", "t_vhd", "blind"])
-def test_a_control_takes_back_as_many_words(by: Any, mini: VLM, pictures: list[Image.Image]) -> None:
-    """The scores of each draft are the question's margins, dealt out anew."""
-    options = {**STRICT, "max_rounds": 0}
-    question = mini.answer_batch(pictures, interventions=check(**options), **LONG)
-    control = mini.answer_batch(pictures, interventions=check(by=by, **options), **LONG)
+@pytest.mark.parametrize("by", ["question", "confidence"])
+@pytest.mark.parametrize("control", ["random", "t_vhd", "blind"])
+def test_a_control_takes_back_as_many_words(control: Any, by: Any, mini: VLM, pictures: list[Image.Image]) -> None:
+    """The scores of each draft are dealt out anew."""
+    options = {"max_rounds": 0, "by": by, "margin": 2.0 if by == "question" else -0.5}
+    kept = mini.answer_batch(pictures, interventions=check(**options), **LONG)
+    others = mini.answer_batch(pictures, interventions=check(control=control, **options), **LONG)
     changed = 0
-    for one, other in zip(question, control, strict=True):
-        assert sorted(row["score"] for row in _asked(one)) == pytest.approx(
-            sorted(row["score"] for row in _asked(other))
-        )
-        assert [row["margin"] for row in _asked(one)] == pytest.approx([row["margin"] for row in _asked(other)])
+    for one, other in zip(kept, others, strict=True):
+        scores, dealt = ([row["score"] for row in _asked(answer)] for answer in (one, other))
+        assert sorted(scores) == pytest.approx(sorted(dealt))
+        assert [row["log_probability"] for row in _asked(one)] == [row["log_probability"] for row in _asked(other)]
         changed += [row["fate"] for row in _asked(one)] != [row["fate"] for row in _asked(other)]
     assert changed > 0
 
 
 def test_controls_by_name() -> None:
     made = AskBack(by="both", margin=1.0).controls()
-    assert {name: one.by for name, one in made.items()} == {
+    assert {name: one.control for name, one in made.items()} == {
         "random-words": "random", "t-vhd-words": "t_vhd", "blind-words": "blind"
     }  # fmt: skip
-    assert all(one.margin == 1.0 for one in made.values())
+    assert all((one.by, one.margin) == ("both", 1.0) for one in made.values())
 
 
 def test_vhr_acts_on_drafts_and_questions(mini: VLM, pictures: list[Image.Image]) -> None:

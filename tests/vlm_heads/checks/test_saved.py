@@ -26,9 +26,16 @@ def _asked(answer: Any) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("by", ["question", "confidence", "both", "t_vhd", "random"])
-def test_saved_captions_lose_what_drafts_would_have_lost(by: Any, mini: VLM, pictures: list[Image.Image]) -> None:
-    check = AskBack(by=by, objects=coco_objects(), margin={"confidence": -0.5, "both": 1.0}.get(by, 1.5))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"margin": 1.5}, {"by": "confidence", "margin": -0.5}, {"by": "both", "margin": 1.0},
+        {"margin": 1.5, "control": "t_vhd"}, {"margin": 1.5, "control": "random"},
+    ],
+    ids=lambda one: "+".join(map(str, one.values())),
+)  # fmt: skip
+def test_saved_captions_lose_what_drafts_would_have_lost(options: Any, mini: VLM, pictures: list[Image.Image]) -> None:
+    check = AskBack(objects=coco_objects(), **options)
     said = [one.text for one in mini.answer_batch(pictures, max_new_tokens=40)]
     expected = mini.answer_batch(pictures, interventions=check, max_new_tokens=40)
     got = mini.ask_back(pictures, said, check)
