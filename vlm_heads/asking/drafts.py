@@ -235,7 +235,7 @@ class Drafts:
         if any(isinstance(one, ContrastProcessor) for one in given):
             raise UnsupportedGeneration(
                 "this family's cache cannot be cut, so a draft with a contrast cannot go on from a word that is taken "
-                "back: give askback max_rounds=0, or leave the contrast out"
+                "back: give askback max_rounds=0 and when=end, or leave the contrast out"
             )
 
 

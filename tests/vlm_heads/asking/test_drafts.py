@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from tests.support.compare import same_ids
 from tests.support.families import BYPASSING, Build, Inputs, Tiny
@@ -272,6 +273,33 @@ def test_a_criterion_of_the_callers_ends_the_answer(llava: Tiny) -> None:
     said, _ = _checked(llava.model, llava.inputs, _free(margin="-inf"), stopping_criteria=[criterion])
     assert said.shape[1] == llava.inputs["input_ids"].shape[1] + 7
     assert all(torch.equal(ids, said[:, : ids.shape[1]]) for ids in seen)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_new_tokens": 9}, {"max_length": 20}, {"generation_config": GenerationConfig(max_new_tokens=7)},
+        {"max_new_tokens": 12, "repetition_penalty": 1.5}, {"max_new_tokens": 12, "no_repeat_ngram_size": 2},
+        {"max_new_tokens": 12, "bad_words_ids": [[31], [136, 31]]}, {"max_new_tokens": 12, "eos_token_id": None},
+        {"max_new_tokens": 12, "sequence_bias": [[[END], 3.0]]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_ways_to_ask_generate_stay_what_they_are(arguments: dict[str, Any], llava: Tiny) -> None:
+    """Sentence by sentence, with the prompt by position, and the output as a dictionary."""
+    ids, rest = llava.inputs["input_ids"], {"pixel_values": llava.inputs["pixel_values"], **NO_IMAGE}
+    plain = llava.model.generate(ids, **rest, do_sample=False, **arguments)
+    with attach(llava.model, _free(margin="-inf"), processor=WordsProcessor()):
+        said = llava.model.generate(ids, **rest, do_sample=False, **arguments, return_dict_in_generate=True)
+    assert same_ids(plain, said.sequences)
+
+
+def test_a_contrast_that_cannot_be_rewound_is_refused(tiny: Build) -> None:
+    built = tiny("gemma3")
+    with pytest.raises(errors.UnsupportedGeneration, match="max_rounds=0 and when=end"):
+        _checked(built.model, built.inputs, _free(margin=STRICT), FadingImage(rate=0.1))
+    said, _ = _checked(built.model, built.inputs, _free(margin=STRICT, max_rounds=0, when="end"), FadingImage(rate=0.1))
+    assert said.shape[0] == 1
 
 
 class _Heard:

@@ -1,5 +1,6 @@
 """AskBack on the embedded model: margins of ordinary answers, batches, what a receipt lists, and what is attached."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -165,6 +166,20 @@ def test_the_picture_is_encoded_once(mini: VLM, pictures: list[Image.Image]) -> 
     assert answer.receipt is not None
     assert answer.receipt["check"]["read_again"] == 0
     assert answer.receipt["check"]["questions"] > 10
+
+
+def test_a_question_that_stands_before_the_picture_is_a_whole_prompt(mini: VLM, pictures: list[Image.Image]) -> None:
+    other = VLM(mini.model, copy.deepcopy(mini.processor))
+    other.processor.chat_template = (
+        "<s>USER: {% for part in messages[0]['content'] %}{{ part.get('text', '') }}{% endfor %} <image> ASSISTANT:"
+    )
+    for answer, picture in zip(
+        other.answer_batch(pictures[:2], interventions=check(margin="-inf"), **LONG), pictures[:2], strict=True
+    ):
+        assert answer.receipt is not None
+        assert answer.receipt["check"]["read_again"] == answer.receipt["check"]["forwards"] > 0
+        for one in _asked(answer):
+            assert abs(one["margin"] - _margin(other, picture, one["question"])) < EXACT
 
 
 def test_an_answer_of_yes_or_no_is_left_alone(mini: VLM, pictures: list[Image.Image]) -> None:
