@@ -58,7 +58,7 @@ class AskBack(Check):
     Choices:
         Made for `mini` on 300 validation scenes; docs/measured.md has the figures and their commands. Both together are
         better than the question alone, and that is better than the word's own probability. Drafting again gained no
-        more than leaving out, at twice the time: what stands in for a word is often invented too.
+        more than leaving out, and takes longer: what stands in for a word is often invented too.
 
     Related work:
         Asking a model about its own words is known: self-verification, LogicCheckGPT (questions from object to
