@@ -64,6 +64,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "attached",
         "contrast",
         "contrasts",
+        "asking",
+        "checks",
         "methods",
         "mitigation",
         "attach",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from vlm_heads.attach import Attachment, attach
     from vlm_heads.attached.watcher import Watcher
     from vlm_heads.call import AttentionCall
+    from vlm_heads.checks.ask_back import AskBack
+    from vlm_heads.checks.base import Check
     from vlm_heads.contrasts.base import Contrast
     from vlm_heads.contrasts.branch_contrast import BranchContrast
     from vlm_heads.contrasts.changed_image import ChangedImage
@@ -47,7 +49,14 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.static_gains import StaticGains
     from vlm_heads.interventions.text_bound_heads import TextBoundHeads
     from vlm_heads.interventions.visual_fusion import VisualFusion
-    from vlm_heads.methods import known_contrasts, known_interventions, known_methods, parse_intervention, parse_method
+    from vlm_heads.methods import (
+        known_checks,
+        known_contrasts,
+        known_interventions,
+        known_methods,
+        parse_intervention,
+        parse_method,
+    )
     from vlm_heads.mitigation import Mitigation, parse_mitigation
     from vlm_heads.models.prompts import DEFAULT_PROMPT
     from vlm_heads.profile import HeadProfile
@@ -64,6 +73,7 @@ __all__ = [
     "AlreadyAttached",
     "Anatomy",
     "Answer",
+    "AskBack",
     "Attachment",
     "AttentionCall",
     "BadImage",
@@ -72,6 +82,7 @@ __all__ = [
     "BadPrompt",
     "BranchContrast",
     "ChangedImage",
+    "Check",
     "Contrast",
     "DisturbedPrompt",
     "FadingImage",
@@ -107,6 +118,7 @@ __all__ = [
     "examine",
     "fold_checkpoint",
     "fold_gains",
+    "known_checks",
     "known_contrasts",
     "known_interventions",
     "known_methods",
@@ -122,6 +134,8 @@ _HOMES = {
     "attach": "Attachment attach",
     "attached.watcher": "Watcher",
     "call": "AttentionCall",
+    "checks.ask_back": "AskBack",
+    "checks.base": "Check",
     "contrasts.base": "Contrast",
     "contrasts.branch_contrast": "BranchContrast",
     "contrasts.changed_image": "ChangedImage",
@@ -146,7 +160,7 @@ _HOMES = {
     "interventions.static_gains": "StaticGains",
     "interventions.text_bound_heads": "TextBoundHeads",
     "interventions.visual_fusion": "VisualFusion",
-    "methods": "known_contrasts known_interventions known_methods parse_intervention parse_method",
+    "methods": "known_checks known_contrasts known_interventions known_methods parse_intervention parse_method",
     "mitigation": "Mitigation parse_mitigation",
     "models.prompts": "DEFAULT_PROMPT",
     "profile": "HeadProfile",

@@ -18,6 +18,7 @@ from vlm_heads.attached.refused_modes import refusing
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.attached.turns import ModelTurn, turn_of
 from vlm_heads.attached.watcher import Watcher
+from vlm_heads.checks.base import Check
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.added import AddedContrast
 from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel, suggest
@@ -26,7 +27,8 @@ from vlm_heads.generate_call import GenerateCall
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
-from vlm_heads.receipt import InterventionReceipt, Receipt, SecondStreamReceipt
+from vlm_heads.receipt import CheckReceipt, InterventionReceipt, Receipt, SecondStreamReceipt
+from vlm_heads.toolkit.method import Method
 from vlm_heads.wrappers import unwrapped
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -38,6 +40,7 @@ class Attachment:
     Attributes:
         anatomy: where the model's parts are.
         receipt: what fired so far.
+        tracker: follows the model's forwards.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Attachment:
     ) -> None:
         self.anatomy = anatomy
         self.receipt = receipt
-        self._tracker = tracker
+        self.tracker = tracker
         self._added = added
         self._turn = turn
         self._undo: ExitStack | None = None
@@ -88,9 +91,15 @@ class Attachment:
 
     def _require_fired(self) -> None:
         if not self.receipt.fired:
-            raise NothingIntervened(_why_idle(self.receipt, self._tracker.attention_calls))
+            raise NothingIntervened(_why_idle(self.receipt, self.tracker.attention_calls))
         if self._added is not None and not self._added.uses:
             raise NothingIntervened("the contrast was attached and never used: generate() was not called inside")
+        check = self.receipt.check
+        if check is not None and not check.calls:
+            raise NothingIntervened(
+                f"{check.name} was attached and checked nothing: generate() was not called inside with a picture; pass "
+                "allow_idle=True if that is intended"
+            )
 
 
 def attach(
@@ -101,6 +110,7 @@ def attach(
     allow_idle: bool = False,
     watch: Watcher | Sequence[Watcher] = (),
     one_pass: bool = True,
+    processor: Any = None,
 ) -> Attachment:
     """Let a mitigation act on everything the model generates, until the `with` ends or `detach()` is called.
 
@@ -112,14 +122,15 @@ def attach(
     Args:
         model: a vision-language model of transformers whose language attention goes through the attention interface;
             PEFT's wrapper for adapters, `torch.compile`'s and DistributedDataParallel may be around it.
-        what: interventions, contrasts that need the model's inputs alone, words for them, or a `Mitigation`; one,
-            several, or a list. Gains multiply and boosts add, so their order does not matter.
+        what: interventions, a contrast that needs the model's inputs alone, a check, words for them, or a `Mitigation`;
+            one, several, or a list. Gains multiply and boosts add, so their order does not matter.
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
         backend: what computes edited attention; a named one is used, or it raises.
         allow_idle: do not raise where an intervention never fired.
         watch: one or several that read each attention call and change nothing.
         one_pass: let a contrast's second stream run in the first stream's forwards, where they can hold it; the receipt
             says which way it took. False gives it forwards of its own.
+        processor: the model's own; a check reads and asks in words with it.
 
     Raises:
         UnsupportedModel: if the model, or a method on this model, cannot work; then nothing was changed.
@@ -131,8 +142,9 @@ def attach(
     mitigation = Mitigation.of(*what, profile=profile)
     watchers = [watch] if isinstance(watch, Watcher) else list(watch)
     return attach_mitigation(
-        model, mitigation, backend=backend, allow_idle=allow_idle, watchers=watchers, one_pass=one_pass
-    )
+        model, mitigation, backend=backend, allow_idle=allow_idle, watchers=watchers, one_pass=one_pass,
+        processor=processor,
+    )  # fmt: skip
 
 
 def attach_mitigation(
@@ -143,7 +155,8 @@ def attach_mitigation(
     allow_idle: bool = False,
     watchers: Sequence[Watcher] = (),
     one_pass: bool = True,
-    processor: ContrastProcessor | None = None,
+    processor: Any = None,
+    contrast_processor: ContrastProcessor | None = None,
 ) -> Attachment:
     """Attach a mitigation; see `attach`.
 
@@ -154,17 +167,22 @@ def attach_mitigation(
         allow_idle: see `attach`.
         watchers: read each attention call.
         one_pass: see `attach`.
-        processor: of the mitigation's contrast, made for the one call of `generate` that is to come; None makes one
-            for each call.
+        processor: see `attach`.
+        contrast_processor: of the mitigation's contrast, made for the one call of `generate` to come; None makes
+            one for each call.
     """
     model = unwrapped(model)
     interventions, profile = mitigation.interventions, mitigation.profile
     anatomy = examine(model)
     _check(interventions, anatomy, profile, backend)
+    check = mitigation.check
+    if check is not None:
+        check.check(anatomy)
     receipt = Receipt(
         model_type=anatomy.model_type,
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
+        check=None if check is None else CheckReceipt(check.name, _options(check)),
     )
     added: AddedContrast | None = None
     if mitigation.contrast is not None:
@@ -173,13 +191,16 @@ def attach_mitigation(
     with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
         tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watchers)
+        around = None
+        if check is not None and receipt.check is not None:
+            around = check.around(model, anatomy, processor, tracker, receipt.check)
         if interventions or watchers:
             undo.enter_context(installed(anatomy, tracker))
         if mitigation.contrast is not None and receipt.second_stream is not None:
-            together = OnePass(model, anatomy, wanted=one_pass)
-            added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, processor)
+            together = OnePass(model, anatomy, _why_apart(one_pass, check))
+            added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, contrast_processor)
             undo.enter_context(together.installed())
-        undo.enter_context(refusing(model, added, _calling(tracker, added)))
+        undo.enter_context(refusing(model, added, _calling(tracker, added), around))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
@@ -197,6 +218,13 @@ def _calling(tracker: Tracker, added: AddedContrast | None) -> Callable[[Generat
     return calling
 
 
+def _why_apart(one_pass: bool, check: Check | None) -> str:
+    """Return why both streams are not to run in one forward, whatever the model can; empty where they may."""
+    if check is not None:
+        return "a check takes words back"
+    return "" if one_pass else "as was asked for"
+
+
 def _check(
     interventions: Sequence[Intervention], anatomy: Anatomy, profile: HeadProfile | None, backend: Backend
 ) -> None:
@@ -211,11 +239,15 @@ def _check(
         one.check(anatomy, profile)
 
 
-def _options(intervention: Intervention) -> dict[str, Any]:
-    values = {one.name: getattr(intervention, one.name) for one in intervention.options()}
-    return {
-        name: value if isinstance(value, (str, int, float, bool)) else list(value) for name, value in values.items()
-    }
+def _options(method: Method) -> dict[str, Any]:
+    return {one.name: _plain(getattr(method, one.name)) for one in method.options()}
+
+
+def _plain(value: Any) -> Any:
+    """Return an option's value as JSON has it; of a function its name."""
+    if isinstance(value, str | int | float):
+        return value
+    return getattr(value, "__qualname__", repr(value)) if callable(value) else list(value)
 
 
 def _why_idle(receipt: Receipt, attention_calls: int) -> str:

@@ -57,7 +57,8 @@ class AttentionCall:
         state: of this generation.
         profile: given to `attach`, or None.
         compute: plain attention of this call.
-        memory: this intervention's own dictionary, empty when a generation starts.
+        memory: this intervention's own dictionary, empty when a generation starts. A tensor whose first axis is as long
+            as the batch is taken to hold a value for each row.
         tally: where this intervention notes what it did on this layer.
         scale: multiplies the logits; None is `D ** -0.5`.
         hidden: `[B, Tq, width]`, what enters the layer, before its norm; only at prefill, and only where an

@@ -50,6 +50,8 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         self._bound = bound
         self._prompt_length = 0
         self._seen: Tensor | None = None
+        self._unsaid: Tensor | None = None
+        self._rewound = False
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return log-probabilities `[R, V]` of the weighed streams.
@@ -59,7 +61,7 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         """
         second = self._second(input_ids)
         first, second = scores.log_softmax(dim=-1), second.to(scores.dtype).log_softmax(dim=-1)
-        of_first, of_second = self._weights(input_ids.shape[1] - self._prompt_length)
+        of_first, of_second = self._weights_at(input_ids.shape[1] - self._prompt_length, first)
         weighed = of_first * first + of_second * second
         if self._bound > 0.0:
             least = first.amax(dim=-1, keepdim=True) + math.log(self._bound)
@@ -69,11 +71,33 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
             weighed = torch.where(sure, first, weighed)
         return weighed.log_softmax(dim=-1)
 
+    def rewind(self, ids: Tensor, said: Tensor) -> None:
+        """Let the next call go on from tokens said earlier; later ones were taken back.
+
+        Args:
+            ids: int64 `[R, T]`, those that the next call brings, without their last.
+            said: bool `[R, n]`, whether each column is still part of its row: the prompt's last one, and those after
+                it.
+        """
+        self.stream.rewind(said)
+        self._seen, self._rewound = ids, True
+        self._unsaid = said.shape[1] - said.sum(dim=1)
+
+    def _weights_at(self, step: int, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Return both weights at a step; `[R, 1]` where rows have taken back different numbers of tokens."""
+        if self._unsaid is None or not bool(self._unsaid.any()):
+            return self._weights(step)
+        pairs = [self._weights(step - unsaid) for unsaid in self._unsaid.tolist()]
+        of_first, of_second = like.new_tensor(pairs).T
+        return of_first[:, None], of_second[:, None]
+
     def _second(self, ids: Tensor) -> Tensor:
         """Return the second stream's logits for these tokens, `[R, V]`."""
         rows, length = ids.shape
         seen, self._seen = self._seen, ids
-        if seen is None or length == self._prompt_length:
+        rewound, self._rewound = self._rewound, False
+        if seen is None or (length == self._prompt_length and not rewound):
+            self._unsaid = None
             if rows % self.stream.rows:
                 raise UnsupportedGeneration(f"{rows} rows are generated, but the second stream has {self.stream.rows}")
             copies = rows // self.stream.rows

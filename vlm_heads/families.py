@@ -37,6 +37,7 @@ class Quirks:
         drops_processors: its own `generate` does not hand logits processors on, so a second stream would be ignored.
         positions: how image positions lie over the picture: one for each patch, or square of patches, in reading order;
             or in the rows and columns that the processor states as `image_grid_thw`; None where that is not known.
+        picture_sees_text: image positions attend to the prompt's text behind them, so their keys serve one prompt.
     """
 
     layers: str | None = None
@@ -46,6 +47,7 @@ class Quirks:
     blind_from_decoder: bool = False
     drops_processors: bool = False
     positions: Literal["patches", "stated"] | None = None
+    picture_sees_text: bool = False
 
 
 QUIRKS: Mapping[str, Quirks] = {
@@ -60,7 +62,7 @@ QUIRKS: Mapping[str, Quirks] = {
     "janus": Quirks(drops_processors=True, positions="patches"),
     "llava": Quirks(positions="patches"),
     "mllama": Quirks(cross_attention=("cross_attn",)),
-    "paligemma": Quirks(positions="patches"),
+    "paligemma": Quirks(positions="patches", picture_sees_text=True),
     "qwen2_5_vl": Quirks(positions="stated"),
     "qwen2_vl": Quirks(positions="stated"),
     "qwen3_vl": Quirks(positions="stated"),

@@ -103,6 +103,17 @@ class KeyMap:
         other._with_prompt = {}  # the stores themselves are never written to
         return other
 
+    def branch(self, rows: Tensor, seen: Tensor) -> KeyMap:
+        """Return the map of some rows' first keys; what is not seen is padding.
+
+        Args:
+            rows: int64 `[R]`, the row that each new one is taken from.
+            seen: bool `[R, columns]`, over the first keys.
+        """
+        classes = self._store[rows, : seen.shape[1]].clone()
+        classes[~seen] = int(KeyClass.PADDING)
+        return KeyMap(classes)
+
     def grow(self, past: int, count: int) -> None:
         """Append `count` generated keys after the first `past`; keys beyond those were dropped by the caller."""
         if past != self.length:

@@ -1,7 +1,7 @@
 """Every method by its name, and everything that a method of your own is made of.
 
-A method is a subclass of `Intervention` or `Contrast`. Those of the package are found by looking into its folders.
-Those of other packages are found by the entry-point group `vlm_heads.methods`:
+A method is a subclass of `Intervention`, `Contrast` or `Check`. Those of the package are found by looking into its
+folders. Those of other packages are found by the entry-point group `vlm_heads.methods`:
 
     [project.entry-points."vlm_heads.methods"]
     mine = "my_package.my_module:MyMethod"
@@ -20,11 +20,14 @@ from typing import Any
 
 from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass, Redistribution
 
+import vlm_heads.checks
 import vlm_heads.contrasts
 import vlm_heads.interventions
+from vlm_heads.asking.named import Named
 from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
+from vlm_heads.checks.base import Check
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.interventions.base import Intervention
@@ -49,6 +52,7 @@ __all__ = [
     "Asked",
     "AttentionCall",
     "AttentionPlan",
+    "Check",
     "Contrast",
     "ContrastProcessor",
     "GainList",
@@ -61,6 +65,7 @@ __all__ = [
     "KeyClass",
     "Layers",
     "Method",
+    "Named",
     "Option",
     "Paper",
     "Redistribution",
@@ -68,6 +73,7 @@ __all__ = [
     "Watcher",
     "head_awareness",
     "image_keys",
+    "known_checks",
     "known_contrasts",
     "known_interventions",
     "known_methods",
@@ -90,7 +96,7 @@ __all__ = [
 
 
 def known_methods() -> Mapping[str, type[Method]]:
-    """Return every method by its name, in alphabetical order: interventions and contrasts, ours and others'."""
+    """Return every method by its name, in alphabetical order: interventions, contrasts and checks, ours and others'."""
     return _found()[0]
 
 
@@ -104,13 +110,18 @@ def known_contrasts() -> dict[str, type[Contrast]]:
     return {name: kind for name, kind in known_methods().items() if issubclass(kind, Contrast)}
 
 
+def known_checks() -> dict[str, type[Check]]:
+    """Return every check by its name, in alphabetical order."""
+    return {name: kind for name, kind in known_methods().items() if issubclass(kind, Check)}
+
+
 def parse_method(word: str) -> Method:
     """Return the method that `name` or `name:option=value,option=value` describes; the inverse of `Method.word`.
 
     Raises:
         BadOption: if the name or an option is unknown, or a value is out of its range; the nearest known is named.
     """
-    return _made(word, known_methods(), "intervention or contrast")
+    return _made(word, known_methods(), "intervention, contrast or check")
 
 
 def parse_intervention(word: str) -> Intervention:
@@ -141,7 +152,7 @@ def _found() -> tuple[Mapping[str, type[Method]], Mapping[str, str]]:
     """Return name -> method, and name -> why for plug-ins that cannot be used."""
     found: dict[str, type[Method]] = {}
     broken: dict[str, str] = {}
-    for folder in (vlm_heads.interventions, vlm_heads.contrasts):
+    for folder in (vlm_heads.interventions, vlm_heads.contrasts, vlm_heads.checks):
         for module in pkgutil.iter_modules(folder.__path__):
             for kind in _defined_in(importlib.import_module(f"{folder.__name__}.{module.name}")):
                 assert kind.name not in found, f"two methods are called {kind.name}"
@@ -163,7 +174,7 @@ def _refusal(plug: EntryPoint, found: Mapping[str, type[Method]]) -> str | None:
     except Exception as failure:  # noqa: BLE001  # somebody else's import may fail in any way, and must not break ours
         return f"{plug.value} cannot be imported ({type(failure).__name__}: {failure})"
     if not isinstance(kind, type) or not issubclass(kind, Method) or inspect.isabstract(kind):
-        return f"{plug.value} is no subclass of Intervention or Contrast that says everything it has to"
+        return f"{plug.value} is no subclass of Intervention, Contrast or Check that says everything it has to"
     if not isinstance(getattr(kind, "name", None), str):
         return f"{plug.value} has no name"
     if kind.name in found:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from huggingface_hub import HfApi
 
+from vlm_heads.checks.base import Check
 from vlm_heads.contrasts.base import Contrast
 from vlm_heads.errors import BadOption
 from vlm_heads.interventions.base import Intervention
@@ -26,20 +27,22 @@ _SPACES = " \t\r\n\v\f"
 
 @dataclass(frozen=True)
 class Mitigation:
-    """Interventions, at most one contrast, and the head profile that they read; each may be missing.
+    """Interventions, at most one contrast and one check, and the head profile that they read; each may be missing.
 
     Attributes:
         interventions: act inside the first stream alone.
         contrast: a second stream, or None.
         profile: head scores or gains that the interventions read, or None.
+        check: reads the model's words before they are said, or None.
     """
 
     interventions: tuple[Intervention, ...] = ()
     contrast: Contrast | None = None
     profile: HeadProfile | None = None
+    check: Check | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.interventions) or self.contrast is not None
+        return bool(self.methods())
 
     @classmethod
     def of(
@@ -56,7 +59,8 @@ class Mitigation:
             profile: in place of what the others hold.
 
         Raises:
-            BadOption: if one of them is none of these, a word cannot be read, or there are two contrasts or profiles.
+            BadOption: if one of them is none of these, a word cannot be read, or there are two contrasts, checks or
+                profiles.
         """
         if profile is not None and not isinstance(profile, HeadProfile):
             raise BadOption(f"profile={profile!r} is no head profile; give HeadProfile.from_pretrained(folder)")
@@ -65,11 +69,14 @@ class Mitigation:
         contrasts = [part.contrast for part in parts if part.contrast is not None]
         if len(contrasts) > 1:
             raise BadOption(f"{contrasts[0].name} and {contrasts[1].name} are both second streams: name one of them")
+        checks = [part.check for part in parts if part.check is not None]
+        if len(checks) > 1:
+            raise BadOption(f"{checks[0].name} and {checks[1].name} both check what is said: name one of them")
         profiles = {id(part.profile): part.profile for part in parts if part.profile is not None}
         if profile is None and len(profiles) > 1:
             raise BadOption("two mitigations bring a head profile each: give the one that is meant as profile=...")
         chosen = profile if profile is not None else next(iter(profiles.values()), None)
-        return cls(interventions, contrasts[0] if contrasts else None, chosen)
+        return cls(interventions, contrasts[0] if contrasts else None, chosen, checks[0] if checks else None)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -78,14 +85,15 @@ class Mitigation:
         A value with a space or a comma stands in double quotes: `icd:instruction="Look away."`.
 
         Raises:
-            BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts.
+            BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts or
+                checks.
         """
         words = (word for word in split_outside_quotes(text, _SPACES) if word)
         return cls.of([parse_method(word) for word in words])
 
     def methods(self) -> tuple[Method, ...]:
-        """Return the interventions, and the contrast after them."""
-        return self.interventions if self.contrast is None else (*self.interventions, self.contrast)
+        """Return the interventions, the contrast after them, and the check last."""
+        return (*self.interventions, *(one for one in (self.contrast, self.check) if one is not None))
 
     def words(self) -> tuple[str, ...]:
         """Return a word for each method, as `--with` takes them."""
@@ -97,10 +105,11 @@ class Mitigation:
 
     def stated(self) -> dict[str, Any]:
         """Return everything about the methods that decides the answers, as JSON values."""
-        return {
+        stated: dict[str, Any] = {
             "interventions": [one.stated() for one in self.interventions],
             "contrast": None if self.contrast is None else self.contrast.stated(),
         }
+        return stated if self.check is None else stated | {"check": self.check.stated()}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the mitigation and its profile into a folder, made where missing. Each file is whole or not there."""
@@ -150,7 +159,7 @@ def parse_mitigation(words: Iterable[str]) -> Mitigation:
     """Return what words of the form `name` or `name:option=value,option=value` describe, one method a word.
 
     Raises:
-        BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts.
+        BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts or checks.
     """
     return Mitigation.parse(words) if isinstance(words, str) else Mitigation.of([parse_method(word) for word in words])
 
@@ -170,6 +179,8 @@ def _one(given: Any) -> Mitigation:
         return Mitigation.parse(given)
     if isinstance(given, Contrast):
         return Mitigation(contrast=given)
+    if isinstance(given, Check):
+        return Mitigation(check=given)
     if isinstance(given, Intervention):
         return Mitigation((given,))
     raise BadOption(f"{given!r} is no intervention; give instances, as in attach(model, [HeadReinforcement()])")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vlm_heads.errors import BadOption, UnknownModel, brief, suggest
 
-METHODS = "vlm_heads.methods"  # entry points of packages that bring a method: a subclass of Intervention or Contrast
+METHODS = "vlm_heads.methods"  # entry points of packages that bring an Intervention, a Contrast or a Check
 MODELS = "vlm_heads.models"  # entry points of packages that bring a model: a function that returns an `Embedded`
 PLANTED = ("planted", "planted-sinks")
 
@@ -22,7 +22,7 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 def written_methods() -> Mapping[str, tuple[str, ...]]:
     """Return the package's own methods in alphabetical order, each with its options, read from their files."""
     here = Path(__file__).parent
-    files = [path for folder in ("interventions", "contrasts") for path in (here / folder).glob("*.py")]
+    files = [path for folder in ("interventions", "contrasts", "checks") for path in (here / folder).glob("*.py")]
     trees = [ast.parse(path.read_text("utf-8")) for path in files]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
     options = {one.name: _options(one) for one in classes}
@@ -62,7 +62,7 @@ def unknown_option(method: str, name: str, known: Iterable[str]) -> BadOption:
 
 
 def unknown_method(
-    name: str, known: Iterable[str], wanted: str = "intervention or contrast", reason: str = ""
+    name: str, known: Iterable[str], wanted: str = "intervention, contrast or check", reason: str = ""
 ) -> BadOption:
     """Return what is raised for a method that is not known."""
     listed = list(known)

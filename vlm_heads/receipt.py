@@ -133,6 +133,47 @@ class SecondStreamReceipt:
 
 
 @dataclass
+class CheckReceipt:
+    """What a check asked, and what it took back.
+
+    Attributes:
+        name: of the check.
+        options: of the check.
+        rows: of the last call of `generate`, one list a row: what was found out about each object, and what became of
+            it.
+        calls: calls of `generate` that were checked.
+        drafts: how many were written for them.
+        questions: how many were asked.
+        forwards: in how many forwards.
+        read_again: how many of these read the picture again, because its keys could not be shared.
+        taken_back: words that were drafted and not said.
+        left_out: words whose phrase was left out of a sentence.
+    """
+
+    name: str
+    options: dict[str, Any]
+    rows: list[list[dict[str, Any]]] = field(default_factory=list, repr=False)
+    calls: int = 0
+    drafts: int = 0
+    questions: int = 0
+    forwards: int = 0
+    read_again: int = 0
+    taken_back: int = 0
+    left_out: int = 0
+
+    def to_dict(self, row: int | None = None) -> dict[str, Any]:
+        """Return what is written as JSON; of one row, or of all."""
+        found = {name: value for name, value in vars(self).items() if name != "rows"}
+        return found | ({"rows": self.rows} if row is None else {"asked": self.rows[row] if self.rows else []})
+
+    def __str__(self) -> str:
+        counted = f"{_count(self.questions, 'question')} in {_count(self.forwards, 'forward')}"
+        again = f", {_count(self.read_again, 'forward')} with the picture read again" if self.read_again else ""
+        words = f"{_count(self.taken_back, 'word')} taken back, {self.left_out} left out"
+        return f"{self.name}: {_count(self.drafts, 'draft')}, {counted}{again}, {words}"
+
+
+@dataclass
 class Receipt:
     """What an attach did.
 
@@ -146,6 +187,7 @@ class Receipt:
         extra_passes: extra passes with the image ("two-pass" scoring).
         imageless: prompts in which no row had an image, so that nothing could fire.
         second_stream: of the contrast; None where there is none.
+        check: what was asked and taken back; None where nothing is checked.
     """
 
     model_type: str
@@ -157,9 +199,10 @@ class Receipt:
     extra_passes: int = 0
     imageless: int = 0
     second_stream: SecondStreamReceipt | None = None
+    check: CheckReceipt | None = None
 
     def __repr__(self) -> str:
-        also = () if self.second_stream is None else (self.second_stream,)
+        also = [one for one in (self.second_stream, self.check) if one is not None]
         names = ", ".join(one.name for one in (*self.interventions, *also)) or "nothing"
         counted = f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed"
         if self.second_stream is not None and not self.interventions:  # nothing else was followed
@@ -171,8 +214,13 @@ class Receipt:
         """Whether every attached intervention chose a head somewhere."""
         return all(intervention.fired for intervention in self.interventions)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what is written as JSON."""
+    def to_dict(self, row: int | None = None) -> dict[str, Any]:
+        """Return what is written as JSON.
+
+        Args:
+            row: of the last batch, whose part of the check is written; None for all of it.
+        """
+        checked = {} if self.check is None else {"check": self.check.to_dict(row)}
         return {
             "model_type": self.model_type,
             "generations": self.generations,
@@ -182,7 +230,7 @@ class Receipt:
             "prompts_without_image": self.imageless,
             "interventions": [intervention.to_dict() for intervention in self.interventions],
             "second_stream": None if self.second_stream is None else asdict(self.second_stream),
-        }
+        } | checked
 
     def __str__(self) -> str:
         if self.second_stream is not None and not self.interventions:
@@ -203,6 +251,7 @@ class Receipt:
             lines.append(f"{one.name}: layers {_ranges(one.layers)}{counted}{weight}")
         if self.second_stream is not None:
             lines.append(str(self.second_stream))
+        lines += [] if self.check is None else [str(self.check)]
         return "\n".join(lines)
 
 

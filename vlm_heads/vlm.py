@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import StoppingCriteria, TextIteratorStreamer
 
 from vlm_heads.attach import attach_mitigation
 from vlm_heads.attached.turns import turn_of
+from vlm_heads.checks.ask_back import AskBack, Means
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadImage, BadOption, BadPrompt, UnsupportedGeneration
@@ -26,6 +27,8 @@ from vlm_heads.models.placement import input_device
 from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
 from vlm_heads.models.whole import Finite
 from vlm_heads.profile import HeadProfile
+from vlm_heads.receipt import CheckReceipt, Receipt
+from vlm_heads.wrappers import unwrapped
 
 _SHORT = 60  # characters of an answer that its repr shows
 
@@ -38,8 +41,8 @@ class Answer:
         text: without special tokens, stripped.
         token_ids: generated ids, without padding; an end token is included.
         seconds: what the whole call took; in a batch, what the batch took.
-        receipt: what the interventions did, and which way the contrast took, JSON-serialisable; None where there were
-            neither. A batch's rows share it.
+        receipt: what the interventions and a check did, and which way the contrast took, JSON-serialisable; None where
+            there were none. A batch's rows share it, except for what was asked about each.
     """
 
     text: str
@@ -161,7 +164,7 @@ class VLM:
         output, receipt = self._generate({**inputs, **decoding}, whole, processor)
         rows = _generated(output, inputs, self._ends(decoding))
         seconds = time.perf_counter() - start
-        return [self._answer(row, seconds, receipt) for row in rows]
+        return [self._answer(row, seconds, receipt, index) for index, row in enumerate(rows)]
 
     def stream(
         self,
@@ -187,6 +190,51 @@ class VLM:
         _require_one_sequence(effective_config(self.model, _decoding(generate_kwargs)))
         inputs, decoding, processor = self._asked([image], prompt, whole.contrast, generate_kwargs)
         return self._pieces(inputs, whole, decoding, processor)
+
+    def ask_back(
+        self,
+        images: Sequence[ImageSource],
+        captions: Sequence[str],
+        check: AskBack | str = "askback",
+        *,
+        prompts: str | Sequence[str] = DEFAULT_PROMPT,
+        interventions: Mitigated | Sequence[Mitigated] = (),
+        profile: HeadProfile | None = None,
+    ) -> list[Answer]:
+        """Return saved captions without the objects that the model, asked about each, does not stand by.
+
+        Whoever wrote the captions, this model is asked. A phrase is left out so that a sentence is left; nothing is
+        generated. The answers' receipts list the questions and their margins, and no token ids come back.
+
+        Args:
+            images: one a caption.
+            captions: what was said about them.
+            check: `askback` with its options; its `say_more`, `when` and `max_rounds` have no meaning here.
+            prompts: what the captions answer, one for all, or one each; it decides their words' own probability.
+            interventions: questions are answered under them.
+            profile: in place of the mitigation's.
+
+        Raises:
+            BadOption: if `check` is another method, or a contrast is given.
+            BadImage: if an image cannot be read.
+        """
+        start = time.perf_counter()
+        whole = Mitigation.of(interventions, check, profile=profile)
+        if not isinstance(whole.check, AskBack) or whole.contrast is not None:
+            raise BadOption(f"{whole.word() or 'nothing'}: captions are checked by askback, beside interventions alone")
+        inputs = self.inputs(images, _one_each(prompts, len(captions)))
+        attached = replace(whole, check=None)
+        with (
+            turn_of(self.model).whole(),
+            torch.inference_mode(),
+            attach_mitigation(self.model, attached, allow_idle=True) as run,
+        ):
+            whole.check.check(run.anatomy)
+            run.receipt.check = receipt = CheckReceipt(whole.check.name, whole.check.stated())
+            means = Means(whole.check, unwrapped(self.model), run.anatomy, self.processor, run.tracker, receipt)
+            texts = means.review(inputs, list(captions))
+        seconds = time.perf_counter() - start
+        return [Answer(text, (), seconds, run.receipt.to_dict(row)) for row, text in enumerate(texts)]
 
     def inputs(self, images: Sequence[ImageSource], prompts: str | Sequence[str]) -> dict[str, Any]:
         """Return what `model.generate` takes for a batch of images and prompts, left-padded.
@@ -221,7 +269,7 @@ class VLM:
 
     def _generate(
         self, arguments: dict[str, Any], mitigation: Mitigation, processor: ContrastProcessor | None
-    ) -> tuple[Any, dict[str, Any] | None]:
+    ) -> tuple[Any, Receipt | None]:
         """Return what `generate` returns, and the receipt; answers on one model wait for one another."""
         finite = Finite()
         arguments = {**arguments, "logits_processor": [finite, *(arguments.get("logits_processor") or ())]}
@@ -229,9 +277,11 @@ class VLM:
             if not mitigation:
                 output, receipt = self.model.generate(**arguments), None
             else:
-                with attach_mitigation(self.model, mitigation, processor=processor) as run:
+                with attach_mitigation(
+                    self.model, mitigation, processor=self.processor, contrast_processor=processor
+                ) as run:
                     output = self.model.generate(**arguments)
-                receipt = run.receipt.to_dict()
+                receipt = run.receipt
             finite.check()
             return output, receipt
 
@@ -248,7 +298,7 @@ class VLM:
         criteria = [*(decoding.pop("stopping_criteria", None) or ()), stop]
         arguments = {**inputs, **decoding, "stopping_criteria": criteria, "streamer": streamer}
 
-        def generate() -> tuple[Any, dict[str, Any] | None]:
+        def generate() -> tuple[Any, Receipt | None]:
             try:
                 return self._generate(arguments, mitigation, processor)
             finally:
@@ -262,11 +312,12 @@ class VLM:
                 stop.requested = True
             output, receipt = work.result()
         rows = _generated(output, inputs, self._ends(decoding))
-        return self._answer(rows[0], time.perf_counter() - start, receipt)
+        return self._answer(rows[0], time.perf_counter() - start, receipt, 0)
 
-    def _answer(self, ids: list[int], seconds: float, receipt: dict[str, Any] | None) -> Answer:
+    def _answer(self, ids: list[int], seconds: float, receipt: Receipt | None, row: int) -> Answer:
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return Answer(text=text, token_ids=tuple(ids), seconds=seconds, receipt=receipt)
+        written = None if receipt is None else receipt.to_dict(row)
+        return Answer(text=text, token_ids=tuple(ids), seconds=seconds, receipt=written)
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]

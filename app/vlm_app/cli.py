@@ -23,13 +23,17 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "describe": Command("describe:describe", "Say what is in images, streaming the answer."),
+    "askback": Command(
+        "askback:askback",
+        "Leave out of saved captions what a model, asked about each object, does not stand by; any model's captions.",
+    ),
     "score": Command("score:score", "Score every head by how far its output moves when the image is removed."),
     "compare": Command(
         "compare:compare", "Compare two runs on the same items; differences are DIR_B minus DIR_A. No model runs."
     ),
     "doctor": Command(
         "doctor:doctor",
-        "Say what works on a model and why the rest does not: every intervention and contrast generates two tokens.",
+        "Say what works on a model and why the rest does not: every method generates two tokens.",
     ),
     "methods": Command(
         "methods:methods",

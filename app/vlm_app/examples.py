@@ -9,6 +9,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads describe sample:kitchen --with vhr --compare",
         "vlm-heads describe photo.jpg --model llava-hf/llava-1.5-7b-hf --with vhr:gain=1.5 --with vcd --json",
     ),
+    "askback": (
+        "vlm-heads askback captions.jsonl --images scenes/images --out askback.jsonl",
+        "vlm-heads askback captions.jsonl --images val2014 --model llava-hf/llava-1.5-7b-hf --with askback:by=both",
+    ),
     "score": ("vlm-heads score sample:kitchen sample:street --out profile",),
     "compare": ("vlm-heads compare runs/chair/plain runs/chair/mitigated --out report",),
     "doctor": ("vlm-heads doctor mini --cost", "vlm-heads doctor llava-hf/llava-1.5-7b-hf"),

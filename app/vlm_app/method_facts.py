@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vlm_heads import Method, Paper
     from vlm_heads.methods import Option
 
+KINDS = ("intervention", "contrast", "check")  # in the order in which they are listed
 _SECTION = re.compile(r"^([A-Z][\w ]*):\n((?:(?: {4}.*)?\n?)+)", re.MULTILINE)
 _NOT_PLAIN = re.compile(r"""[\s,;"]""")
 
@@ -23,7 +24,7 @@ def facts(kind: type[Method]) -> dict[str, Any]:
     return {
         "name": kind.name,
         "label": label(kind),
-        "kind": "contrast" if is_contrast(kind) else "intervention",
+        "kind": kind_of(kind),
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "paper": None if paper is None else {**vars(paper), "cited": paper.cited},
         "passes": kind.passes,
@@ -54,11 +55,11 @@ def label(kind: type[Method]) -> str:
     return kind.label or kind.name
 
 
-def is_contrast(kind: type[Method]) -> bool:
-    """Whether a method is a second stream."""
-    from vlm_heads import Contrast
+def kind_of(kind: type[Method]) -> str:
+    """Return whether a method is an intervention, a contrast or a check."""
+    from vlm_heads import Check, Contrast
 
-    return issubclass(kind, Contrast)
+    return "contrast" if issubclass(kind, Contrast) else "check" if issubclass(kind, Check) else KINDS[0]
 
 
 def needs_image_free_pass(kind: type[Method]) -> bool:
@@ -73,7 +74,8 @@ def cost(kind: type[Method]) -> str:
     passes = "1 pass a token" if kind.passes == 1 else f"{kind.passes} streams a token, in one pass where they can be"
     extra = ", and one image-free pass over the prompt" if needs_image_free_pass(kind) else ""
     needs = "; needs a profile" if getattr(kind, "needs_profile", False) else ""
-    return passes + extra + needs
+    asks = ", and what it asks" if kind_of(kind) == "check" else ""
+    return passes + extra + asks + needs
 
 
 def source(paper: Paper | None) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_app.method_facts import (
+    KINDS,
     cost,
     default_of,
-    is_contrast,
+    kind_of,
     label,
     needs_image_free_pass,
     own_text,
@@ -36,9 +37,10 @@ from the methods themselves and from [results.md](results.md); a test fails wher
 
 An *intervention* changes attention inside the model, and several may be combined. A *contrast* runs a second stream of
 token logits; there is one at a time, beside any interventions. Both streams go through the same forwards, so that a
-token's weights are read once. Where that cannot be, the second runs forwards of its own, and the receipt says why.
-Layers and heads are counted from 0. Where every option with a value under "changes nothing at" has that value, the
-model answers as without the method.
+token's weights are read once. Where that cannot be, the second runs forwards of its own, and the receipt says why. A
+*check* reads the model's words before they are said; there is one at a time too, beside both. Layers and heads are
+counted from 0. Where every option with a value under "changes nothing at" has that value, the model answers as without
+the method.
 
 What a method did here is what it did to `mini`, a small model of a small world: evidence for the tool and not for the
 method. *At equal recall* is the difference from the plain model's own trade-off curve; below zero is better.
@@ -59,7 +61,7 @@ def page_text(results: Path) -> str:
     from vlm_heads import known_methods
 
     own = [kind for kind in known_methods().values() if kind.__module__.startswith("vlm_heads.")]
-    ordered = sorted(own, key=lambda kind: (is_contrast(kind), kind.name))
+    ordered = sorted(own, key=lambda kind: (KINDS.index(kind_of(kind)), kind.name))
     rows = list(_league(results))
     return "\n".join([_HEAD, *_overview(ordered), "", *(_section(kind, rows) for kind in ordered)])
 
@@ -70,7 +72,7 @@ def _overview(kinds: Sequence[type[Method]]) -> list[str]:
         (
             f"[`{kind.name}`](#{kind.name})",
             label(kind),
-            "contrast" if is_contrast(kind) else "intervention",
+            kind_of(kind),
             str(kind.passes),
             "yes" if needs_image_free_pass(kind) else "no",
             "ours" if kind.paper is None else kind.paper.cited,

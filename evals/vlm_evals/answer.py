@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
@@ -189,12 +189,13 @@ def _answered(asking: Asking, protocol: Protocol, asked: Sequence[tuple[Sample, 
     if not asked:
         return {}
     images, prompts = [image for _, image in asked], [sample.prompt for sample, _ in asked]
-    with _attached(asking) as receipt:
+    with _attached(asking) as receipts:
         said = asking.vlm.answer_batch(images, prompts, **_generation(asking, protocol))
     answers = {}
-    for (sample, _), one in zip(asked, said, strict=True):
+    for row, ((sample, _), one) in enumerate(zip(asked, said, strict=True)):
         seconds = round(one.seconds / len(asked), 6)
-        answers[sample.sample_id] = Answer(sample.sample_id, one.text, one.token_ids, seconds, receipt or None)
+        receipt = receipts[min(row, len(receipts) - 1)] if receipts else None
+        answers[sample.sample_id] = Answer(sample.sample_id, one.text, one.token_ids, seconds, receipt)
     return answers
 
 
@@ -218,20 +219,20 @@ def _failed(sample: Sample, error: Exception) -> Answer:
 
 
 @contextmanager
-def _attached(asking: Asking) -> Iterator[dict[str, Any]]:
-    """Attach for one batch, and fill in the receipt at its end.
+def _attached(asking: Asking) -> Iterator[list[dict[str, Any]]]:
+    """Attach for one batch, and fill in the receipts at its end: one for all rows, or one each where words are checked.
 
     A batch may give an intervention nothing to do; only the whole run shows whether it ever fires.
     """
-    receipt: dict[str, Any] = {}
-    done = asking.mitigation
-    if not done.interventions:
-        yield receipt
+    receipts: list[dict[str, Any]] = []
+    done = replace(asking.mitigation, contrast=None)  # it goes beside: it may need the image and the prompt
+    if not done:
+        yield receipts
         return
-    # the contrast goes beside: it may need the image and the prompt
-    with attach(asking.vlm.model, done.interventions, profile=done.profile, allow_idle=True) as attachment:
-        yield receipt
-        receipt.update(attachment.receipt.to_dict())
+    with attach(asking.vlm.model, done, allow_idle=True, processor=asking.vlm.processor) as attachment:
+        yield receipts
+    check = attachment.receipt.check
+    receipts += [attachment.receipt.to_dict(row) for row in range(1 if check is None else len(check.rows))]
 
 
 def _check_fired(asking: Asking, answers: Iterable[Answer]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from vlm_evals.answer import PLAIN, Asking, Processes, answer_samples, fingerprint
 from vlm_evals.errors import TaskError
 from vlm_evals.protocol import Protocol
+from vlm_evals.records import Sample
 from vlm_evals.runs import content_hash, keep_notes, merge_answers, open_run
 from vlm_evals.tasks import asked_of, bind, is_file, read_named, samples, shortfall, template_named
 from vlm_heads import HeadProfile, Mitigation
@@ -56,16 +57,16 @@ def arms_of(mitigation: Mitigation, *, paired: bool, curve: bool = False, contro
     """Return the arms of an evaluation, the plain one first where there are several.
 
     Raises:
-        TaskError: if arms are to be compared and there is no intervention, or none has heads to take a control from.
+        TaskError: if arms are to be compared and there is no method, or none that a control can be made of.
     """
     if not (paired or curve or controls):
         return [Arm("", mitigation)]
     if not mitigation:
-        raise TaskError("--paired, --curve and --controls compare with an intervention: name one, as in --with vhr")
+        raise TaskError("--paired, --curve and --controls compare with a method: name one, as in --with vhr")
     plain = Mitigation(profile=mitigation.profile)  # a plain run names it too, though it reads none
     arms = [Arm("plain", plain), Arm("mitigated", mitigation)]
     if controls:
-        arms += [control(arms[1], name, heads) for name, heads in CONTROLS.items()]
+        arms += control_arms(arms[1])
     return arms + (curve_arms(plain) if curve else [])
 
 
@@ -79,18 +80,28 @@ def bias_name(bias: float) -> str:
     return f"bias{bias:+g}"
 
 
-def control(arm: Arm, name: str, heads: str) -> Arm:
-    """Return the same arm acting on other heads, where its interventions choose any.
+def control_arms(arm: Arm) -> list[Arm]:
+    """Return the same arm acting on other heads, and with its check looking at something that knows nothing.
 
     Raises:
-        TaskError: if none has heads to choose.
+        TaskError: if no intervention has heads to choose, and nothing is checked.
     """
-    done = arm.mitigation
-    if not any(one.chooses_heads for one in done.interventions):
+    done, found = arm.mitigation, []
+    if any(one.chooses_heads for one in done.interventions):
+        found = [replace(arm, name=name, mitigation=_on(done, heads)) for name, heads in CONTROLS.items()]
+    if done.check is not None:
+        checks = done.check.controls()
+        found += [replace(arm, name=name, mitigation=replace(done, check=one)) for name, one in checks.items()]
+    if not found:
         names = ", ".join(one.name for one in done.methods())
         raise TaskError(f"--controls takes the same gain on other heads, and {names} chooses no heads: leave it out")
+    return found
+
+
+def _on(done: Mitigation, heads: str) -> Mitigation:
+    """Return a mitigation acting on other heads, where its interventions choose any."""
     changed = tuple(one.with_heads(heads) if one.chooses_heads else one for one in done.interventions)
-    return replace(arm, name=name, mitigation=replace(done, interventions=changed))
+    return replace(done, interventions=changed)
 
 
 def find_data(
@@ -172,6 +183,15 @@ def notes_on(name: str, data: Any) -> list[str]:
     return [lacking] if lacking else []
 
 
+def notes_on_check(mitigation: Mitigation, asked: Sequence[Sample]) -> list[str]:
+    """Return what a report says where answers are checked that the check never touches."""
+    if mitigation.check is None or not all(sample.label for sample in asked):
+        return []
+    return [
+        f"{mitigation.check.name} never checks an answer that begins with yes or no: it cannot change these figures"
+    ]
+
+
 def ask_arms(
     asking: Asking,
     protocol: Protocol,
@@ -211,7 +231,7 @@ def ask_arms(
         if processes.first:
             merge_answers(folder, [sample.sample_id for sample in asked])
             asked_of(protocol.metric).keep(folder, protocol, data)
-            keep_notes(folder, notes)
+            keep_notes(folder, [*notes, *notes_on_check(arm.mitigation, asked)])
     processes.wait()
 
 

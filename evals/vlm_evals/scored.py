@@ -176,14 +176,14 @@ def _settings(run: ScoredRun) -> dict[str, Any]:
 def _readable(setting: Mapping[str, Any]) -> dict[str, Any]:
     """Return who answered with each intervention as one word of the command line, and without what was not used.
 
-    A second stream stands among the interventions, as it does on the command line.
+    A second stream and a check stand among the interventions, as they do on the command line.
     """
     words = []
-    second = setting.get("contrast")
-    for one in [*setting.get("interventions", ()), *([second] if second else [])]:
+    others = [setting[name] for name in ("contrast", "check") if setting.get(name)]
+    for one in [*setting.get("interventions", ()), *others]:
         options = ",".join(f"{name}={_written(value)}" for name, value in one.items() if name != "name")
         words.append(f"{one['name']}:{options}" if options else one["name"])
-    used = {name: value for name, value in setting.items() if value and name != "contrast"}
+    used = {name: value for name, value in setting.items() if value and name not in ("contrast", "check")}
     return used | {"interventions": words or ["none"]}
 
 
@@ -204,4 +204,5 @@ def _paired_settings(plain: Sequence[ScoredRun], mitigated: ScoredRun) -> dict[s
     for run in plain[1:]:
         base[f"protocol_{run.protocol.metric}"] = run.protocol.hash
         base |= {name: value for name, value in run.facts.items() if name not in base}
-    return base
+    notes = [note for run in (*plain, mitigated) for note in run.facts.get("notes", ())]
+    return base | ({"notes": list(dict.fromkeys(notes))} if notes else {})

@@ -39,6 +39,8 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
         "describe sample:kitchen --device nope",
         "describe sample:kitchen --profile gone",
         "score gone.png",
+        "askback gone.jsonl --images .",
+        "askback gone.jsonl --images . --with vrh",
         "eval chair --with vrh",
         "eval chair --model mni",
         "eval chair --device nope",

@@ -72,7 +72,8 @@ def test_a_word_gives_the_method_back(method: Method) -> None:
 @given(st.lists(_methods(), max_size=4))
 def test_words_give_the_mitigation_back(methods: list[Method]) -> None:
     contrasts = [one for one in methods if isinstance(one, vlm_heads.Contrast)]
-    made = Mitigation.of([one for one in methods if one not in contrasts], contrasts[:1])
+    checks = [one for one in methods if isinstance(one, vlm_heads.Check)]
+    made = Mitigation.of([one for one in methods if one not in [*contrasts, *checks]], contrasts[:1], checks[:1])
     assert Mitigation.parse(made.word()) == made
     assert parse_mitigation(made.words()) == made
 
@@ -102,10 +103,12 @@ def test_a_text_that_cannot_be_read_is_refused(wrong: str) -> None:
         Mitigation.parse(wrong)
 
 
-def test_two_contrasts_or_profiles_are_refused() -> None:
+def test_two_contrasts_checks_or_profiles_are_refused() -> None:
     profiles = [HeadProfile(torch.ones(3, 4)), HeadProfile(torch.ones(3, 4))]
     with pytest.raises(errors.BadOption, match="both second streams"):
         Mitigation.of(NoisedImage(), FadingImage())
+    with pytest.raises(errors.BadOption, match="both check what is said"):
+        Mitigation.parse("askback vhr askback:by=both")
     with pytest.raises(errors.BadOption, match="profile"):
         Mitigation.of(*(Mitigation(profile=one) for one in profiles))
     assert Mitigation.of(*(Mitigation(profile=one) for one in profiles), profile=profiles[1]).profile is profiles[1]

@@ -62,6 +62,11 @@ class BranchedStream(SecondStream):
         self._key_map = self._prompt(copies)
         return logits
 
+    def rewind(self, said: Tensor) -> None:
+        super().rewind(said)
+        self._key_map = self._prompt(len(said) // self.rows)
+        self._key_map.grow(self._key_map.length, said.shape[1] - 1)
+
     def beside_prompt(self, rows: int) -> SecondArguments:
         self._shares, self._key_map = True, self._prompt(rows // self.rows)
         self._kwargs = {"past_key_values": DynamicCache(config=self._model.config.get_text_config())}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
+from torch import Tensor
 from transformers.cache_utils import Cache
 
 from vlm_heads.attached.layer_edit import GenerationEdits
@@ -21,9 +23,11 @@ class TrackedGeneration(GenerationState):
 
     Attributes:
         edits: the combined plans, kept for as long as the interventions ask for the same.
+        aside: whether it is no answer but a question beside one, which no watcher sees.
     """
 
     edits: GenerationEdits = field(default_factory=GenerationEdits)
+    aside: bool = False
 
     def forked(self) -> TrackedGeneration:
         """Return the generation as it is now; from here on the two go their own ways."""
@@ -35,6 +39,27 @@ class TrackedGeneration(GenerationState):
             memories=memories,
             marked=dict(self.marked),
             edits=GenerationEdits(),
+        )
+
+    def branched(self, rows: Tensor, seen: Tensor, known: Sequence[Mapping[Any, Any]]) -> TrackedGeneration:
+        """Return some rows' beginning of the generation, for a question beside it.
+
+        Args:
+            rows: int64 `[R]`, the row that each new one is taken from.
+            seen: bool `[R, columns]`, which of the first keys the new rows see.
+            known: what each memory started with; it belongs to no row.
+        """
+        count, columns = self.key_map.rows, seen.shape[1]
+        memories = [
+            {name: value if start.get(name) is value else rows_of(value, rows, count) for name, value in one.items()}
+            for one, start in zip(self.memories, known, strict=True)
+        ]
+        return replace(
+            self.forked(),
+            key_map=self.key_map.branch(rows, seen),
+            memories=memories,
+            marked={layer: classes[rows, :columns] for layer, classes in self.marked.items()},
+            aside=True,
         )
 
 
@@ -78,6 +103,24 @@ class _Carried:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _nothing, ()  # in another process nothing is known of it
+
+
+def rows_of(value: Any, rows: Tensor, count: int) -> Any:
+    """Return what a memory keeps of `count` rows, for some of them.
+
+    A tensor whose first axis has that length holds a value for each row, inside a plan, a tuple, a list or a dictionary
+    too. Everything else is as it is.
+    """
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)] if value.dim() and value.shape[0] == count else value
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
+        return replace(value, **{name: rows_of(part, rows, count) for name, part in parts.items()})
+    if type(value) in (tuple, list):
+        return type(value)(rows_of(part, rows, count) for part in value)
+    if isinstance(value, dict):
+        return {name: rows_of(part, rows, count) for name, part in value.items()}
+    return value
 
 
 def _nothing() -> None:

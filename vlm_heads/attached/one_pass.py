@@ -36,11 +36,11 @@ class OnePass:
     Args:
         model: that generates.
         anatomy: of it.
-        wanted: whether they should.
+        why_apart: why they are not to, whatever the model can; empty where they may.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, wanted: bool = True) -> None:
-        self.why = why_not(model, anatomy) if wanted else "as was asked for"
+    def __init__(self, model: nn.Module, anatomy: Anatomy, why_apart: str = "") -> None:
+        self.why = why_apart or why_not(model, anatomy)
         self._under_way = UnderWay()
         self._mine = _OfOneThread()
         self._modules = list(anatomy.attentions.values())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -31,6 +32,7 @@ _CONTINUOUS_METHODS = ("generate_batch", "init_continuous_batching")
 
 
 Change = Callable[[GenerateCall], Mapping[str, Any]]
+Around = Callable[[GenerateCall, Callable[..., Any]], Any]
 
 
 @contextmanager
@@ -38,6 +40,7 @@ def refusing(
     model: nn.Module,
     change: Change | None = None,
     during: Callable[[GenerateCall], AbstractContextManager[object]] = nullcontext,
+    around: Around | None = None,
 ) -> Iterator[None]:
     """Let the model's own `generate` refuse these ways of generating while the context lasts.
 
@@ -49,12 +52,13 @@ def refusing(
         model: whose `generate` it is.
         change: takes a call and returns the arguments to use, by name.
         during: makes a context for each call that goes through.
+        around: runs in place of `generate`, with the call and the `generate` that it may use.
     """
     before = {name: vars(model)[name] for name in ("generate", *_CONTINUOUS_METHODS) if name in vars(model)}
     guarded = [name for name in ("generate", *_CONTINUOUS_METHODS) if callable(getattr(model, name, None))]
     for name in guarded:
-        guard = _checked(model, getattr(model, name), change, during) if name == "generate" else _refused(name)
-        vars(model)[name] = guard
+        own = getattr(model, name)
+        vars(model)[name] = _checked(model, own, change, during, around) if name == "generate" else _refused(name)
     try:
         yield
     finally:
@@ -68,6 +72,7 @@ def _checked(
     generate: Callable[..., Any],
     change: Change | None,
     during: Callable[[GenerateCall], AbstractContextManager[object]],
+    around: Around | None,
 ) -> Callable[..., Any]:
     @functools.wraps(generate)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -77,7 +82,11 @@ def _checked(
         call = GenerateCall.of(model, args, kwargs)
         _refuse(call)
         with turn.generating(), during(call):
-            return generate(*args, **kwargs) if change is None else generate(**change(call))
+            if change is not None:
+                call = replace(call, arguments=change(call))
+            if around is not None:
+                return around(call, generate)
+            return generate(*args, **kwargs) if change is None else generate(**call.arguments)
 
     return checked
 

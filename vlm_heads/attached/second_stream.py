@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from vlm_heads import attention
+from vlm_heads.attached.cut_cache import cut_cache
 from vlm_heads.attached.layer_steps import SecondArguments
 from vlm_heads.blind import remembering, untouched
 from vlm_heads.errors import UnsupportedModel
@@ -106,6 +107,26 @@ class SecondStream:
             self._kwargs["past_key_values"].reorder_cache(parents)
         with self._plain():
             return self._forward(tokens[:, None], self._kwargs, first=False)
+
+    def rewind(self, said: Tensor) -> None:
+        """Go back to where the last of these columns ends; the next step goes on from there.
+
+        Args:
+            said: bool `[R, n]`, whether each column is still part of its row: the prompt's last one, and those after
+                it. What lies beyond them is dropped.
+        """
+        start = int(self._inputs["input_ids"].shape[1]) - 1
+        end = start + said.shape[1]
+        cut_cache(self._kwargs["past_key_values"], end)
+        mask, positions = self._kwargs["attention_mask"], self._kwargs.get("position_ids")
+        self._kwargs["attention_mask"] = torch.cat([mask[:, :start], said.to(mask), mask.new_ones(len(mask), 1)], dim=1)
+        if positions is not None:
+            following = positions[..., start] + said.sum(dim=1)
+            filler = positions[..., :end].clone()
+            self._kwargs["position_ids"] = torch.cat([filler, following[..., None].to(filler)], dim=-1)
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if (kinds := self._kwargs.get(name)) is not None:
+                self._kwargs[name] = kinds[:, : end + 1]
 
     def beside_prompt(self, rows: int) -> SecondArguments | None:
         """Return what it gives each layer beside the `rows` rows of the first stream's prompt.

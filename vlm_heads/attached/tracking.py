@@ -163,7 +163,7 @@ class Tracker:
         if self._stream is not None and self._stream.walking:
             return self._stream.reinforced(compute()[0]), None
         acting = self._acting.get(layer, ()) if state is not None and state.key_map.any_image else ()
-        watching = self._watching.get(layer, ())
+        watching = self._watching.get(layer, ()) if state is None or not state.aside else ()
         if state is None or not (acting or watching):
             if state is None:
                 self._refuse_stray()
@@ -222,6 +222,19 @@ class Tracker:
         without = Recording(positions)
         self._record(without, self._entry, self._blind_inputs(text, inputs))
         return with_image, without
+
+    def branch(self, cache: Cache, to: Cache, rows: Tensor, seen: Tensor) -> None:
+        """Let a cache that holds some rows' first keys of another go on as their generation would.
+
+        Args:
+            cache: of a generation that is followed; nothing is done where it is not.
+            to: the new cache, for a question that no watcher sees.
+            rows: int64 `[R]`, the row of `cache` that each row of `to` is taken from.
+            seen: bool `[R, columns]`, which of its keys each row sees.
+        """
+        state = self._generations.of(cache)
+        if state is not None:
+            self._generations.keep(to, state.branched(rows, seen, self._prepared))
 
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._turns.take()

@@ -121,9 +121,7 @@ def _say(
     pieces: Generator[str, None, Answer] = vlm.stream(
         image,
         prompt,
-        mitigation.interventions,
-        contrast=mitigation.contrast,
-        profile=mitigation.profile,
+        mitigation,
         **arguments,
     )
     while True:

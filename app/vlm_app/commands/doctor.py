@@ -27,12 +27,12 @@ def doctor(
     allow_missing: AllowMissing = False,
     json: Json = False,
 ) -> None:
-    """Say what works on a model and why the rest does not: every intervention and contrast generates two tokens."""
+    """Say what works on a model and why the rest does not: every method generates two tokens."""
     from vlm_app.models import load_vlm, look_first
 
     look_first(model=model, device=device)
     loading(model)
-    from vlm_heads import examine, known_contrasts, known_interventions, score_heads
+    from vlm_heads import examine, known_checks, known_contrasts, known_interventions, score_heads
 
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     anatomy = examine(vlm.model)
@@ -59,6 +59,7 @@ def doctor(
             for name, kind in known_interventions().items()
         ),
         *(_try(f"--with {name}", partial(_answer_beside, vlm, kind)) for name, kind in known_contrasts().items()),
+        *(_try(f"--with {name}", partial(_answer, vlm, (kind(),))) for name, kind in known_checks().items()),
     ]
     sinks = _sinks(vlm)
     costs = _costs(vlm) if cost else []

@@ -32,7 +32,10 @@ CurveToo = Annotated[
     bool, typer.Option("--curve", help="Also the plain model at several end-of-text biases: equal recall.")
 ]
 Controls = Annotated[
-    bool, typer.Option("--controls", help="Also the same gain on the least vision-aware and on random heads.")
+    bool,
+    typer.Option(
+        "--controls", help="Also the same gain on the least vision-aware and on random heads; of askback, other words."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; by default one below runs/.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples in one generation.")]
@@ -85,8 +88,9 @@ def evaluate(
     entries = _entries(asked, {**own, "max_new_tokens": max_tokens, "decoding": _decoding(beams)})
     loading(model)
     from vlm_evals.answer import Asking, Processes
-    from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data, notes_on
+    from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data, notes_on, notes_on_check
     from vlm_evals.scored import evaluation_report
+    from vlm_evals.tasks import samples
 
     mitigation = parse_mitigations(words, profile)
     arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls)
@@ -95,7 +99,7 @@ def evaluate(
     folder = find_data(name, metric.name, data, out, limit=limit, seed=seed, processes=processes, progress=progress)
     bound = choose_protocol(name, metric.name, folder, limit=limit, seed=seed, **entries)
     notes = notes_on(name, folder)
-    for note in notes if processes.first else ():
+    for note in [*notes, *notes_on_check(mitigation, samples(bound, folder))] if processes.first else ():
         remark(note)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)

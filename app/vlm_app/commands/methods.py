@@ -52,13 +52,17 @@ def _found(name: str) -> type[Method]:
 
 
 def _print_list(kinds: list[type[Method]]) -> None:
-    from vlm_app.method_facts import cost, default_of, is_contrast, label
+    from vlm_app.method_facts import KINDS, cost, default_of, kind_of, label
 
     width = max(len(kind.name) for kind in kinds) + 2
-    titles = ("Interventions: several may be combined", "Contrasts: a second stream, one at a time")
-    for contrasts, title in enumerate(titles):
+    titles = (
+        "Interventions: several may be combined",
+        "Contrasts: a second stream, one at a time",
+        "Checks: the words are read before they are said, one at a time",
+    )
+    for group, title in zip(KINDS, titles, strict=True):
         print(f"{title}\n")
-        for kind in (kind for kind in kinds if is_contrast(kind) == bool(contrasts)):
+        for kind in (kind for kind in kinds if kind_of(kind) == group):
             cited = "ours" if kind.paper is None else kind.paper.cited
             print(f"{kind.name:{width}}{label(kind)} ({cited}): {cost(kind)}")
             print(" " * width + ", ".join(f"{one.name}={default_of(one)}" for one in kind.options()))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import accumulate
-from typing import NamedTuple
 
 from vlm_evals.text.objects import Mention, ObjectFinder
+from vlm_evals.text.places import WORD, place_mentions
 
-_WORD = re.compile(r"\w[\w'’-]*")
 _PIECE = re.compile(r"\S+")
 
 
@@ -45,7 +43,7 @@ class Marker:
             text: a caption, or its beginning.
             truth: the objects that the picture shows; None where that is not known.
         """
-        words = list(_WORD.finditer(text))
+        words = list(WORD.finditer(text))
         placed = place_mentions([self._mentions(text[: word.end()]) for word in words])
         return [
             Named(words[first].start(), words[last].end(), node, None if truth is None else node in truth)
@@ -59,40 +57,6 @@ class Marker:
                 self._known.clear()
             known = self._known[text] = self._finder.find(text).mentions
         return known
-
-
-class Placed(NamedTuple):
-    """Where a text that grows piece by piece mentions an object.
-
-    Attributes:
-        first: the piece that decides for the object; in `hot dog` that is `hot`.
-        last: the piece that completes the mention.
-        node: the object.
-    """
-
-    first: int
-    last: int
-    node: str
-
-
-def place_mentions(beginnings: Sequence[Sequence[Mention]]) -> list[Placed]:
-    """Return where a text mentions objects, in order.
-
-    Args:
-        beginnings: the mentions in the text up to and with each of its pieces; the last are those of the whole text.
-    """
-    mentions = beginnings[-1] if beginnings else ()
-    placed = []
-    for count, mention in enumerate(mentions, start=1):
-        # from the piece that completes it on, the text begins with these mentions
-        last = next(place for place, some in enumerate(beginnings) if some[:count] == mentions[:count])
-        placed.append(Placed(max(0, last - mention.word.count(" ")), last, mention.node))
-    return placed
-
-
-def pieces_that_mention(finder: ObjectFinder, pieces: Sequence[str]) -> list[Placed]:
-    """Return which pieces of a text, such as its tokens, mention objects."""
-    return place_mentions([finder.find(beginning).mentions for beginning in accumulate(pieces)])
 
 
 def changed_words(text: str, other: str) -> list[tuple[int, int]]:

@@ -12,9 +12,9 @@ from vlm_evals.errors import EvaluationError
 from vlm_evals.protocol import DESCRIBE
 from vlm_evals.scenes.world import Scene
 from vlm_evals.text.objects import ObjectFinder
+from vlm_evals.text.places import pieces_that_mention
 
 from vlm_app.studies.findings.captions import Caption, picture_of, shown_in
-from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, token_grounding
 
 RESAMPLES = 2000

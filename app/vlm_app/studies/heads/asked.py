@@ -17,10 +17,10 @@ from vlm_evals.protocol import DESCRIBE
 from vlm_evals.scenes.catalog import CATEGORIES
 from vlm_evals.scenes.world import Scene, draw_category, plausible
 from vlm_evals.text.objects import ObjectFinder
+from vlm_evals.text.places import pieces_that_mention
 
 from vlm_app.studies.findings.captions import Caption, picture_of, shown_in
 from vlm_app.studies.heads.words import deciding_piece, pieces_of, yes_and_no
-from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, UnsupportedModel, examine
 
 MENTIONS, QUESTIONS = ("faithful", "invented"), ("present", "absent")

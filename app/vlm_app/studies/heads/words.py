@@ -7,8 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from vlm_evals.scenes.catalog import CATEGORIES
-
-from vlm_app.view.marks import Placed
+from vlm_evals.text.places import Placed
 
 
 def pieces_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:

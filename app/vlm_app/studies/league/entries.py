@@ -109,7 +109,19 @@ def other_methods(adhh_heads: str | None) -> list[Entry]:
         "ClearSight": ("vaf",), "Devils": ("devils",), "SPIN": ("spin",), "AD-HH, heads found here": (adhh,),
         "VCD": ("vcd",), "M3ID": ("m3id",), "ICD": ("icd",), "LQCD": ("lqcd",), "RITUAL": ("ritual",),
     }  # fmt: skip
-    return [Entry(name, some, label=name) for name, some in words.items()]
+    return [*(Entry(name, some, label=name) for name, some in words.items()), *asked_back()]
+
+
+def asked_back() -> list[Entry]:
+    """Return AskBack by the question, by the word's own probability and by both, and the controls of the first."""
+    ways = {"AskBack": "askback", "AskBack, free": "askback:by=confidence", "AskBack, both": "askback:by=both"}
+    check = parse_mitigation(["askback"]).check
+    assert check is not None, "the word names a check"
+    controls = {f"control, {name} of: AskBack": one.word() for name, one in check.controls().items()}
+    return [
+        *(Entry(name, (word,), label=name) for name, word in ways.items()),
+        *(Entry("AskBack", (word,), label=name, role="control") for name, word in controls.items()),
+    ]
 
 
 def given_entry(text: str) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from vlm_evals.data.coco import CocoFolder
 from vlm_evals.records import Answer
 from vlm_evals.runs import answers_in
 from vlm_evals.text.objects import ObjectFinder
+from vlm_evals.text.places import pieces_that_mention
 
 from vlm_app.models import parse_mitigations
 from vlm_app.studies.league.entries import Entry
-from vlm_app.view.marks import pieces_that_mention
 from vlm_heads import VLM, attach
 from vlm_heads.errors import BadOption, NoSinks, UnsupportedModel
 from vlm_heads.profiles import MarkedAnswer, attribute_heads, worst_heads
@@ -59,9 +60,9 @@ def _judged(vlm: VLM, said: Sequence[Answer], data: CocoFolder, prompt: str) -> 
 
 def why_not(vlm: VLM, entry: Entry) -> str | None:
     """Return in a few words why an entry cannot play on this model; None where it can."""
-    interventions = parse_mitigations(entry.words).interventions
+    done = replace(parse_mitigations(entry.words), contrast=None)
     try:
-        with attach(vlm.model, interventions, allow_idle=True):
+        with attach(vlm.model, done, allow_idle=True, processor=vlm.processor):
             return None
     except NoSinks:
         return "no sinks found"

@@ -180,7 +180,8 @@ def _seconds(folder: Path) -> float:
 def _idle(folder: Path) -> bool:
     """Whether interventions were attached and never acted on any scene."""
     receipts = [answer.receipt for answer in answers_in(folder).values() if answer.receipt]
-    return bool(receipts) and not any(one["layers"] for receipt in receipts for one in receipt["interventions"])
+    attached = [one for receipt in receipts for one in receipt["interventions"]]
+    return bool(attached) and not any(one["layers"] for one in attached)
 
 
 def about(model: str, weights: str, rounds: Sequence[Round], processes: Processes, seed: int) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """Which piece of a text completes the mention of an object, and which decides for it."""
 
-from vlm_app.view.marks import Placed, pieces_that_mention
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
 from vlm_evals.text.objects import ObjectFinder
+from vlm_evals.text.places import Placed, coco_objects, pieces_that_mention
 
 
 def test_a_mention_stands_at_the_piece_that_completes_it() -> None:
@@ -19,3 +23,19 @@ def test_what_a_later_piece_takes_back_is_no_mention() -> None:
 
 def test_no_text_mentions_nothing() -> None:
     assert pieces_that_mention(ObjectFinder(), []) == []
+
+
+def test_objects_are_found_with_their_places() -> None:
+    text = "Two puppies and a hot dog. The Dining table is red."
+    assert [(text[start:end], name) for start, end, name in coco_objects()(text)] == [
+        ("puppies", "dog"),
+        ("hot dog", "hot dog"),
+        ("table", "dining table"),
+    ]
+    assert coco_objects()("") == []
+
+
+def test_the_installed_finder_is_this_one(repository: Path) -> None:
+    stated = tomllib.loads((repository / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    module, _, name = stated["vlm_heads.object_finders"]["coco"].partition(":")
+    assert getattr(import_module(module), name) is coco_objects

@@ -1,0 +1,115 @@
+"""`vlm-heads askback`: saved captions without the objects that a model, asked about each, does not stand by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlm_app.console import loading, print_json, print_table, progress, remark
+from vlm_app.mistakes import require_place
+from vlm_app.options import (
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SEED,
+    AllowMissing,
+    Device,
+    Json,
+    Model,
+    Profile,
+    Prompt,
+    Seed,
+)
+
+if TYPE_CHECKING:
+    from vlm_heads import Answer
+
+NAME = "askback"
+_EXAMPLES = 3
+
+
+def askback(
+    captions: Annotated[Path, typer.Argument(help="Captions with image ids: JSON lines, a JSON list, or a table.")],
+    images: Annotated[Path, typer.Option("--images", help="The folder with their pictures, by id or file name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines that `judge chair` reads.")] = Path(
+        "askback.jsonl"
+    ),
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            "-w",
+            metavar="NAME[:OPTION=VALUE,…]",
+            help="Options of the check, as askback:by=both, and interventions to ask under; several may be given.",
+        ),
+    ] = None,
+    profile: Profile = None,
+    prompt: Prompt = DEFAULT_PROMPT,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Captions in one forward.")] = 16,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    allow_missing: AllowMissing = False,
+    json: Json = False,
+) -> None:
+    """Leave out of saved captions what a model, asked about each object, does not stand by; any model's captions."""
+    from vlm_evals.data.captioned import pictures_of
+    from vlm_evals.data.formats import read_captions
+    from vlm_evals.records import write_rows
+
+    from vlm_app.models import load_profile, load_vlm, look_first
+
+    look_first(model=model, device=device, words=words, profile=profile)
+    require_place(out)
+    saved = read_captions(captions)
+    pictures = pictures_of(saved, images)
+    loading(model)
+    check, others = _split(words)
+    vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
+    given: dict[str, Any] = {"prompts": prompt, "interventions": others, "profile": load_profile(profile)}
+    found: list[Answer] = []
+    with progress("asking back", len(saved)) as advance:
+        for at in range(0, len(saved), batch_size):
+            texts = [one.text for one in saved[at : at + batch_size]]
+            found += vlm.ask_back(pictures[at : at + batch_size], texts, check, **given)
+            advance(len(texts))
+    rows = [
+        {"image_id": one.image_id, "caption": said.text, "before": one.text, "asked": _asked(said)}
+        for one, said in zip(saved, found, strict=True)
+    ]
+    write_rows(out, rows)
+    _report(rows, found, out, json)
+
+
+def _split(words: Sequence[str] | None) -> tuple[str, list[str]]:
+    """Return the word of the check, and the other words."""
+    checks = [word for word in words or () if word.partition(":")[0].strip() == NAME]
+    return checks[-1] if checks else NAME, [word for word in words or () if word not in checks]
+
+
+def _asked(said: Answer) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (said.receipt or {})["check"]["asked"]
+    return found
+
+
+def _report(rows: Sequence[dict[str, Any]], found: Sequence[Answer], out: Path, as_json: bool) -> None:
+    asked = [one for row in rows for one in row["asked"]]
+    changed = [row for row in rows if row["caption"] != row["before"]]
+    facts = {
+        "captions": len(rows),
+        "changed": len(changed),
+        "emptied": sum(not row["caption"] for row in changed),
+        "objects": len(asked),
+        "left_out": sum(one["fate"] == "left out" for one in asked),
+    }
+    if as_json:
+        print_json(facts | {"out": str(out)})
+        return
+    print_table("Asked back", ("", ""), [(name.replace("_", " "), str(value)) for name, value in facts.items()])
+    for row in changed[:_EXAMPLES]:
+        print(f"{row['image_id']}, before: {row['before']}\n{row['image_id']}, after:  {row['caption']}")
+    if any((one.receipt or {})["check"]["read_again"] for one in found[:1]):
+        remark("this family's pictures cannot be shared by questions: each was read again for its questions")
+    print(f"captions: {out}")

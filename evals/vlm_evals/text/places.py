@@ -1,0 +1,59 @@
+"""Where a text mentions objects: by its words, or by other pieces such as tokens."""
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from vlm_evals.text.objects import Mention, ObjectFinder
+
+WORD = re.compile(r"\w[\w'’-]*")
+
+
+class Placed(NamedTuple):
+    """Where a text that grows piece by piece mentions an object.
+
+    Attributes:
+        first: the piece that decides for the object; in `hot dog` that is `hot`.
+        last: the piece that completes the mention.
+        node: the object.
+    """
+
+    first: int
+    last: int
+    node: str
+
+
+def place_mentions(beginnings: Sequence[Sequence[Mention]]) -> list[Placed]:
+    """Return where a text mentions objects, in order.
+
+    Args:
+        beginnings: the mentions in the text up to and with each of its pieces; the last are those of the whole text.
+    """
+    mentions = beginnings[-1] if beginnings else ()
+    placed = []
+    for count, mention in enumerate(mentions, start=1):
+        # from the piece that completes it on, the text begins with these mentions
+        last = next(place for place, some in enumerate(beginnings) if some[:count] == mentions[:count])
+        placed.append(Placed(max(0, last - mention.word.count(" ")), last, mention.node))
+    return placed
+
+
+def pieces_that_mention(finder: ObjectFinder, pieces: Sequence[str]) -> list[Placed]:
+    """Return which pieces of a text, such as its tokens, mention objects."""
+    return place_mentions([finder.find(beginning).mentions for beginning in accumulate(pieces)])
+
+
+def coco_objects() -> Callable[[str], list[tuple[int, int, str]]]:
+    """Return what finds the objects of CHAIR's vocabulary in a text: where each stands, and its name.
+
+    It is the finder `coco` of the entry-point group `vlm_heads.object_finders`.
+    """
+    finder = ObjectFinder()
+
+    def find(text: str) -> list[tuple[int, int, str]]:
+        words = list(WORD.finditer(text))
+        placed = place_mentions([finder.find(text[: word.end()]).mentions for word in words])
+        return [(words[first].start(), words[last].end(), node) for first, last, node in placed]
+
+    return find

@@ -1,0 +1,89 @@
+"""Saved captions: what `answer` would have left out of the same words, and any model's text as it was written."""
+
+from typing import Any
+
+import pytest
+from PIL import Image
+from vlm_evals.scenes.world import scenes
+from vlm_evals.text.places import coco_objects
+
+from vlm_heads import VLM, AskBack, errors
+from vlm_heads.asking.sentences import sentences_of
+
+
+@pytest.fixture(scope="module")
+def mini() -> VLM:
+    return VLM.from_pretrained("mini")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return [Image.fromarray(one.image) for one in scenes("validation", 11, 6)]
+
+
+def _asked(answer: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = answer.receipt["check"]["asked"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"margin": 1.5}, {"by": "confidence", "margin": -0.5}, {"by": "both", "margin": 1.0},
+        {"margin": 1.5, "control": "t_vhd"}, {"margin": 1.5, "control": "random"},
+    ],
+    ids=lambda one: "+".join(map(str, one.values())),
+)  # fmt: skip
+def test_saved_captions_lose_what_drafts_would_have_lost(options: Any, mini: VLM, pictures: list[Image.Image]) -> None:
+    check = AskBack(objects=coco_objects(), **options)
+    said = [one.text for one in mini.answer_batch(pictures, max_new_tokens=40)]
+    expected = mini.answer_batch(pictures, interventions=check, max_new_tokens=40)
+    got = mini.ask_back(pictures, said, check)
+    assert [one.text for one in got] == [one.text for one in expected]
+    assert [one.text for one in got] != said
+    for one, other in zip(got, expected, strict=True):
+        for name in ("margin", "log_probability", "score"):
+            mine, its = ([row[name] for row in _asked(answer)] for answer in (one, other))
+            assert mine == pytest.approx(its, abs=2e-4)
+        assert [row["fate"] for row in _asked(one)] == [row["fate"] for row in _asked(other)]
+
+
+def test_words_that_the_model_does_not_know_stay_as_they_are(mini: VLM, pictures: list[Image.Image]) -> None:
+    text = "  Quokkas — über all!\n\nA giraffe-like thing, e.g. this one, is *bold*.  "
+    check = AskBack(objects=coco_objects(), margin="-inf")
+    assert mini.ask_back(pictures[:1], [text], check)[0].text == text
+    strict = AskBack(objects=lambda _: ["bold"], margin=100.0)
+    assert mini.ask_back(pictures[:1], [text], strict)[0].text == "Quokkas — über all!"
+    assert mini.ask_back(pictures[:1], [""], check)[0].text == ""
+
+
+def test_they_are_asked_about_under_interventions(mini: VLM, pictures: list[Image.Image]) -> None:
+    check, said = AskBack(objects=coco_objects(), margin="-inf"), ["There is a dog and a cup."] * 2
+    plain = mini.ask_back(pictures[:2], said, check)
+    gained = mini.ask_back(pictures[:2], said, check, interventions="vhr:gain=3")
+    assert [row["object"] for row in _asked(plain[0])] == ["dog", "cup"]
+    assert abs(_asked(plain[0])[0]["margin"] - _asked(gained[0])[0]["margin"]) > 1e-2
+    assert gained[0].receipt is not None
+    assert gained[0].receipt["interventions"][0]["layers"]
+
+
+def test_other_methods_are_refused(mini: VLM, pictures: list[Image.Image]) -> None:
+    for wrong in ("vhr", "vcd"):
+        with pytest.raises(errors.BadOption, match="askback, beside interventions alone"):
+            mini.ask_back(pictures[:1], ["A dog."], wrong)
+    with pytest.raises(errors.BadPrompt, match="image token"):
+        mini.ask_back(pictures[:1], ["A <image> dog."], AskBack(objects=coco_objects()))
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("A dog. A cat.", ["A dog. ", "A cat."]),
+        ('It says "no."  Then, e.g. at 3.5 p.m., more!\n', ['It says "no."  ', "Then, e.g. at 3.5 p.m., more!\n"]),
+        ("- a dog\n- a cat\n", ["- a dog\n", "- a cat\n"]),
+        ("no end", ["no end"]),
+        ("", []),
+    ],
+)
+def test_a_text_is_cut_after_its_sentences(text: str, pieces: list[str]) -> None:
+    assert sentences_of(text) == pieces

@@ -1,0 +1,139 @@
+"""Captions that somebody has saved: each object is asked about, and what the model does not stand by is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vlm_heads.asking.asking import forward
+from vlm_heads.asking.judging import Judge, Mention, Verdict
+from vlm_heads.asking.leaving_out import leave_out
+from vlm_heads.asking.named import Named
+from vlm_heads.asking.sentences import sentences_of
+from vlm_heads.asking.whole_prompts import WholePrompts
+from vlm_heads.errors import BadPrompt
+
+Names = Callable[[str], list[Named]]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A batch of prompts and captions, read once by the model.
+
+    Attributes:
+        captions: as they were saved.
+        ids: token ids of each.
+        spans: which characters of its caption each token stands for.
+        chances: log-probability of each token.
+        inputs: of the forward.
+        cache: of the forward.
+    """
+
+    captions: Sequence[str]
+    ids: Sequence[Sequence[int]]
+    spans: Sequence[Sequence[tuple[int, int]]]
+    chances: Sequence[Sequence[float]]
+    inputs: Mapping[str, Any]
+    cache: Any
+
+
+@dataclass
+class Reviewed:
+    """One caption.
+
+    Attributes:
+        text: what is left of it.
+        verdicts: by object.
+        fates: kept or left out, by object.
+    """
+
+    text: str
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    fates: dict[str, str] = field(default_factory=dict)
+
+
+def read_saved(
+    model: Any,
+    tokenizer: Any,
+    inputs: Mapping[str, Any],
+    prompts: Sequence[Sequence[int]],
+    captions: Sequence[str],
+    picture: Collection[int],
+) -> Saved:
+    """Return captions behind their prompts, read in one forward.
+
+    Args:
+        model: that is asked.
+        tokenizer: the model's own, a fast one.
+        inputs: of the prompts, one picture a row.
+        prompts: their token ids without padding.
+        captions: one a row.
+        picture: ids of picture positions.
+
+    Raises:
+        BadPrompt: if a caption carries the image token.
+    """
+    written = [tokenizer(one, add_special_tokens=False, return_offsets_mapping=True) for one in captions]
+    ids: list[list[int]] = [one["input_ids"] for one in written]
+    if any(token in picture for one in ids for token in one):
+        raise BadPrompt("a caption carries the image token; give the text alone")
+    whole = WholePrompts(inputs, picture).of([[*prompt, *more] for prompt, more in zip(prompts, ids, strict=True)])
+    cache = DynamicCache(config=model.config.get_text_config())
+    logits = forward(model, whole, cache, last=max(map(len, ids)) + 1)
+    chances = [_chances(row, one) for row, one in zip(logits, ids, strict=True)]
+    return Saved(captions, ids, [one["offset_mapping"] for one in written], chances, whole, cache)
+
+
+def _chances(logits: Tensor, ids: Sequence[int]) -> list[float]:
+    """Return the log-probability of each of a row's last tokens, from its last token logits `[n, V]`."""
+    before = logits[len(logits) - len(ids) - 1 : -1].float().log_softmax(dim=-1)
+    found: list[float] = before.gather(1, torch.tensor([ids], device=logits.device).T)[:, 0].tolist()
+    return found
+
+
+def review(saved: Saved, judge: Judge, names: Names, margin: float) -> list[Reviewed]:
+    """Return each caption without the phrases whose objects score below the margin; all questions in one batch."""
+    found = [Reviewed(text) for text in saved.captions]
+    mentions = [one for row in range(len(found)) for one in _mentions(saved, row, names)]
+    if mentions:
+        for verdict in judge.verdicts(saved.cache, mentions, dict(enumerate(saved.ids))):
+            found[verdict.mention.row].verdicts[verdict.mention.name] = verdict
+    for one in found:
+        unwanted = frozenset(name for name, verdict in one.verdicts.items() if verdict.score < margin)
+        one.fates = {name: "left out" if name in unwanted else "kept" for name in one.verdicts}
+        pieces = [_left(piece, names, unwanted) for piece in sentences_of(one.text)]
+        one.text = "".join(pieces).strip() if unwanted else one.text
+    return found
+
+
+def _left(piece: str, names: Names, unwanted: frozenset[str]) -> str:
+    """Return a sentence with the space behind it, without some of its objects; nothing where nothing is left."""
+    if all(one.name not in unwanted for one in names(piece)):
+        return piece
+    left = leave_out(piece, names, unwanted)
+    return left + piece[len(piece.rstrip()) :] if left else ""
+
+
+def _mentions(saved: Saved, row: int, names: Names) -> list[Mention]:
+    """Return the first mention of each object in a caption."""
+    text, found = saved.captions[row], {}
+    start = 0
+    for piece in sentences_of(text):
+        for one in names(piece):
+            if one.name not in found:
+                tokens = _tokens(saved.spans[row], start + one.start, start + one.end)
+                chance = min(saved.chances[row][at] for at in tokens)
+                found[one.name] = Mention(row, one.name, piece[one.start : one.end], chance, tokens[-1])
+        start += len(piece)
+    return list(found.values())
+
+
+def _tokens(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
+    """Return the tokens that stand for some characters; the nearest before them where none does."""
+    inside = [at for at, (first, last) in enumerate(spans) if first < end and last > start]
+    return inside or [max((at for at, (first, _) in enumerate(spans) if first <= start), default=0)]

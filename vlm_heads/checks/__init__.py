@@ -1,0 +1,1 @@
+"""Checks: what reads the model's words before they are said; one file a method."""
