@@ -29,9 +29,16 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads eval pope --with vhr --paired",
         "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --limit 500",
     ),
+    "eval mme": (
+        "vlm-heads eval mme --model llava-hf/llava-1.5-7b-hf --data MME_Benchmark_release_version --with vhr --paired",
+    ),
     "judge": ("vlm-heads judge chair captions.jsonl --truth coco",),
     "judge chair": ("vlm-heads judge chair captions.jsonl --truth coco/annotations",),
     "judge pope": ("vlm-heads judge pope answers.jsonl --questions coco_pope_random.json",),
+    "judge mme": (
+        "vlm-heads judge mme eval_tool/LaVIN",
+        "vlm-heads judge mme llava-v1.5-13b.jsonl --questions eval_tool/LaVIN",
+    ),
     "bench": ("vlm-heads bench",),
     "bench kernel": ("vlm-heads bench kernel --shape 7B --dtype bfloat16 --device cuda",),
     "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),

@@ -105,7 +105,8 @@ class Asked:
     Attributes:
         help: the first sentence of `vlm-heads eval NAME --help`.
         max_new_tokens: tokens an answer may have.
-        eligible: the ids of the images that can be asked about, from the data.
+        eligible: the ids of the images that can be asked about, from the data; of sets of images where these belong
+            together.
         samples: everything a protocol asks, in its order.
         keep: writes into a run directory what its answers will be scored against, so that no data is needed then.
         score: scores the answers of a run directory; it raises `RunError` where answers are missing.
@@ -124,7 +125,7 @@ class Asked:
 
     help: str
     max_new_tokens: int
-    eligible: Callable[[Any], list[int]]
+    eligible: Callable[[Any], list[Any]]
     samples: Callable[[Protocol, Any], list[Sample]]
     keep: Callable[[Path, Protocol, Any], None]
     score: Callable[[Path, Protocol, Mapping[str, Answer]], Scored]
@@ -235,6 +236,11 @@ class Metric:
     controls: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     curve: Curve | None = None
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether figures count whole units, such as pairs: a unit that lacks an answer counts nowhere."""
+        return self.unit_counts is not _summed
 
     @property
     def must_hold(self) -> str:

@@ -8,6 +8,7 @@ from vlm_evals.metric import Metric
 from vlm_evals.registry import find_metric
 
 MOST = 10  # objects listed as invented most often
+WIDEST = 6  # splits that stand beside one another; more stand below one another
 
 
 class Table(NamedTuple):
@@ -45,15 +46,32 @@ def _single_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
         (metric.label(name), *cells(metric, name, report), *_interval(metric, name, report))
         for name in metric.figures(list(splits))
     ]
-    header = ("metric", *splits, metric.over_splits, "95 %") if metric.over_splits else ("metric", "value", "95 %")
-    found = [Table(metric.title, header, rows)]
+    found = [Table(metric.title, ("metric", *columns(metric, report), "95 %"), rows), *split_tables(metric, report)]
     invented = {"this run": report["most_invented"]} if "most_invented" in report else {}
     return found + _invented_tables({"most_invented": invented})
 
 
+def columns(metric: Metric, found: Mapping[str, Any]) -> list[str]:
+    """Return the names of the columns of `cells`."""
+    beside = found.get("splits", {}) if len(found.get("splits", {})) <= WIDEST else {}
+    return [*beside, metric.over_splits if metric.over_splits and metric.over_splits != "pooled" else "value"]
+
+
+def split_tables(metric: Metric, found: Mapping[str, Any]) -> list[Table]:
+    """Return a table with a row a split, where there are too many to stand beside one another."""
+    splits = found.get("splits", {})
+    if len(splits) <= WIDEST:
+        return []
+    rows = [(split, *(metric.show(name, part[name]) for name in metric.in_splits)) for split, part in splits.items()]
+    return [Table(f"{metric.title}, by split", ("split", *map(metric.label, metric.in_splits)), rows)]
+
+
 def cells(metric: Metric, name: str, found: Mapping[str, Any]) -> list[str]:
-    """Return a figure as text: within every split, empty where it is of the whole alone, and of the whole."""
-    splits = found.get("splits", {}).values()
+    """Return a figure as text: within every split, empty where it is of the whole alone, and of the whole.
+
+    Where there are many splits, of the whole alone.
+    """
+    splits = found.get("splits", {}).values() if len(found.get("splits", {})) <= WIDEST else ()
     return [*(metric.show(name, part[name]) if name in part else "" for part in splits), metric.show(name, found[name])]
 
 

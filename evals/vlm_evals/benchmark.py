@@ -1,0 +1,121 @@
+"""How a benchmark with questions of its own asks a model: the same for all of them.
+
+    folder --find--> ItemFolder --samples--> answers --read_items, score--> Scored
+
+A run directory keeps the questions that were asked, so that scoring it needs no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vlm_evals.data.items import Item, ItemFolder, read_items, write_items
+from vlm_evals.errors import TaskError
+from vlm_evals.metric import Asked, Option, Scored
+from vlm_evals.protocol import Protocol
+from vlm_evals.records import Answer, Sample
+from vlm_evals.runs import require_complete
+
+ITEMS = "items.jsonl"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's own part of asking.
+
+    Attributes:
+        name: of its protocol.
+        help: the first sentence of `vlm-heads eval NAME --help`.
+        data_is: what its folder holds, in words.
+        find: reads such a folder.
+        score: the scores of texts that answer questions, one each, under a protocol.
+        write: writes questions with their answers into a folder, as the benchmark's own program reads them.
+        prompt: with the place {question}.
+        max_new_tokens: tokens an answer may have.
+        options: further entries of the protocol, with their defaults.
+        batch_size: samples in one generation.
+    """
+
+    name: str
+    help: str
+    data_is: str
+    find: Callable[[Path], ItemFolder]
+    score: Callable[[Sequence[Item], Sequence[str], Protocol], Scored]
+    write: Callable[[Path, Sequence[Item], Sequence[str]], None]
+    prompt: str = "{question}"
+    max_new_tokens: int = 16
+    options: tuple[Option, ...] = ()
+    batch_size: int = 32
+
+    def asked(self) -> Asked:
+        """Return how the metric asks a model."""
+        return Asked(
+            help=self.help,
+            max_new_tokens=self.max_new_tokens,
+            defaults={"prompt": self.prompt} | {option.name: option.default for option in self.options},
+            options=(Option("prompt", "In place of the protocol's, with the place {question}."), *self.options),
+            check=_check,
+            batch_size=self.batch_size,
+            find_data=self.find,
+            data_is=self.data_is,
+            own_protocol=self.name,
+            eligible=_units,
+            samples=_samples,
+            keep=_keep,
+            score=self._score,
+            exchange=self._write,
+        )
+
+    def _score(self, folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> Scored:
+        items, texts = _answered(folder, answers)
+        found = self.score(items, texts, protocol)
+        lost = sum(not answer.error for answer in answers.values()) - len(items)
+        note = f"{lost} answers are left out: another answer of what belongs together could not be had"
+        return replace(found, facts={**found.facts, "notes": [*found.facts.get("notes", ()), note]}) if lost else found
+
+    def _write(self, folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) -> None:
+        self.write(folder, *_answered(folder, answers))
+
+
+def _check(entries: Mapping[str, str]) -> None:
+    prompt = entries.get("prompt")
+    if prompt is not None and "{question}" not in prompt:
+        raise TaskError(f"the prompt {prompt!r} has no place {{question}}")
+
+
+def _units(data: ItemFolder) -> list[str]:
+    return list(data.images)
+
+
+def _chosen(protocol: Protocol, data: ItemFolder) -> list[Item]:
+    units = set(map(str, protocol.image_ids))
+    return [item for item in data.items if item.unit in units]
+
+
+def _samples(protocol: Protocol, data: ItemFolder) -> list[Sample]:
+    _check({"prompt": protocol.prompt})
+    return [
+        Sample(
+            sample_id=item.key,
+            image=str(data.pictures[item.image]),
+            prompt=protocol.prompt.replace("{question}", item.text),
+            image_id=item.image,
+            split=item.split,
+        )
+        for item in _chosen(protocol, data)
+    ]
+
+
+def _keep(folder: Path, protocol: Protocol, data: ItemFolder) -> None:
+    write_items(folder / ITEMS, _chosen(protocol, data))
+
+
+def _answered(folder: Path, answers: Mapping[str, Answer]) -> tuple[list[Item], list[str]]:
+    """Return the questions of a run and the texts that answer them, in order, without the units where one failed."""
+    items = read_items(folder / ITEMS)
+    require_complete(folder, [item.key for item in items], answers)
+    failed = {item.unit for item in items if answers[item.key].error}
+    there = [item for item in items if item.unit not in failed]
+    return there, [answers[item.key].text for item in there]
