@@ -32,12 +32,16 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "eval mme": (
         "vlm-heads eval mme --model llava-hf/llava-1.5-7b-hf --data MME_Benchmark_release_version --with vhr --paired",
     ),
+    "eval hallusion": ("vlm-heads eval hallusion --data HallusionBench --model llava-hf/llava-1.5-7b-hf",),
     "judge": ("vlm-heads judge chair captions.jsonl --truth coco",),
     "judge chair": ("vlm-heads judge chair captions.jsonl --truth coco/annotations",),
     "judge pope": ("vlm-heads judge pope answers.jsonl --questions coco_pope_random.json",),
     "judge mme": (
         "vlm-heads judge mme eval_tool/LaVIN",
         "vlm-heads judge mme llava-v1.5-13b.jsonl --questions eval_tool/LaVIN",
+    ),
+    "judge hallusion": (
+        "vlm-heads judge hallusion HallusionBench_result.json --questions HallusionBench.json --reader substring",
     ),
     "bench": ("vlm-heads bench",),
     "bench kernel": ("vlm-heads bench kernel --shape 7B --dtype bfloat16 --device cuda",),

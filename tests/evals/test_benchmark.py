@@ -1,5 +1,6 @@
 """Benchmarks with questions of their own, asked from a folder to a report."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,30 @@ def make_mme(root: Path) -> None:
         (texts / f"{name}.txt").write_text("Is it old?\tYes\nIs it new?\tNo\n", "utf-8")
 
 
-MADE: dict[str, tuple[Callable[[Path], None], int, int]] = {"mme": (make_mme, 8, 4)}  # answers and units
+def make_hallusion(root: Path) -> None:
+    """Write a set of two figures with two questions, one of a single figure, and a question without a picture."""
+    rows = []
+    for category, figure, question in (
+        ("VS", 1, 0),
+        ("VS", 1, 1),
+        ("VS", 2, 0),
+        ("VS", 2, 1),
+        ("VD", 0, 0),
+        ("VS", 0, 0),
+    ):
+        name = f"./{category}/chart/0_{figure}.png" if (category, figure) != ("VS", 0) else None
+        place = {"category": category, "subcategory": "chart", "set_id": "0", "figure_id": str(figure)}
+        asked = {"question_id": str(question), "question": "Is it so?", "gt_answer": "1", "visual_input": "1"}
+        rows.append({**place, **asked, "filename": name})
+        if name:
+            picture(root / "hallusion_bench" / name)
+    (root / "HallusionBench.json").write_text(json.dumps(rows), "utf-8")
+
+
+MADE: dict[str, tuple[Callable[[Path], None], int, int]] = {  # answers and units
+    "mme": (make_mme, 8, 4),
+    "hallusion": (make_hallusion, 5, 2),
+}
 
 
 @pytest.fixture(scope="module")

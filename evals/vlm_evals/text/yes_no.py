@@ -111,6 +111,26 @@ def _stated(text: str) -> str | None:
     return next((named[key] for key in _KEYS if isinstance(named.get(key), str)), None)
 
 
+_MARKS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
+_LISTED = re.compile(r"\d,\d")
+_STOP = re.compile(r"\.(?!\d)")
+_MOST_STOPS = 32  # the program hands a flag where a count belongs
+
+
+def read_words(answer: str) -> Reading:
+    """Return yes or no where one of them alone is among the words, as VLMEvalKit reads answers."""
+    lowered = answer.lower()
+    text = lowered
+    for mark in _MARKS:
+        dropped = f"{mark} " in lowered or f" {mark}" in lowered or _LISTED.search(lowered) is not None
+        text = text.replace(mark, "" if dropped else " ")
+    words = _STOP.sub("", text, count=_MOST_STOPS).split()
+    found = {"yes", "no"}.intersection(words)
+    if len(found) != 1:
+        return "unparsed"
+    return "yes" if "yes" in found else "no"
+
+
 MANY = 0.1  # a larger share of unparsed answers is said in the first lines of a report
 _EXAMPLES, _EXAMPLE = 3, 80
 
