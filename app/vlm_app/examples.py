@@ -33,6 +33,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads eval mme --model llava-hf/llava-1.5-7b-hf --data MME_Benchmark_release_version --with vhr --paired",
     ),
     "eval hallusion": ("vlm-heads eval hallusion --data HallusionBench --model llava-hf/llava-1.5-7b-hf",),
+    "eval amber": ("vlm-heads eval amber --data AMBER --task generative --with vhr --paired",),
     "judge": ("vlm-heads judge chair captions.jsonl --truth coco",),
     "judge chair": ("vlm-heads judge chair captions.jsonl --truth coco/annotations",),
     "judge pope": ("vlm-heads judge pope answers.jsonl --questions coco_pope_random.json",),
@@ -43,6 +44,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "judge hallusion": (
         "vlm-heads judge hallusion HallusionBench_result.json --questions HallusionBench.json --reader substring",
     ),
+    "judge amber": ("vlm-heads judge amber responses.json --data AMBER --similarity similarity.json",),
     "bench": ("vlm-heads bench",),
     "bench kernel": ("vlm-heads bench kernel --shape 7B --dtype bfloat16 --device cuda",),
     "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),

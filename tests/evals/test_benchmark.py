@@ -56,9 +56,22 @@ def make_hallusion(root: Path) -> None:
     (root / "HallusionBench.json").write_text(json.dumps(rows), "utf-8")
 
 
+def make_amber(root: Path) -> None:
+    """Write two images with questions; a description needs language data."""
+    kinds = ("discriminative-attribute-state", "discriminative-hallucination", "relation", "discriminative-relation")
+    annotations = [{"id": number, "type": kind, "truth": "no"} for number, kind in enumerate(kinds, start=1)]
+    queries = [{"id": number, "image": f"AMBER_{number % 2}.jpg", "query": "Is it so?"} for number in range(1, 5)]
+    for number in range(2):
+        picture(root / "image" / f"AMBER_{number}.jpg")
+    for name, value in (("annotations", annotations), ("query_all", queries), ("relation", {"dog": []})):
+        (root / f"{name}.json").write_text(json.dumps(value), "utf-8")
+    (root / "safe_words.txt").write_text("line", "utf-8")
+
+
 MADE: dict[str, tuple[Callable[[Path], None], int, int]] = {  # answers and units
     "mme": (make_mme, 8, 4),
     "hallusion": (make_hallusion, 5, 2),
+    "amber": (make_amber, 4, 2),
 }
 
 

@@ -136,7 +136,7 @@ def _scored(items: Sequence[Item], texts: Sequence[str], reader: str) -> Scored:
     return Scored(scores, {"reader": reader, "notes": notes_on_thinking(texts)})
 
 
-def _score(items: Sequence[Item], texts: Sequence[str], protocol: Protocol) -> Scored:
+def _score(folder: Path, items: Sequence[Item], texts: Sequence[str], protocol: Protocol) -> Scored:
     return _scored(items, texts, protocol.option("reader"))
 
 

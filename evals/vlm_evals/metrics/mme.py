@@ -180,7 +180,7 @@ def _write(folder: Path, items: Sequence[Item], texts: Sequence[str]) -> None:
         write_text(folder / f"{category}.txt", "\n".join(rows) + "\n")
 
 
-def _score(items: Sequence[Item], texts: Sequence[str], protocol: Protocol) -> Scored:
+def _score(folder: Path, items: Sequence[Item], texts: Sequence[str], protocol: Protocol) -> Scored:
     scores = [score_item(item, text) for item, text in zip(items, texts, strict=True)]
     return Scored(scores, _noted(texts))
 

@@ -8,7 +8,7 @@ from vlm_evals.metric import Metric
 from vlm_evals.registry import find_metric
 
 MOST = 10  # objects listed as invented most often
-WIDEST = 6  # splits that stand beside one another; more stand below one another
+WIDEST = 5  # splits that stand beside one another; more stand below one another
 
 
 class Table(NamedTuple):
@@ -62,8 +62,17 @@ def split_tables(metric: Metric, found: Mapping[str, Any]) -> list[Table]:
     splits = found.get("splits", {})
     if len(splits) <= WIDEST:
         return []
-    rows = [(split, *(metric.show(name, part[name]) for name in metric.in_splits)) for split, part in splits.items()]
+    rows = [
+        (split, *(metric.show(name, part[name]) for name in metric.in_splits))
+        for split, part in splits.items()
+        if _says_something(metric, part)
+    ]
     return [Table(f"{metric.title}, by split", ("split", *map(metric.label, metric.in_splits)), rows)]
+
+
+def _says_something(metric: Metric, part: Mapping[str, Any]) -> bool:
+    """Whether a split has any of the figures that are shown of splits."""
+    return any(part[name] is not None for name in metric.in_splits)
 
 
 def cells(metric: Metric, name: str, found: Mapping[str, Any]) -> list[str]:
@@ -98,7 +107,7 @@ def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Map
             difference,
         )
         for split, difference in splits.items()
-        if metric.in_splits
+        if metric.in_splits and _says_something(metric, plain["splits"][split])
     ]
 
 
