@@ -68,10 +68,31 @@ def make_amber(root: Path) -> None:
     (root / "safe_words.txt").write_text("line", "utf-8")
 
 
+def make_mmvp(root: Path) -> None:
+    """Write two pairs of pictures."""
+    rows = [f"{number},Is it red?,(a) Yes (b) No,({'ab'[number % 2]})" for number in range(1, 5)]
+    for number in range(1, 5):
+        picture(root / "MMVP Images" / f"{number}.jpg")
+    (root / "Questions.csv").write_text("\n".join(["Index,Question,Options,Correct Answer", *rows]), "utf-8")
+
+
+def make_mcq(root: Path) -> None:
+    """Write two of COCO's pictures, with a question each in two splits."""
+    text = "Which of the following appears in the image?\nA. dog\nB. cat\nC. car\nD. bus\n"
+    names = [f"COCO_val2014_{number:012}.jpg" for number in (7, 42)]
+    for name in names:
+        picture(root / "val2014" / name)
+    for split in ("random", "popular"):
+        rows = [{"question_id": number, "image": name, "text": text, "label": "A"} for number, name in enumerate(names)]
+        (root / f"coco_mcq_{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+
+
 MADE: dict[str, tuple[Callable[[Path], None], int, int]] = {  # answers and units
     "mme": (make_mme, 8, 4),
     "hallusion": (make_hallusion, 5, 2),
     "amber": (make_amber, 4, 2),
+    "mmvp": (make_mmvp, 4, 2),
+    "mcq-pope": (make_mcq, 4, 2),
 }
 
 

@@ -67,7 +67,7 @@ _KEYS = ("answer", "final_answer", "response", "prediction", "label", "result", 
 
 def _strict(answer: str, _: Label | None) -> Reading:
     """Return yes or no where it is the first word, or follows "the answer is", and is not taken back at once."""
-    text = _unwrapped(answer.strip())
+    text = unwrapped(answer.strip())
     lead = _LEAD.match(text)
     words = [word.lower() for word in _WORD.findall(text[lead.end() :] if lead else text)]
     while words and words[0].isdecimal():  # a list number: "1. No"
@@ -90,7 +90,7 @@ _READERS: Mapping[str, Callable[[str, Label | None], Reading]] = {
 }
 
 
-def _unwrapped(text: str) -> str:
+def unwrapped(text: str) -> str:
     """Return an answer out of what is put around answers: a tag, a box, a JSON object, the name of who speaks."""
     for wrapping in (_TAGGED, _BOXED):
         if found := wrapping.findall(text):
