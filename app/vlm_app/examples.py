@@ -31,6 +31,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "eval mme": (
         "vlm-heads eval mme --model llava-hf/llava-1.5-7b-hf --data MME_Benchmark_release_version --with vhr --paired",
+        "vlm-heads eval mme --data MME_Benchmark_release_version --part hallucination",
     ),
     "eval hallusion": ("vlm-heads eval hallusion --data HallusionBench --model llava-hf/llava-1.5-7b-hf",),
     "eval amber": ("vlm-heads eval amber --data AMBER --task generative --with vhr --paired",),

@@ -75,11 +75,19 @@ class Benchmark:
             data_is=self.data_is,
             own_protocol=self.name,
             eligible=_units,
+            bound=self._bound,
             samples=self._samples,
             keep=self._keep,
             score=self._score,
             exchange=self._write,
         )
+
+    def _bound(self, protocol: Protocol, data: ItemFolder) -> Protocol:
+        """Return the protocol with the units alone about which something is asked."""
+        asked = dict.fromkeys(item.unit for item in self._chosen(protocol, data))
+        if not asked:
+            raise TaskError(f"{data.root}: nothing is asked about the images that were drawn; raise --limit")
+        return replace(protocol, image_ids=tuple(unit for unit in protocol.image_ids if str(unit) in asked))
 
     def _chosen(self, protocol: Protocol, data: ItemFolder) -> list[Item]:
         units = set(map(str, protocol.image_ids))

@@ -189,6 +189,7 @@ class Metric:
         judging: how saved answers are scored.
         asked: how a model is asked; None for a metric that scores saved answers alone.
         headline: the figure that a comparison is about.
+        units: what the bootstrap draws, in the plural, as "images" or "pairs".
         higher_is_better: of the headline; else it counts inventions.
         recall: the figure of what is rightly said; fewer inventions must not cost it. None where there is none.
         accuracy: the figure of right answers; None where there is none.
@@ -219,6 +220,7 @@ class Metric:
     judging: Judging
     headline: str
     asked: Asked | None = None
+    units: str = "images"
     higher_is_better: bool = False
     recall: str | None = None
     accuracy: str | None = None

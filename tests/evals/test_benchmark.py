@@ -15,7 +15,7 @@ from vlm_evals.records import Answer
 from vlm_evals.registry import find_metric
 from vlm_evals.runs import answers_in
 from vlm_evals.scored import compare_runs, evaluation_report, score_run
-from vlm_evals.tasks import asked_of
+from vlm_evals.tasks import asked_of, samples
 
 from vlm_heads import VLM, Mitigation
 
@@ -160,6 +160,25 @@ def test_a_unit_of_which_one_answer_failed_counts_nowhere(vlm: VLM, name: str, t
     assert any(f"{lost} answers are left out" in note for note in found.facts.get("notes", ())) == (lost > 0)
     if find_metric(name).counts_units:
         assert [one.key for one in replace(run).without([first.key]).scores] == [one.key for one in found.scores]
+
+
+def test_a_part_of_a_benchmark_is_asked_alone(tmp_path: Path) -> None:
+    def asked_splits(name: str, **entries: str) -> set[str | None]:
+        data = asked_of(name).find_data(tmp_path / name)
+        protocol = choose_protocol(name, name, data, limit=None, seed=0, **entries)
+        units = {item.unit for item in data.items if item.split in {one.split for one in samples(protocol, data)}}
+        assert set(protocol.image_ids) <= units
+        return {sample.split for sample in samples(protocol, data)}
+
+    make_mme(tmp_path / "mme")
+    assert asked_splits("mme") == {"existence", "posters"}
+    assert asked_splits("mme", part="hallucination") == {"existence"}
+    with pytest.raises(TaskError, match="nothing is asked about the images"):
+        asked_splits("mme", part="cognition")
+    make_amber(tmp_path / "amber")
+    assert asked_splits("amber", task="discriminative") == {"state", "existence", "relation"}
+    with pytest.raises(TaskError, match="nothing is asked about the images"):
+        asked_splits("amber", task="generative")
 
 
 def test_a_prompt_has_a_place_for_the_question(name: str) -> None:

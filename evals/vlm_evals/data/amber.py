@@ -145,12 +145,12 @@ def read_similar(path: Path, words: frozenset[str]) -> frozenset[tuple[str, str]
 
 
 def _items(annotations: Path, queries: Path, relations: Mapping[str, Sequence[str]]) -> list[Item]:
-    asked = {row.get("id"): (line, row) for line, row in read_rows(queries)}
+    asked = {str(row.get("id")): (line, row) for line, row in read_rows(queries)}
     items = []
     for line, row in read_rows(annotations):
-        place, query = asked.get(row.get("id"), (0, {}))
+        place, query = asked.get(str(row.get("id")), (0, {}))
         split, text, image = SPLITS.get(str(row.get("type"))), query.get("query"), query.get("image")
-        if split is None or not isinstance(row.get("id"), int):
+        if split is None or type(row.get("id")) is not int:
             raise FileFormatError(annotations, line, "is no annotation of AMBER: it needs `id`, `type` and `truth`")
         if not isinstance(text, str) or not isinstance(image, str):
             raise FileFormatError(queries, place or None, f"has no query and image for id {row['id']}")
@@ -170,9 +170,9 @@ def _truth(
         if truth not in ("yes", "no"):
             raise FileFormatError(path, line, f"the right answer is {truth!r}; it must be yes or no")
         return str(truth), {}
-    if not isinstance(truth, list) or not isinstance(targets, list):
+    if not _is_words(truth) or not _is_words(targets):
         raise FileFormatError(path, line, "a description needs `truth` and `hallu`, both lists of words")
-    if unknown := [word for word in (*truth, *targets) if word not in relations]:
+    if unknown := [word for word in (*(truth or ()), *(targets or ())) if word not in relations]:
         raise FileFormatError(path, line, f"the word {unknown[0]!r} has no entry in the relations")
     return "", {"truth": truth, "targets": targets}
 

@@ -33,6 +33,8 @@ def read_questions(path: Path) -> tuple[list[Item], list[str]]:
         if key in items:
             raise FileFormatError(path, line, f"question {key} stands here twice")
         image = row.get("filename")
+        if image is not None and not isinstance(image, str):
+            raise FileFormatError(path, line, f"the name of the picture is {image!r}; it must be a string or null")
         if not image:
             blind.append(key)
             continue
@@ -48,8 +50,12 @@ def read_questions(path: Path) -> tuple[list[Item], list[str]]:
 def key_of(row: Mapping[str, Any]) -> str | None:
     """Return what tells a question from the others: category/subcategory/set/figure/question; None without it."""
     parts = [row.get(name) for name in PLACE]
-    known = all(isinstance(part, str | int) and not isinstance(part, bool) and str(part) for part in parts)
+    known = all(isinstance(part, str | int) and not isinstance(part, bool) and _is_plain(str(part)) for part in parts)
     return "/".join(map(str, parts)) if known else None
+
+
+def _is_plain(part: str) -> bool:
+    return part != "" and "/" not in part
 
 
 def read_answers(path: Path) -> list[GivenAnswer]:

@@ -81,8 +81,15 @@ class ItemFolder:
 def find_files(names: Iterable[str], folders: Sequence[Path]) -> dict[str, Path]:
     """Return name -> file, for the pictures that are in one of the folders; the first that has it counts."""
     places = {name: [folder / name for folder in folders] for name in dict.fromkeys(names)}
-    found = {name: next((path for path in paths if path.is_file()), None) for name, paths in places.items()}
+    found = {name: next(filter(_is_there, paths), None) for name, paths in places.items()}
     return {name: path for name, path in found.items() if path is not None}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:

@@ -26,7 +26,8 @@ def read_questions(path: Path) -> list[Item]:
     for line, row in rows_of(path):
         number, image, text, label = (row.get(name) for name in ("question_id", "image", "text", "label"))
         options = dict(_CHOICE.findall(text)) if isinstance(text, str) else {}
-        if not isinstance(number, int | str) or not isinstance(image, str) or len(options) != 4 or label not in options:
+        named = isinstance(number, int | str) and isinstance(image, str) and image.strip()
+        if not named or len(options) != 4 or not isinstance(label, str) or label not in options:
             raise FileFormatError(
                 path, line, "a question needs question_id, image, text with choices A to D, and label: one of them"
             )
@@ -34,7 +35,8 @@ def read_questions(path: Path) -> list[Item]:
         if key in items:
             raise FileFormatError(path, line, f"question {number} stands here twice")
         asks = "absent" if "does not appear" in str(text).split("\n")[0] else "present"
-        items[key] = Item(key, image, str(text), str(label), image, split, {"options": options, "asks": asks})
+        name = str(image)
+        items[key] = Item(key, name, str(text), label, name, split, {"options": options, "asks": asks})
     if not items:
         raise FileFormatError(path, None, "holds no question")
     return list(items.values())

@@ -245,13 +245,18 @@ def vlmevalkit(scores: Sequence[Score]) -> dict[str, float]:
     return found | ({"Avg ACC": sum(found.values()) / len(found)} if found else {})
 
 
+def versions(scores: Sequence[Score], *, exact: bool) -> dict[str, dict[str, Any]]:
+    """Return what programs print under the name of AMBER: version -> figures."""
+    return {"AMBER-official": official(scores, exact=exact), "VLMEvalKit's AMBER": vlmevalkit(scores)}
+
+
 def _findings(scores: Sequence[Score]) -> dict[str, Any]:
     exact = all(
         score.evidence["reading"] == read_answer(spoken(score.evidence["answer"]).text, "exact")
         for score in scores
         if score.split != DESCRIPTION
     )
-    return {"official": official(scores, exact=exact), "vlmevalkit": vlmevalkit(scores)}
+    return {"versions": versions(scores, exact=exact)}
 
 
 def read_saved(
@@ -272,8 +277,8 @@ def read_saved(
         per_response: JSON lines to write, the evidence of every response.
 
     Returns:
-        The scores, and as facts `official` (what the official program prints), `vlmevalkit`, `parser`, `similar_words`,
-        `files`, `hashes` and `notes`.
+        The scores, and as facts `versions` (what the official program and VLMEvalKit print), `responses`, `parser`,
+        `similar_words`, `files`, `hashes` and `notes`.
 
     Raises:
         FileFormatError: naming file and line.
@@ -290,14 +295,11 @@ def read_saved(
     found = score_items(items, texts, folder.lexicon, parser)
     if per_response is not None:
         write_rows(Path(per_response), (score.evidence for score in found.scores))
-    printed = {
-        "official": official(found.scores, exact=parser == "exact"),
-        "vlmevalkit": vlmevalkit(found.scores),
-    }
+    printed = versions(found.scores, exact=parser == "exact")
     files = {"answers": path, **folder.files}
     facts = {
         **found.facts,
-        **printed,
+        "versions": printed,
         "responses": f"{len(items)} of {len(folder.items)}",
         "files": {name: [file.name] for name, file in files.items()},
         "hashes": {name: file_hash(file) for name, file in files.items()},
@@ -308,11 +310,10 @@ def read_saved(
 
 def _notes(printed: Mapping[str, Mapping[str, Any]], answered: int, asked: int) -> list[str]:
     """Return what other programs print, a sentence each, and how much was answered."""
-    titles = {"official": "AMBER-official prints", "vlmevalkit": "VLMEvalKit's AMBER prints"}
     said = [
-        f"{title}: " + ", ".join(f"{name} {_shown(value)}" for name, value in printed[name_of].items())
-        for name_of, title in titles.items()
-        if printed[name_of]
+        f"{version} prints " + ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
+        for version, figures in printed.items()
+        if figures
     ]
     return said + ([f"{answered} of AMBER's {asked} items were answered"] if answered < asked else [])
 
@@ -343,7 +344,7 @@ _PARSER_HELP = "exact (the official way: Yes or No alone), strict-neither or wor
 
 AMBER = Metric(
     name="amber",
-    title="AMBER-official",
+    title="AMBER",
     items="responses",
     ratios=RATIOS,
     labels=LABELS,

@@ -171,6 +171,7 @@ HALLUSION = Metric(
     ratios=RATIOS,
     labels=LABELS,
     headline="accuracy",
+    units="sets of figures",
     higher_is_better=True,
     accuracy="accuracy",
     tested=("accuracy", "questions answered rightly"),

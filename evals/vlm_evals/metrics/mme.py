@@ -185,6 +185,11 @@ def _score(folder: Path, items: Sequence[Item], texts: Sequence[str], protocol: 
     return Scored(scores, _noted(texts))
 
 
+def _wanted(item: Item, protocol: Protocol) -> bool:
+    part = protocol.option("part")
+    return part == "all" or item.split in SUBSETS[part]
+
+
 MME = Metric(
     name="mme",
     title="MME",
@@ -228,5 +233,9 @@ MME = Metric(
         find=read_release,
         score=_score,
         write=_write,
+        wanted=_wanted,
+        options=(
+            Option("part", "all, perception, cognition or hallucination.", default="all", choices=("all", *SUBSETS)),
+        ),
     ).asked(),
 )

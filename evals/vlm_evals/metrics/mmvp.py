@@ -122,6 +122,7 @@ MMVP = Metric(
     ratios=RATIOS,
     labels=LABELS,
     headline="pairs_right",
+    units="pairs",
     higher_is_better=True,
     accuracy="accuracy",
     tested=("pairs_right", "pairs with both answers right"),

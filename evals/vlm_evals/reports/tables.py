@@ -97,6 +97,8 @@ def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Map
     if len(splits) < 2:
         return found
     plain, mitigated, _ = sides
+    if len(splits) > WIDEST:
+        return [*found, *_paired_split_table(metric, plain["splits"], mitigated["splits"], splits)]
     return found + [
         _paired_table(
             metric,
@@ -109,6 +111,25 @@ def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Map
         for split, difference in splits.items()
         if metric.in_splits and _says_something(metric, plain["splits"][split])
     ]
+
+
+def _paired_split_table(
+    metric: Metric, plain: Mapping[str, Any], mitigated: Mapping[str, Any], differences: Mapping[str, Any]
+) -> list[Table]:
+    """Return one table for many splits, of the first of their figures."""
+    name = metric.in_splits[0]
+    rows = [
+        (
+            split,
+            metric.show(name, plain[split][name]),
+            metric.show(name, mitigated[split][name]),
+            metric.show_estimate(name, differences[split][name]),
+        )
+        for split in plain
+        if plain[split][name] is not None
+    ]
+    header = ("split", "plain", "mitigated", "difference [95 %]")
+    return [Table(f"{metric.title}, {metric.label(name)} by split", header, rows)]
 
 
 def _paired_table(
@@ -223,9 +244,10 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
             facts.append(f"{name}: {_cell(shown)}")
     facts.append(f"n: {report['n']}" + (f", {len(report['failures'])} not answered" if report["failures"] else ""))
     if report["kind"] == "paired":
+        units = " and ".join(dict.fromkeys(metric.units for metric in metrics_of(report)))
         facts.append(
             f"differences are mitigated minus plain, {report['level']:.0%} bootstrap intervals "
-            f"({report['resamples']} resamples of images, seed {report['seed']}); rates in percent"
+            f"({report['resamples']} resamples of {units}, seed {report['seed']}); rates in percent"
         )
         tested = dict(metric.tested for metric in metrics_of(report) if metric.tested)
         for name, test in report.get("mcnemar", {}).items():

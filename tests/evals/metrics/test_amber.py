@@ -153,15 +153,15 @@ def test_questions_by_hand(tmp_path: Path) -> None:
     assert found["chair"] is None
     assert found["undefined"]["chair"] == "no description names a word of the vocabulary"
     # printed: 2 / 3.001 = 66.6 %; F1 of 0.666 and 0.666 with 0.0001 below is 66.6; attributes: 1 / 1.003 = 99.7
-    printed = found["official"]
+    printed = found["versions"]["AMBER-official"]
     assert [printed[name] for name in ("accuracy", "precision", "recall", "F1")] == [60.0, 66.6, 66.6, 66.6]
     assert printed["attribute precision"] == 99.7
     assert printed["existence F1"] == 0
     # VLMEvalKit finds the word: attribute 100, existence 100, relation 50
-    assert found["vlmevalkit"]["Avg ACC"] == pytest.approx(250 / 3)
+    assert found["versions"]["VLMEvalKit's AMBER"]["Avg ACC"] == pytest.approx(250 / 3)
     assert json.loads((tmp_path / "out.jsonl").read_text("utf-8").splitlines()[2])["reading"] == "unparsed"
     loose = judge("amber", given_answers, data=tmp_path / "data", parser="strict-neither")
-    assert (loose["accuracy"], loose["official"]) == (4 / 5, {})
+    assert (loose["accuracy"], loose["versions"]["AMBER-official"]) == (4 / 5, {})
 
 
 def test_a_description_is_tagged_and_a_capital_is_kept(tmp_path: Path, nltk_data: Path) -> None:
@@ -173,12 +173,12 @@ def test_a_description_is_tagged_and_a_capital_is_kept(tmp_path: Path, nltk_data
     assert (row["hallucinated"], row["covered"], row["targets"]) == (["truck", "dog"], ["car", "person"], ["dog"])
     assert (found["chair"], found["cover"], found["hal"], found["cog"]) == (2 / 4, 1, 1, 1 / 2)
     assert (found["chair_least"], found["cog_most"]) == (0, 1)
-    assert found["official"]["CHAIR"] == [0.0, 50.0]
+    assert found["versions"]["AMBER-official"]["CHAIR"] == [0.0, 50.0]
     table = {"words": WORDS, "similar": [["truck", "car"]]}
     (tmp_path / "data" / SIMILARITY).write_text(json.dumps(table), "utf-8")
     found = judge("amber", given_answers, data=tmp_path / "data")
-    assert (found["chair"], found["chair_least"], found["official"]["CHAIR"]) == (1 / 4, 1 / 4, 25.0)
-    assert found["official"]["Hal"] == 100.0
+    assert (found["chair"], found["chair_least"], found["versions"]["AMBER-official"]["CHAIR"]) == (1 / 4, 1 / 4, 25.0)
+    assert found["versions"]["AMBER-official"]["Hal"] == 100.0
     assert found["similar_words"] == "1 pairs"
 
 
@@ -259,7 +259,7 @@ def test_made_answers_to_all_questions(shared_data: Path, tmp_path: Path, seed: 
     path = responses(tmp_path / "responses.json", *answers, start=1005)
     found = judge("amber", path, data=data)
     assert (found["counts"]["questions"], found["responses"]) == (14_216, "14216 of 15220")
-    assert found["official"] == printed_by_the_program(asked, answers)
+    assert found["versions"]["AMBER-official"] == printed_by_the_program(asked, answers)
 
 
 @pytest.mark.shared
@@ -290,4 +290,6 @@ def test_captions_as_descriptions_of_all_images(shared_data: Path, nltk_data: Pa
         expected.update(hallucinated=wrong, nouns=len(kept), covered=covered, marked=marked, hallucinating=wrong > 0)
     found = judge("amber", responses(tmp_path / "r.json", *captions), data=data, similarity=table)
     assert {name: found["counts"][name] for name in expected} == dict(expected)
-    assert found["official"]["CHAIR"] == round(expected["hallucinated"] / (expected["nouns"] + 0.001) * 100, 1)
+    assert found["versions"]["AMBER-official"]["CHAIR"] == round(
+        expected["hallucinated"] / (expected["nouns"] + 0.001) * 100, 1
+    )
