@@ -16,7 +16,7 @@ from vlm_evals.tasks import asked_of
 from tests.evals.test_benchmark import MADE
 from tests.support.damage import damaged
 
-OFTEN = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+OFTEN = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = {"hallusion": ["HallusionBench.json"], "amber": ["annotations.json", "query_all.json", "relation.json"]}
 LINES = {"mcq-pope": ["coco_mcq_random.jsonl"]}
 SAID = [{"question_id": 1, "response": "A"}, {"question_id": 2, "response": "B"}]

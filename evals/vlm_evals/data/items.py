@@ -113,7 +113,12 @@ def read_items(path: Path) -> list[Item]:
 
 
 def match(
-    items: Sequence[Item], answers: Sequence[GivenAnswer], key_of: Callable[[GivenAnswer], str], path: Path
+    items: Sequence[Item],
+    answers: Sequence[GivenAnswer],
+    key_of: Callable[[GivenAnswer], str],
+    path: Path,
+    *,
+    texts: bool = False,
 ) -> list[str]:
     """Return the answers' texts in the order of the questions.
 
@@ -122,12 +127,15 @@ def match(
         answers: what was said.
         key_of: the key of the question that an answer belongs to.
         path: of the answers, for messages.
+        texts: whether an answer that carries its question must carry the text of this one.
 
     Raises:
-        AnswerMismatch: naming the question whose answer is missing or doubled, or that is not asked.
+        AnswerMismatch: naming the question whose answer is missing or doubled, that is not asked, or is another.
     """
     given: dict[str, GivenAnswer] = {}
     for answer in answers:
+        if answer.question_id is None:
+            raise AnswerMismatch(f"{path}, line {answer.line}: the answer names no question id")
         key = key_of(answer)
         if key in given:
             lines = f"{given[key].line} and {answer.line}"
@@ -139,4 +147,14 @@ def match(
     if missing := [item.key for item in items if item.key not in given]:
         rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise AnswerMismatch(f"{path}: question {missing[0]}{rest} has no answer")
+    for item in items if texts else ():
+        _compare(item, given[item.key], path)
     return [given[item.key].text for item in items]
+
+
+def _compare(item: Item, answer: GivenAnswer, path: Path) -> None:
+    asked, wanted = (" ".join(text.split()) for text in (answer.question or "", item.text))
+    if asked and wanted not in asked:
+        raise AnswerMismatch(
+            f"{path}, line {answer.line}: answers {asked[:60]!r} where question {item.key} is {wanted[:60]!r}"
+        )

@@ -45,6 +45,14 @@ def read_text_of(path: Path) -> tuple[list[Item], list[str]]:
     Raises:
         FileFormatError: naming the line that is no question, or that has no partner about the same image.
     """
+    if not path.exists():
+        raise FileFormatError(path, None, "there is no such file")
+    if path.suffix.lower() in (".json", ".jsonl"):
+        raise FileFormatError(
+            path,
+            None,
+            "holds no right answers beside what the model said; give MME's texts, or its release, by --questions",
+        )
     if path.stem not in CATEGORIES:
         raise FileFormatError(path, None, f"is named for no category of MME: {', '.join(CATEGORIES)}")
     rows: list[tuple[str, str, str]] = []

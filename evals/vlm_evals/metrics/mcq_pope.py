@@ -112,7 +112,7 @@ def read_saved(
 def _paired(items: Sequence[Item], path: Path) -> list[str]:
     """Return the texts that answer the questions of a split."""
     split = items[0].split
-    texts = match(items, read_answers(path), lambda answer: f"{split}/{answer.question_id}", path)
+    texts = match(items, read_answers(path), lambda answer: f"{split}/{answer.question_id}", path, texts=True)
     if texts[0] == items[0].text:
         raise FileFormatError(path, 1, "is a question with its label; give the file of what the model said")
     return texts

@@ -99,7 +99,10 @@ def test_an_lmms_eval_log_is_read(tmp_path: Path) -> None:
         (ROWS[:-1], "question VD/chart/0/0/0 has no answer"),
         ([*ROWS, ROWS[1]], "question VS/chart/0/1/0 is answered twice"),
         ([*ROWS, row("VD", 7, 7, 1, 1, "yes")], "answers question VD/chart/0/7/7, which is not asked"),
-        ([*ROWS[:-1], ROWS[-1] | {"question": "What?"}], "answers 'What.' where VD/chart/0/0/0 is 'Is it so, 0 0.'"),
+        (
+            [*ROWS[:-1], ROWS[-1] | {"question": "What?"}],
+            "answers 'What.' where question VD/chart/0/0/0 is 'Is it so, 0 0.'",
+        ),
     ],
 )
 def test_answers_that_do_not_fit_are_named(tmp_path: Path, rows: list[Row], complaint: str) -> None:

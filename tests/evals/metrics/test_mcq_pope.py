@@ -78,6 +78,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         judge("mcq-pope", [asked], questions=[asked])
     with pytest.raises(AnswerMismatch, match="question random/3 has no answer"):
         judge("mcq-pope", [said(tmp_path / "a.jsonl", *"ABC")], questions=[asked])
+    with pytest.raises(AnswerMismatch, match=r"line 1: the answer names no question id"):
+        judge("mcq-pope", [written(tmp_path / "a.jsonl", [{"response": "A"}])], questions=[asked])
+    other = [{"question_id": n, "question": "Is there a dog?", "answer": "yes"} for n in range(4)]
+    with pytest.raises(AnswerMismatch, match=r"line 1: answers 'Is there a dog\?' where question random/0 is 'Which"):
+        judge("mcq-pope", [written(tmp_path / "a.jsonl", other)], questions=[asked])
     wrong = written(
         tmp_path / "pope_random.jsonl", [ASKED[0] | {"text": "Is there a dog in the image?", "label": "yes"}]
     )

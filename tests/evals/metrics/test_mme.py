@@ -112,6 +112,11 @@ def test_a_wrong_text_is_named(tmp_path: Path, name: str, text: str, complaint: 
 
 
 def test_other_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="there is no such file"):
+        judge("mme", [tmp_path / "existence.txt"])
+    (tmp_path / "answers.jsonl").write_text("{}", "utf-8")
+    with pytest.raises(FileFormatError, match="give MME's texts, or its release, by --questions"):
+        judge("mme", [tmp_path / "answers.jsonl"])
     texts = written(tmp_path / "texts", existence=EXISTENCE)
     with pytest.raises(EvaluationError, match="the category existence is given twice"):
         judge("mme", [texts, texts / "existence.txt"])
