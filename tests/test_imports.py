@@ -79,6 +79,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "data runs",
         "protocol",
         "metric",
+        "benchmark",
         "metrics",
         "registry",
         "tasks reports",

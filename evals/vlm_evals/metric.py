@@ -105,7 +105,8 @@ class Asked:
     Attributes:
         help: the first sentence of `vlm-heads eval NAME --help`.
         max_new_tokens: tokens an answer may have.
-        eligible: the ids of the images that can be asked about, from the data.
+        eligible: the ids of the images that can be asked about, from the data; of sets of images where these belong
+            together.
         samples: everything a protocol asks, in its order.
         keep: writes into a run directory what its answers will be scored against, so that no data is needed then.
         score: scores the answers of a run directory; it raises `RunError` where answers are missing.
@@ -124,7 +125,7 @@ class Asked:
 
     help: str
     max_new_tokens: int
-    eligible: Callable[[Any], list[int]]
+    eligible: Callable[[Any], list[Any]]
     samples: Callable[[Protocol, Any], list[Sample]]
     keep: Callable[[Path, Protocol, Any], None]
     score: Callable[[Path, Protocol, Mapping[str, Answer]], Scored]
@@ -188,6 +189,7 @@ class Metric:
         judging: how saved answers are scored.
         asked: how a model is asked; None for a metric that scores saved answers alone.
         headline: the figure that a comparison is about.
+        units: what the bootstrap draws, in the plural, as "images" or "pairs".
         higher_is_better: of the headline; else it counts inventions.
         recall: the figure of what is rightly said; fewer inventions must not cost it. None where there is none.
         accuracy: the figure of right answers; None where there is none.
@@ -218,6 +220,7 @@ class Metric:
     judging: Judging
     headline: str
     asked: Asked | None = None
+    units: str = "images"
     higher_is_better: bool = False
     recall: str | None = None
     accuracy: str | None = None
@@ -235,6 +238,11 @@ class Metric:
     controls: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     curve: Curve | None = None
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether figures count whole units, such as pairs: a unit that lacks an answer counts nowhere."""
+        return self.unit_counts is not _summed
 
     @property
     def must_hold(self) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:  # a corpus needs no array, only its resamples do
@@ -123,7 +125,8 @@ class Sum:
         """Return the scaled sum of the parts; None where one of them is undefined."""
         values = [part.of(totals) for part in self.parts]
         defined = [value for value in values if value is not None]
-        return self.scale * sum(defined) if values and len(defined) == len(values) else None
+        # one after the other, as the published programs add: newer Pythons' `sum` carries what rounding loses
+        return self.scale * reduce(add, defined) if values and len(defined) == len(values) else None
 
     def of_many(self, totals: Mapping[str, Array]) -> Array:
         """Return the scaled sum for many sums at once; NaN where one part is undefined."""

@@ -48,8 +48,10 @@ class ScoredRun:
         return find_metric(self.protocol.metric)
 
     def without(self, failed: Collection[str]) -> ScoredRun:
-        """Return the run without the scores of some samples."""
-        return replace(self, scores=[score for score in self.scores if score.key not in failed])
+        """Return the run without the scores of some samples, or of their units where the metric counts units."""
+        units = {score.unit for score in self.scores if self.metric.counts_units and score.key in failed}
+        kept = [score for score in self.scores if score.key not in failed and score.unit not in units]
+        return replace(self, scores=kept)
 
 
 def score_run(folder: Path) -> ScoredRun:

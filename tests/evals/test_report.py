@@ -1,16 +1,19 @@
 """Reports: data, Markdown and plots of one run, of two, and of captions with questions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from vlm_evals.data.formats import Question
 from vlm_evals.metrics.chair import CHAIR, CaptionScore
 from vlm_evals.metrics.pope import POPE, QuestionScore
+from vlm_evals.ratios import Ratio
 from vlm_evals.records import Score
+from vlm_evals.registry import find_metric
 from vlm_evals.report import paired_report, single_report, write_report
 from vlm_evals.reports.pairs import compare
-from vlm_evals.reports.tables import headline, markdown, tables
+from vlm_evals.reports.tables import cells, columns, headline, markdown, split_tables, tables
 from vlm_evals.text.objects import CaptionObjects, Mention
 
 SETTINGS = {
@@ -155,3 +158,48 @@ def test_numbers_are_rounded_for_reading_alone() -> None:
     assert CHAIR.show("recall", None) == "undefined"
     assert CHAIR.show_estimate("chair_s", {"estimate": -0.05, "low": -0.1, "high": 0.001}) == "-5.0 [-10.0, 0.1]"
     assert CHAIR.show_estimate("recall", {"estimate": None, "low": None, "high": None}) == "undefined"
+
+
+def test_many_splits_stand_below_one_another() -> None:
+    counts = {"right": {"yes": 1, "no": 0}}
+    scores = [
+        Score(f"{split}/{n}", f"{split}/{n}", {"right": counts["right"][answer], "asked": 1}, split)
+        for split in "abcdef"
+        for n, answer in enumerate(("yes", "no"))
+    ]
+    many = replace(
+        find_metric("mcq-pope"),
+        ratios={"accuracy": Ratio("right", "asked", "nothing is asked")},
+        labels={"accuracy": "accuracy"},
+        in_splits=("accuracy",),
+    )
+    found = many.corpus(scores)
+    assert columns(many, found) == ["mean"]
+    assert cells(many, "accuracy", found) == ["50.0"]
+    (table,) = split_tables(many, found)
+    assert table.header == ("split", "accuracy")
+    assert [row[0] for row in table.rows] == list("abcdef")
+    few = many.corpus([score for score in scores if score.split in "abcde"])
+    assert columns(many, few) == [*"abcde", "mean"]
+    assert split_tables(many, few) == []
+
+
+def test_a_paired_report_has_one_table_of_many_splits_and_names_its_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vlm_evals.reports.tables as module
+
+    scores = [Score(split, split, {"right": n % 2, "asked": 1}, split) for n, split in enumerate("abcdef")]
+    many = replace(
+        find_metric("mcq-pope"),
+        ratios={"accuracy": Ratio("right", "asked", "nothing is asked")},
+        labels={"accuracy": "accuracy"},
+        in_splits=("accuracy",),
+        tested=None,
+        units="pairs",
+    )
+    monkeypatch.setattr(module, "find_metric", lambda name: many)
+    report = paired_report([compare(many, scores, {"mitigated": scores}, resamples=20)], settings={})
+    text = markdown(report)
+    assert "20 resamples of pairs" in text
+    assert "## MCQ-POPE, accuracy by split" in text
+    assert "| f | 100.0 | 100.0 | +0.0 [0.0, 0.0] |" in text
+    assert "MCQ-POPE, f" not in text

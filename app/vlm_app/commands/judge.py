@@ -56,14 +56,16 @@ def _title(metric: "Metric", files: list[Path], found: dict[str, Any]) -> str:
 
 
 def _print(metric: "Metric", found: dict[str, Any], title: str) -> None:
-    from vlm_evals.reports.tables import cells
+    from vlm_evals.reports.tables import cells, columns, split_tables
 
     for alert in found.get("alerts", ()):
         print(alert)
     splits = found.get("splits", {})
     names = dict.fromkeys([*metric.labels, *metric.figures(list(splits))])
     rows = [(metric.label(name), *cells(metric, name, found)) for name in names if name in found]
-    print_table(title, ("metric", *splits, metric.over_splits or "value"), rows)
+    print_table(title, ("metric", *columns(metric, found)), rows)
+    for table in split_tables(metric, found):
+        print_table(*table)
     for name, reason in found.get("undefined", {}).items():
         remark(f"{metric.label(name)} is undefined: {reason}")
     for note in found.get("notes", ()):

@@ -8,6 +8,7 @@ from vlm_evals.metric import Metric
 from vlm_evals.registry import find_metric
 
 MOST = 10  # objects listed as invented most often
+WIDEST = 5  # splits that stand beside one another; more stand below one another
 
 
 class Table(NamedTuple):
@@ -45,15 +46,41 @@ def _single_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
         (metric.label(name), *cells(metric, name, report), *_interval(metric, name, report))
         for name in metric.figures(list(splits))
     ]
-    header = ("metric", *splits, metric.over_splits, "95 %") if metric.over_splits else ("metric", "value", "95 %")
-    found = [Table(metric.title, header, rows)]
+    found = [Table(metric.title, ("metric", *columns(metric, report), "95 %"), rows), *split_tables(metric, report)]
     invented = {"this run": report["most_invented"]} if "most_invented" in report else {}
     return found + _invented_tables({"most_invented": invented})
 
 
+def columns(metric: Metric, found: Mapping[str, Any]) -> list[str]:
+    """Return the names of the columns of `cells`."""
+    beside = found.get("splits", {}) if len(found.get("splits", {})) <= WIDEST else {}
+    return [*beside, metric.over_splits if metric.over_splits and metric.over_splits != "pooled" else "value"]
+
+
+def split_tables(metric: Metric, found: Mapping[str, Any]) -> list[Table]:
+    """Return a table with a row a split, where there are too many to stand beside one another."""
+    splits = found.get("splits", {})
+    if len(splits) <= WIDEST:
+        return []
+    rows = [
+        (split, *(metric.show(name, part[name]) for name in metric.in_splits))
+        for split, part in splits.items()
+        if _says_something(metric, part)
+    ]
+    return [Table(f"{metric.title}, by split", ("split", *map(metric.label, metric.in_splits)), rows)]
+
+
+def _says_something(metric: Metric, part: Mapping[str, Any]) -> bool:
+    """Whether a split has any of the figures that are shown of splits."""
+    return any(part[name] is not None for name in metric.in_splits)
+
+
 def cells(metric: Metric, name: str, found: Mapping[str, Any]) -> list[str]:
-    """Return a figure as text: within every split, empty where it is of the whole alone, and of the whole."""
-    splits = found.get("splits", {}).values()
+    """Return a figure as text: within every split, empty where it is of the whole alone, and of the whole.
+
+    Where there are many splits, of the whole alone.
+    """
+    splits = found.get("splits", {}).values() if len(found.get("splits", {})) <= WIDEST else ()
     return [*(metric.show(name, part[name]) if name in part else "" for part in splits), metric.show(name, found[name])]
 
 
@@ -70,6 +97,8 @@ def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Map
     if len(splits) < 2:
         return found
     plain, mitigated, _ = sides
+    if len(splits) > WIDEST:
+        return [*found, *_paired_split_table(metric, plain["splits"], mitigated["splits"], splits)]
     return found + [
         _paired_table(
             metric,
@@ -80,8 +109,27 @@ def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Map
             difference,
         )
         for split, difference in splits.items()
-        if metric.in_splits
+        if metric.in_splits and _says_something(metric, plain["splits"][split])
     ]
+
+
+def _paired_split_table(
+    metric: Metric, plain: Mapping[str, Any], mitigated: Mapping[str, Any], differences: Mapping[str, Any]
+) -> list[Table]:
+    """Return one table for many splits, of the first of their figures."""
+    name = metric.in_splits[0]
+    rows = [
+        (
+            split,
+            metric.show(name, plain[split][name]),
+            metric.show(name, mitigated[split][name]),
+            metric.show_estimate(name, differences[split][name]),
+        )
+        for split in plain
+        if plain[split][name] is not None
+    ]
+    header = ("split", "plain", "mitigated", "difference [95 %]")
+    return [Table(f"{metric.title}, {metric.label(name)} by split", header, rows)]
 
 
 def _paired_table(
@@ -196,9 +244,10 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
             facts.append(f"{name}: {_cell(shown)}")
     facts.append(f"n: {report['n']}" + (f", {len(report['failures'])} not answered" if report["failures"] else ""))
     if report["kind"] == "paired":
+        units = " and ".join(dict.fromkeys(metric.units for metric in metrics_of(report)))
         facts.append(
             f"differences are mitigated minus plain, {report['level']:.0%} bootstrap intervals "
-            f"({report['resamples']} resamples of images, seed {report['seed']}); rates in percent"
+            f"({report['resamples']} resamples of {units}, seed {report['seed']}); rates in percent"
         )
         tested = dict(metric.tested for metric in metrics_of(report) if metric.tested)
         for name, test in report.get("mcnemar", {}).items():

@@ -67,7 +67,7 @@ _KEYS = ("answer", "final_answer", "response", "prediction", "label", "result", 
 
 def _strict(answer: str, _: Label | None) -> Reading:
     """Return yes or no where it is the first word, or follows "the answer is", and is not taken back at once."""
-    text = _unwrapped(answer.strip())
+    text = unwrapped(answer.strip())
     lead = _LEAD.match(text)
     words = [word.lower() for word in _WORD.findall(text[lead.end() :] if lead else text)]
     while words and words[0].isdecimal():  # a list number: "1. No"
@@ -90,7 +90,7 @@ _READERS: Mapping[str, Callable[[str, Label | None], Reading]] = {
 }
 
 
-def _unwrapped(text: str) -> str:
+def unwrapped(text: str) -> str:
     """Return an answer out of what is put around answers: a tag, a box, a JSON object, the name of who speaks."""
     for wrapping in (_TAGGED, _BOXED):
         if found := wrapping.findall(text):
@@ -109,6 +109,26 @@ def _stated(text: str) -> str | None:
         return None
     named = {str(key).lower(): value for key, value in stated.items()} if isinstance(stated, dict) else {}
     return next((named[key] for key in _KEYS if isinstance(named.get(key), str)), None)
+
+
+_MARKS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
+_LISTED = re.compile(r"\d,\d")
+_STOP = re.compile(r"\.(?!\d)")
+_MOST_STOPS = 32  # the program hands a flag where a count belongs
+
+
+def read_words(answer: str) -> Reading:
+    """Return yes or no where one of them alone is among the words, as VLMEvalKit reads answers."""
+    lowered = answer.lower()
+    text = lowered
+    for mark in _MARKS:
+        dropped = f"{mark} " in lowered or f" {mark}" in lowered or _LISTED.search(lowered) is not None
+        text = text.replace(mark, "" if dropped else " ")
+    words = _STOP.sub("", text, count=_MOST_STOPS).split()
+    found = {"yes", "no"}.intersection(words)
+    if len(found) != 1:
+        return "unparsed"
+    return "yes" if "yes" in found else "no"
 
 
 MANY = 0.1  # a larger share of unparsed answers is said in the first lines of a report
