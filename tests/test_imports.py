@@ -77,6 +77,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "data runs",
         "protocol",
         "metric",
+        "yes_no",
         "metrics",
         "registry",
         "tasks reports",

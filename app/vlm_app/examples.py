@@ -31,7 +31,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "judge": ("vlm-heads judge chair captions.jsonl --truth coco",),
     "judge chair": ("vlm-heads judge chair captions.jsonl --truth coco/annotations",),
-    "judge pope": ("vlm-heads judge pope answers.jsonl --questions coco_pope_random.json",),
+    "judge pope": (
+        "vlm-heads judge pope answers.jsonl --questions coco_pope_random.json",
+        "vlm-heads judge pope answers.jsonl -q coco_pope_random.json --labels repope --labels-from RePOPE",
+    ),
     "bench": ("vlm-heads bench",),
     "bench kernel": ("vlm-heads bench kernel --shape 7B --dtype bfloat16 --device cuda",),
     "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),

@@ -94,6 +94,10 @@ def _as_it_is(protocol: Protocol, data: Any) -> Protocol:
     return protocol
 
 
+def _nothing_beside(data: Any, given: Mapping[str, Any]) -> Any:
+    return data
+
+
 def _nothing_to_check(entries: Mapping[str, Any]) -> None:
     return None
 
@@ -118,6 +122,8 @@ class Asked:
         batch_size: samples in one generation.
         find_data: the data in a folder.
         data_is: what such a folder holds, in words.
+        files: options that name files beside the data; they are no entries of the protocol, their hashes are.
+        beside: completes data with what the options name, those of the protocol and of files alike.
         own_protocol: the name of a protocol for data in the metric's own format; None where it asks about any images
             in COCO's format, the embedded world's among them.
     """
@@ -137,6 +143,8 @@ class Asked:
     batch_size: int = 16
     find_data: Callable[[Path], Any] = CocoFolder.find
     data_is: str = "COCO's pictures and annotations"
+    files: tuple[Option, ...] = ()
+    beside: Callable[[Any, Mapping[str, Any]], Any] = _nothing_beside
     own_protocol: str | None = None
 
 
@@ -153,6 +161,19 @@ class Curve:
     over: str
     figures: tuple[str, ...]
     beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """The same answers under other labels.
+
+    Attributes:
+        scores: of the answers whose questions these labels keep.
+        transition: split -> change of a label, or of an answer's worth -> how many.
+    """
+
+    scores: Sequence[Score]
+    transition: Mapping[str, Mapping[str, int]]
 
 
 def _key(score: Score) -> str:
@@ -172,6 +193,10 @@ def _no_alerts(scores: Sequence[Score]) -> list[str]:
 
 
 def _no_findings(scores: Sequence[Score]) -> Mapping[str, Any]:
+    return {}
+
+
+def _no_labels(scores: Sequence[Score]) -> Mapping[str, Relabelled]:
     return {}
 
 
@@ -202,6 +227,7 @@ class Metric:
         called: what a score is about, for a message.
         findings: what else scores show, as plain data for a report; it stands there for each side.
         alerts: sentences for the first lines of a report, where scores show that its figures mean little.
+        relabelled: source of labels -> the same answers under its labels, where scores carry others than their own.
         nothing: the counts of no scores; by default those of the ratios alone.
         numbers: figures that are no fractions: shown as they are, with two digits, and not in percent.
         in_splits: figures in the table of a split.
@@ -229,6 +255,7 @@ class Metric:
     called: Callable[[Score], str] = _key
     findings: Callable[[Sequence[Score]], Mapping[str, Any]] = _no_findings
     alerts: Callable[[Sequence[Score]], list[str]] = _no_alerts
+    relabelled: Callable[[Sequence[Score]], Mapping[str, Relabelled]] = _no_labels
     nothing: Mapping[str, int] = field(default_factory=dict)
     numbers: frozenset[str] = frozenset()
     in_splits: tuple[str, ...] = ()

@@ -69,7 +69,8 @@ def evaluate(
 
     Args:
         metric: what is measured.
-        **own: the metric's own options by name; each is an entry of the protocol. The rest is told by `--help`.
+        **own: the metric's own options by name; each is an entry of the protocol, or names files. The
+            rest is told by `--help`.
     """
     from vlm_evals.tasks import asked_of, require_data
 
@@ -82,6 +83,7 @@ def evaluate(
     look_first(model=model, device=device, words=words, profile=profile)
     name = _protocol_name(asked, protocol, split, data)
     require_data(name, metric.name, data, limit=limit)
+    files = {one.name: own.pop(one.name) for one in asked.files}
     entries = _entries(asked, {**own, "max_new_tokens": max_tokens, "decoding": _decoding(beams)})
     loading(model)
     from vlm_evals.answer import Asking, Processes
@@ -93,6 +95,7 @@ def evaluate(
     processes = Processes.current(device)
     out = out or Path("runs") / f"{metric.name}-{Path(name).stem}"
     folder = find_data(name, metric.name, data, out, limit=limit, seed=seed, processes=processes, progress=progress)
+    folder = asked.beside(folder, {**own, **files})
     bound = choose_protocol(name, metric.name, folder, limit=limit, seed=seed, **entries)
     notes = notes_on(name, folder)
     for note in notes if processes.first else ():
@@ -158,7 +161,7 @@ class EvalGroup(MetricGroup):
             del shared["curve"]
         listed = list(shared.values())
         after = list(shared).index("out") + 1
-        listed[after:after] = option_parameters(asked.options)
+        listed[after:after] = option_parameters((*asked.options, *asked.files))
         return shaped(partial(evaluate, metric), listed, asked.help)
 
 

@@ -30,9 +30,12 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     if report["kind"] != "paired":
         return _single_tables(first, report)
     found = _main_tables(first, [report[side] for side in _SIDES], report.get("splits", {}))
+    own = len(found)
     for metric in more:
         below = [report[side][metric.name] for side in _SIDES]
         found += _main_tables(metric, below, report[metric.name].get("splits", {}))
+        found += _pair_label_tables(metric, report[metric.name])
+    found[own:own] = _pair_label_tables(first, report)
     return found + _curve_tables(first, report) + _control_tables(first, report) + _invented_tables(report)
 
 
@@ -46,7 +49,7 @@ def _single_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
         for name in metric.figures(list(splits))
     ]
     header = ("metric", *splits, metric.over_splits, "95 %") if metric.over_splits else ("metric", "value", "95 %")
-    found = [Table(metric.title, header, rows)]
+    found = [Table(metric.title, header, rows), *label_tables(metric, report)]
     invented = {"this run": report["most_invented"]} if "most_invented" in report else {}
     return found + _invented_tables({"most_invented": invented})
 
@@ -61,6 +64,53 @@ def _interval(metric: Metric, name: str, report: Mapping[str, Any]) -> tuple[str
     """Return the interval of one figure of a single run; nothing where it has none."""
     low, high = report["intervals"].get(name, (None, None))
     return ("",) if low is None else (f"[{metric.show(name, low)}, {metric.show(name, high)}]",)
+
+
+def label_tables(metric: Metric, found: Mapping[str, Any]) -> list[Table]:
+    """Return a table of the metric's own labels beside each other source's, and one of what changed."""
+    tables = []
+    for source, other in found.get("labels", {}).items():
+        sides = (metric.title, source)
+        splits = [*other["splits"], metric.over_splits]
+        parts = [part for split in splits for part in (_part(found, split), _part(other, split))]
+        counts = dict.fromkeys(name for part in parts for name in part.get("counts", ()))
+        rows = [(metric.label(name), *(_exact(part[name]) for part in parts)) for name in metric.ratios]
+        rows += [
+            (name.replace("_", " "), *(str(part.get("counts", {}).get(name, "")) for part in parts)) for name in counts
+        ]
+        header = ("metric", *(f"{split}: {side}" for split in splits for side in sides))
+        tables += [
+            Table(f"{metric.title} and {source}", header, rows),
+            _change_table(source, other["label_transition"]),
+        ]
+    return tables
+
+
+def _part(found: Mapping[str, Any], split: str | None) -> Mapping[str, Any]:
+    """Return the figures of a split, or of the whole."""
+    part: Mapping[str, Any] = found["splits"].get(split, found)
+    return part
+
+
+def _change_table(source: str, transition: Mapping[str, Mapping[str, int]]) -> Table:
+    header = ("split", *(name.replace("_", " ") for name in next(iter(transition.values()), ())))
+    rows = [(split, *map(str, changes.values())) for split, changes in transition.items()]
+    return Table(f"From the metric's own labels to {source}", header, rows)
+
+
+def _exact(value: float | None) -> str:
+    """Return a figure as papers print it, in percent with two digits."""
+    return "undefined" if value is None else f"{100 * value:.2f}"
+
+
+def _pair_label_tables(metric: Metric, part: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of a comparison under each other source of labels."""
+    tables = []
+    for source, other in part.get("labels", {}).items():
+        own = _main_tables(metric, [other[side] for side in _SIDES], other.get("splits", {}))
+        tables += [table._replace(title=f"{table.title}, labels of {source}") for table in own]
+        tables.append(_change_table(source, other["label_transition"]["plain"]))
+    return tables
 
 
 def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Mapping[str, Any]) -> list[Table]:
@@ -158,7 +208,8 @@ def headline(report: Mapping[str, Any]) -> str:
     if report["kind"] != "paired":
         return f"{first.title} of {report['n']} {first.items}"
     rest = (f"; {metric.title}: {report[metric.name]['verdict']}" for metric in more)
-    return f"{first.title}: {report['verdict']}" + "".join(rest)
+    other = (f"; with the labels of {name}: {one['verdict']}" for name, one in report.get("labels", {}).items())
+    return f"{first.title}: {report['verdict']}" + "".join([*other, *rest])
 
 
 def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
