@@ -83,7 +83,7 @@ def _add(found: dict[str, Any], comparison: Comparison) -> None:
     for side in ("plain", "mitigated", "difference"):
         found[side] = found[side] | {metric.name: part[side]}
     found["mcnemar"] = found.get("mcnemar", {}) | part.get("mcnemar", {})
-    kept = ("verdict", "n", metric.counted, "splits", "controls")
+    kept = ("verdict", "n", metric.counted, "splits", "transition", "beats", "controls")
     found[metric.name] = {name: part[name] for name in kept if name in part} | pair_under_labels(comparison)
 
 

@@ -14,15 +14,17 @@ from vlm_evals.data.pairing import pair_answers, require_file_order
 from vlm_evals.data.pope_folder import PopeFolder, labels_given
 from vlm_evals.data.pope_questions import STRATEGIES
 from vlm_evals.errors import AnswerMismatch, TaskError
-from vlm_evals.metric import Asked, Judging, Metric, Option, Scored
+from vlm_evals.metric import Asked, Controls, Judging, Metric, Option, Scored
 from vlm_evals.protocol import Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
 from vlm_evals.records import Answer, Label, Score, file_hash, image_key, write_rows
 from vlm_evals.runs import require_complete
 from vlm_evals.text.spoken import notes_on_thinking, spoken
 from vlm_evals.text.yes_no import PARSERS, Parser, Reading, parse_answer, unparsed_alerts
+from vlm_evals.yes_no.controls import ADDED, output_control
 from vlm_evals.yes_no.questions import QUESTIONS, bound, eligible, keep_questions, kept_labels, sample_id, samples
 from vlm_evals.yes_no.relabelled import UNDER, counts_of_answer, relabelled
+from vlm_evals.yes_no.turned import transition
 
 _NO_QUESTION = "there is no question"
 _PRECISION = Ratio("true_yes", "said_yes", "no answer is yes")
@@ -55,6 +57,7 @@ class QuestionScore:
         question: with the label that counts.
         answer: what was said.
         reading: how it was read.
+        margin: of yes against no at the answer's first token, where it was recorded.
         under: source of other labels -> the label and the reading there, or None where it removed the question.
     """
 
@@ -62,6 +65,7 @@ class QuestionScore:
     answer: str
     reading: Reading
     under: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict)
+    margin: float | None = None
 
     def counts(self) -> dict[str, int]:
         """Return the counts that every figure of `RATIOS` is made of; an unparsed answer is never right."""
@@ -83,6 +87,7 @@ class QuestionScore:
         asked = self.question
         evidence: dict[str, Any] = self.as_row() | {"question": asked.text}
         evidence |= {UNDER: dict(self.under)} if self.under else {}
+        evidence |= {} if self.margin is None else {"margin": self.margin}
         return Score(sample_id(asked), image or image_key(asked.image), self.counts(), asked.split, evidence)
 
 
@@ -240,6 +245,8 @@ def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) 
     pairs = _answered(folder, answers)
     parser: Any = protocol.parser or "strict-neither"
     found = score_answers([question for question, _ in pairs], [given for _, given in pairs], parser)
+    margins = {name: answer.margin for name, answer in answers.items()}
+    found = [replace(score, margin=margins[sample_id(score.question)]) for score in found]
     notes: list[str] = []
     if name := protocol.option("labels"):
         kept = kept_labels(folder, name)
@@ -287,6 +294,9 @@ POPE = Metric(
     called=lambda score: f"question {score.evidence['question_id']} ({score.split})",
     alerts=unparsed_alerts,
     relabelled=relabelled,
+    transition=transition,
+    derived=output_control,
+    controls=("accuracy", "f1", "yes_ratio", "unparsed"),
     in_splits=("accuracy", "f1", "yes_ratio", "unparsed"),
     summary=("accuracy", "f1", "false_yes_rate", "yes_ratio"),
     judging=Judging(
@@ -314,6 +324,7 @@ POPE = Metric(
             _LABELS_FROM,
         ),
         beside=PopeFolder.beside,
+        controls=Controls(added=ADDED, margin=("yes", "no")),
         batch_size=32,
         eligible=eligible,
         bound=bound,

@@ -38,9 +38,12 @@ def pair_under_labels(comparison: Comparison) -> dict[str, Any]:
     runs = {name: metric.relabelled(scores) for name, scores in comparison.runs.items()}
     found: dict[str, Any] = {}
     for source in runs[PLAIN]:
-        others = {name: other[source].scores for name, other in runs.items() if name != PLAIN}
+        scores = {name: other[source].scores for name, other in runs.items()}
+        base = scores.pop(PLAIN)
+        derived = metric.derived(base, scores[comparison.others[0]])  # anew: the questions are fewer
+        scores |= {name: one.scores for name, one in derived.items() if name in scores}
         seed, resamples = (comparison.settings[key] for key in ("seed", "resamples"))
-        pair = compare(metric, runs[PLAIN][source].scores, others, seed=seed, resamples=resamples).pair()
+        pair = compare(metric, base, scores, seed=seed, resamples=resamples).pair()
         sides = {PLAIN: PLAIN, MITIGATED: comparison.others[0]}
         found[source] = pair | {
             "label_transition": {side: runs[name][source].transition for side, name in sides.items()}

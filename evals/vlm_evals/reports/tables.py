@@ -30,12 +30,13 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     if report["kind"] != "paired":
         return _single_tables(first, report)
     found = _main_tables(first, [report[side] for side in _SIDES], report.get("splits", {}))
-    own = len(found)
+    own, turns = len(found), 1
     for metric in more:
         below = [report[side][metric.name] for side in _SIDES]
         found += _main_tables(metric, below, report[metric.name].get("splits", {}))
         found += _pair_label_tables(metric, report[metric.name])
     found[own:own] = _pair_label_tables(first, report)
+    found[turns:turns] = _transition_tables(first, report)
     return found + _curve_tables(first, report) + _control_tables(first, report) + _invented_tables(report)
 
 
@@ -154,6 +155,23 @@ def _paired_table(
     return Table(title, ("metric", "plain", "mitigated", "difference [95 %]"), rows)
 
 
+def _transition_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
+    """Return what the plain answers became, by split and label."""
+    moved = report.get("transition", {})
+    rows = [
+        (split, f"label {label}", *(str(turns[name]) for name in TURNS))
+        for split, by_label in moved.items()
+        for label, turns in by_label.items()
+        if isinstance(turns, Mapping)
+    ]
+    names = (name.replace("_", " ") for name in TURNS)
+    title = f"{metric.title}, what the plain answers became"
+    return [Table(title, ("split", "questions", *names), rows)] if rows else []
+
+
+TURNS = ("right_to_right", "right_to_wrong", "wrong_to_right", "wrong_to_wrong")
+
+
 def _curve_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
     curve = metric.curve
     if curve is None or "curve" not in report:
@@ -209,7 +227,21 @@ def headline(report: Mapping[str, Any]) -> str:
         return f"{first.title} of {report['n']} {first.items}"
     rest = (f"; {metric.title}: {report[metric.name]['verdict']}" for metric in more)
     other = (f"; with the labels of {name}: {one['verdict']}" for name, one in report.get("labels", {}).items())
-    return f"{first.title}: {report['verdict']}" + "".join([*other, *rest])
+    return f"{first.title}: {report['verdict']}" + "".join([_against_controls(first, report), *other, *rest])
+
+
+def _against_controls(metric: Metric, report: Mapping[str, Any]) -> str:
+    """Return which controls a method beats, as the rest of a sentence; empty where there are none."""
+    beats = report.get("beats", {})
+    won, lost = ([name for name, one in beats.items() if one is better] for better in (True, False))
+    if not beats:
+        return ""
+    figure = metric.label(metric.accuracy or metric.headline)
+    if not lost:
+        return f"; beats every control in {figure} ({', '.join(won)})"
+    if not won:
+        return f"; beats no control in {figure} ({', '.join(lost)})"
+    return f"; beats {', '.join(won)} in {figure}, and not {', '.join(lost)}"
 
 
 def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
