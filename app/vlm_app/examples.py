@@ -26,7 +26,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads eval chair --model llava-hf/llava-1.5-7b-hf --data coco --limit 500 --with vhr --paired",
     ),
     "eval pope": (
-        "vlm-heads eval pope --with vhr --paired",
+        "vlm-heads eval pope --with vcd --controls",
         "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --limit 500",
     ),
     "judge": ("vlm-heads judge chair captions.jsonl --truth coco",),

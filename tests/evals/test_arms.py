@@ -27,11 +27,8 @@ def names(words: str, metric: str, **more: Any) -> list[str]:
 
 
 def test_controls_are_those_that_fit() -> None:
-    heads, prompts, first = (
-        ["bottom-heads", "random-heads"],
-        ["prompt-yes", "prompt-no"],
-        ["first-word+1", "first-word+3"],
-    )
+    heads, prompts = ["bottom-heads", "random-heads"], ["prompt-yes", "prompt-no"]
+    first = ["first-word+1", "first-word+3"]
     both = ["plain", "mitigated"]
     assert names("vhr", "pope") == both
     assert names("vhr", "pope", controls=True) == [*both, *heads, *prompts]
@@ -103,7 +100,7 @@ def test_words_are_found_as_a_tokenizer_spells_them(vlm: VLM) -> None:
     assert Margins.of_words(tokenizer, ("grue", "no")) is None  # unknown to this tokenizer
 
 
-def asked(vlm: VLM, world: Path, folder: Path, batch: int, **decoding: Any) -> dict[str, Any]:
+def asked(vlm: VLM, world: Path, folder: Path, batch: int) -> dict[str, Any]:
     data = CocoFolder.find(world)
     protocol = bind("coco", "pope", data, limit=2, seed=7, max_new_tokens=3)
     with open_run(folder, {"protocol": protocol.as_json()}) as run:

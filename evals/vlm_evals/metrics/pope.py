@@ -264,6 +264,8 @@ def _by_image(scores: Sequence[QuestionScore]) -> list[Score]:
 def _noted(scores: Sequence[QuestionScore], passed_over: int = 0, notes: Sequence[str] = ()) -> dict[str, list[str]]:
     """Return the notes of a report, where there are any."""
     notes = [*notes, *notes_on_thinking(score.answer for score in scores)]
+    if dropped := sum(score.reading == "dropped" for score in scores):
+        notes.append(f"{dropped} answers say neither yes nor no and count nowhere, as in RePOPE's program")
     if passed_over:
         notes.append(f"{passed_over} answers are to questions that are not asked here, and are passed over")
     return {"notes": notes} if notes else {}
@@ -275,7 +277,7 @@ def _write_exchange(folder: Path, protocol: Protocol, answers: Mapping[str, Answ
         write_answers(folder / f"pope_{split}.jsonl", [given for question, given in pairs if question.split == split])
 
 
-_PARSER = Option("parser", "strict-neither, pope, opera or vcd.", choices=PARSERS)
+_PARSER = Option("parser", "strict-neither, pope, opera, vcd or repope.", choices=PARSERS)
 _LABELS = Option("labels", "Score with other labels too: repope.", choices=tuple(LABEL_SETS))
 _LABELS_FROM = Option("labels_from", "The folder of their files, such as coco_repope_random.json.", Path)
 

@@ -30,16 +30,19 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     if report["kind"] != "paired":
         return _single_tables(first, report)
     found = _main_tables(first, [report[side] for side in _SIDES], report.get("splits", {}))
-    own, turns = len(found), 1
+    found[1:1] = _transition_tables(first, report)
+    found += _pair_label_tables(first, report)
     for metric in more:
-        below = [report[side][metric.name] for side in _SIDES]
-        found += _main_tables(metric, below, report[metric.name].get("splits", {}))
-        found += _pair_label_tables(metric, report[metric.name])
-    found[own:own] = _pair_label_tables(first, report)
-    found[turns:turns] = _transition_tables(first, report)
-    return found + _curve_tables(first, report) + _control_tables(first, report) + _invented_tables(report)
+        part = report[metric.name]
+        found += _main_tables(metric, [report[side][metric.name] for side in _SIDES], part.get("splits", {}))
+        found += [*_transition_tables(metric, part), *_pair_label_tables(metric, part)]
+    found += _curve_tables(first, report) + _control_tables(first, report)
+    for metric in more:
+        found += _control_tables(metric, report[metric.name])
+    return found + _invented_tables(report)
 
 
+TURNS = ("right_to_right", "right_to_wrong", "wrong_to_right", "wrong_to_wrong")
 _SIDES = ("plain", "mitigated", "difference")
 
 
@@ -82,7 +85,7 @@ def label_tables(metric: Metric, found: Mapping[str, Any]) -> list[Table]:
         header = ("metric", *(f"{split}: {side}" for split in splits for side in sides))
         tables += [
             Table(f"{metric.title} and {source}", header, rows),
-            _change_table(source, other["label_transition"]),
+            _change_table(metric, source, other["label_transition"]),
         ]
     return tables
 
@@ -93,10 +96,10 @@ def _part(found: Mapping[str, Any], split: str | None) -> Mapping[str, Any]:
     return part
 
 
-def _change_table(source: str, transition: Mapping[str, Mapping[str, int]]) -> Table:
+def _change_table(metric: Metric, source: str, transition: Mapping[str, Mapping[str, int]]) -> Table:
     header = ("split", *(name.replace("_", " ") for name in next(iter(transition.values()), ())))
     rows = [(split, *map(str, changes.values())) for split, changes in transition.items()]
-    return Table(f"From the metric's own labels to {source}", header, rows)
+    return Table(f"From {metric.title}'s labels to {source}'s", header, rows)
 
 
 def _exact(value: float | None) -> str:
@@ -110,7 +113,7 @@ def _pair_label_tables(metric: Metric, part: Mapping[str, Any]) -> list[Table]:
     for source, other in part.get("labels", {}).items():
         own = _main_tables(metric, [other[side] for side in _SIDES], other.get("splits", {}))
         tables += [table._replace(title=f"{table.title}, labels of {source}") for table in own]
-        tables.append(_change_table(source, other["label_transition"]["plain"]))
+        tables.append(_change_table(metric, source, other["label_transition"]["plain"]))
     return tables
 
 
@@ -169,9 +172,6 @@ def _transition_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]
     return [Table(title, ("split", "questions", *names), rows)] if rows else []
 
 
-TURNS = ("right_to_right", "right_to_wrong", "wrong_to_right", "wrong_to_wrong")
-
-
 def _curve_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
     curve = metric.curve
     if curve is None or "curve" not in report:
@@ -225,23 +225,29 @@ def headline(report: Mapping[str, Any]) -> str:
     first, *more = metrics_of(report)
     if report["kind"] != "paired":
         return f"{first.title} of {report['n']} {first.items}"
-    rest = (f"; {metric.title}: {report[metric.name]['verdict']}" for metric in more)
-    other = (f"; with the labels of {name}: {one['verdict']}" for name, one in report.get("labels", {}).items())
-    return f"{first.title}: {report['verdict']}" + "".join([_against_controls(first, report), *other, *rest])
+    said = [f"{first.title}: {_shown(first, report)}"]
+    return "; ".join(said + [f"{metric.title}: {_shown(metric, report[metric.name])}" for metric in more])
+
+
+def _shown(metric: Metric, part: Mapping[str, Any]) -> str:
+    """Return what a comparison showed, against controls and with other labels too."""
+    other = [f"with the labels of {name}: {one['verdict']}" for name, one in part.get("labels", {}).items()]
+    against = _against_controls(metric, part)
+    return "; ".join([part["verdict"], *([against] if against else []), *other])
 
 
 def _against_controls(metric: Metric, report: Mapping[str, Any]) -> str:
-    """Return which controls a method beats, as the rest of a sentence; empty where there are none."""
+    """Return which controls a method beats; empty where there are none."""
     beats = report.get("beats", {})
     won, lost = ([name for name, one in beats.items() if one is better] for better in (True, False))
     if not beats:
         return ""
     figure = metric.label(metric.accuracy or metric.headline)
     if not lost:
-        return f"; beats every control in {figure} ({', '.join(won)})"
+        return f"beats every control in {figure} ({', '.join(won)})"
     if not won:
-        return f"; beats no control in {figure} ({', '.join(lost)})"
-    return f"; beats {', '.join(won)} in {figure}, and not {', '.join(lost)}"
+        return f"beats no control in {figure} ({', '.join(lost)})"
+    return f"beats {', '.join(won)} in {figure}, and not {', '.join(lost)}"
 
 
 def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:

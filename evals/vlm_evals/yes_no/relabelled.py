@@ -19,7 +19,9 @@ CHANGES = ("yes_to_yes", "yes_to_no", "yes_removed", "no_to_no", "no_to_yes", "n
 
 
 def counts_of_answer(reading: Reading, label: Label) -> dict[str, int]:
-    """Return the counts of one answer; an unparsed answer is never right."""
+    """Return the counts of one answer; an unparsed answer is never right, and a dropped one counts as no question."""
+    if reading == "dropped":
+        return dict.fromkeys(counts_of_answer("unparsed", label), 0) | {"neither": 1}
     said, positive = reading == "yes", label == "yes"
     return {
         "questions": 1,

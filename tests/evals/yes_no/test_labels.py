@@ -145,6 +145,17 @@ def test_a_worked_example(asked: dict[str, Any]) -> None:
     assert found["notes"] == ["repope removes ambiguous questions: 1 of 6 random; its figures are of the others"]
 
 
+def test_answers_that_repopes_program_drops_count_nowhere(asked: dict[str, Any]) -> None:
+    # labels no yes no yes no yes; the first two answers say neither: of 2..5, all yes, 3 and 5 are right
+    texts = ["A dog", "Maybe", "Yes", "I say yes", "yes", "YES"]
+    write_rows(asked["answers"][0], [{"question_id": n, "answer": text} for n, text in enumerate(texts)])
+    found = corrected(asked | {"parser": "repope"}, [row(n, "yes") for n in range(6)])
+    assert (found["accuracy"], found["precision"], found["recall"], found["yes_ratio"]) == (2 / 4, 2 / 4, 1.0, 1.0)
+    assert found["splits"]["random"]["counts"]["questions"] == 4
+    assert found["splits"]["random"]["counts"]["neither"] == 2
+    assert found["labels"]["repope"]["accuracy"] == 1.0
+
+
 def test_labels_equal_to_popes_give_popes_figures(asked: dict[str, Any]) -> None:
     found = corrected(asked, [row(n, "yes" if n % 2 else "no") for n in reversed(range(6))])
     other = found["labels"]["repope"]
