@@ -13,7 +13,7 @@ from vlm_evals.data.other_labels import LABEL_SETS, OtherLabels, label_files_for
 from vlm_evals.data.pairing import pair_answers, require_file_order
 from vlm_evals.data.pope_folder import PopeFolder, labels_given
 from vlm_evals.data.pope_questions import STRATEGIES
-from vlm_evals.errors import AnswerMismatch, TaskError
+from vlm_evals.errors import AnswerMismatch, MissingAnswer, TaskError
 from vlm_evals.metric import Asked, Controls, Judging, Metric, Option, Scored
 from vlm_evals.protocol import Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
@@ -80,6 +80,7 @@ class QuestionScore:
             "label": question.label,
             "reading": self.reading,
             "answer": self.answer,
+            **({"labels": {name: one and one["label"] for name, one in self.under.items()}} if self.under else {}),
         }
 
     def as_score(self, image: str | None = None) -> Score:
@@ -143,7 +144,7 @@ def read_saved(
         labels_from: the folder of their files.
         parser: see `yes_no.parse_answer`.
         subset: whether answers to questions that are not asked are passed over, as with RePOPE's corrected labels.
-        per_question: JSON lines to write: question_id, split, label, reading, answer.
+        per_question: JSON lines to write: question_id, split, label, reading, answer, and other labels by source.
 
     Returns:
         The scores, and as facts `questions`, `parser`, `files` (`answers`: names; `questions`: name with counts of
@@ -159,7 +160,13 @@ def read_saved(
         raise TaskError("say what was asked, with --questions: POPE's files, one for each split")
     beside = other if asked_in else None
     files = read_question_files(asked_in or (label_files_for(given, other.files) if other else []))
-    found, over = _scored(given, files, parser, subset or not asked_in)
+    try:
+        found, over = _scored(given, files, parser, subset or not asked_in)
+    except MissingAnswer as error:
+        if beside is None:
+            raise
+        hint = f"where only the questions that {labels} keeps were asked, leave out --questions"
+        raise MissingAnswer(f"{error}; {hint}") from error
     found, notes = _with_labels(found, beside, parser)
     if not asked_in:
         notes = [f"scored with the labels of {labels} alone: give POPE's files with --questions to see both"]
@@ -215,7 +222,7 @@ def _score(path: Path, questions: Sequence[Question], parser: Parser, subset: bo
     try:
         texts, over = pair_answers(questions, read_answers(path), subset=subset)
     except AnswerMismatch as error:
-        raise AnswerMismatch(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     return _scores(questions, texts, parser), over
 
 

@@ -1,5 +1,6 @@
 """POPE's answers under other labels: RePOPE's figures to the digit, and what a label file may and may not be."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,21 @@ def test_answers_that_repopes_program_drops_count_nowhere(asked: dict[str, Any])
     assert found["splits"]["random"]["counts"]["questions"] == 4
     assert found["splits"]["random"]["counts"]["neither"] == 2
     assert found["labels"]["repope"]["accuracy"] == 1.0
+
+
+def test_answers_to_what_is_kept_alone(asked: dict[str, Any]) -> None:
+    write_rows(asked["answers"][0], [{"question_id": n, "answer": "Yes"} for n in range(5)])
+    with pytest.raises(
+        AnswerMismatch, match=r"question 5 \(random\) has no answer; where only the questions that repope"
+    ):
+        corrected(asked, [row(n, "yes") for n in range(5)])
+    assert judge("pope", **asked | {"questions": None})["accuracy"] == 1.0
+
+
+def test_the_other_label_stands_beside_each_question(asked: dict[str, Any], tmp_path: Path) -> None:
+    corrected(asked | {"per_question": tmp_path / "each.jsonl"}, [row(0, "yes"), row(3, "no")])
+    rows = [json.loads(line) for line in (tmp_path / "each.jsonl").read_text().splitlines()]
+    assert [one["labels"] for one in rows] == [{"repope": one} for one in ("yes", None, None, "no", None, None)]
 
 
 def test_labels_equal_to_popes_give_popes_figures(asked: dict[str, Any]) -> None:
