@@ -30,7 +30,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads eval chair --model llava-hf/llava-1.5-7b-hf --data coco --limit 500 --with vhr --paired",
     ),
     "eval pope": (
-        "vlm-heads eval pope --with vhr --paired",
+        "vlm-heads eval pope --with vcd --controls",
         "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --limit 500",
     ),
     "eval mme": (
@@ -43,7 +43,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "eval mcq-pope": ("vlm-heads eval mcq-pope --data coco --limit 100 --with vhr --paired",),
     "judge": ("vlm-heads judge chair captions.jsonl --truth coco",),
     "judge chair": ("vlm-heads judge chair captions.jsonl --truth coco/annotations",),
-    "judge pope": ("vlm-heads judge pope answers.jsonl --questions coco_pope_random.json",),
+    "judge pope": (
+        "vlm-heads judge pope answers.jsonl --questions coco_pope_random.json",
+        "vlm-heads judge pope answers.jsonl -q coco_pope_random.json --labels repope --labels-from RePOPE",
+    ),
     "judge mme": (
         "vlm-heads judge mme eval_tool/LaVIN",
         "vlm-heads judge mme llava-v1.5-13b.jsonl --questions eval_tool/LaVIN",

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 
 from vlm_evals.errors import RunError
+from vlm_evals.first_token import FirstWord, Margins
 from vlm_evals.protocol import Protocol
 from vlm_evals.records import Answer, Sample
 from vlm_evals.runs import Run, content_hash
+from vlm_evals.tasks import asked_of
 from vlm_heads import VLM, Mitigation, attach
 from vlm_heads.errors import BadImage, BadPrompt, NothingIntervened
 from vlm_heads.models import load_image
@@ -73,6 +75,7 @@ class Asking:
         vlm: the model.
         mitigation: what is done to the model in every generation.
         end_bias: added to the end-of-text logits at every step; positive makes answers shorter.
+        first_word: a token, and what is added to its logits wherever it is plausible; None for neither.
         batch_size: samples in one generation; the answers do not depend on it.
         max_failures: unreadable images a run may hold before it is given up.
         allow_idle: whether an intervention may find nothing to act on in the whole share.
@@ -81,6 +84,7 @@ class Asking:
     vlm: VLM
     mitigation: Mitigation = PLAIN
     end_bias: float = 0.0
+    first_word: tuple[int, float] | None = None
     batch_size: int = 16
     max_failures: int = 20
     allow_idle: bool = False
@@ -189,14 +193,30 @@ def _answered(asking: Asking, protocol: Protocol, asked: Sequence[tuple[Sample, 
     if not asked:
         return {}
     images, prompts = [image for _, image in asked], [sample.prompt for sample, _ in asked]
+    arguments = _generation(asking, protocol)
+    margins = _margins(asking, protocol)
+    if margins is not None:
+        arguments["logits_processor"] = [margins, *arguments.get("logits_processor", ())]
     with _attached(asking) as receipts:
-        said = asking.vlm.answer_batch(images, prompts, **_generation(asking, protocol))
+        said = asking.vlm.answer_batch(images, prompts, **arguments)
+    measured = margins.of(len(asked)) if margins is not None else [None] * len(asked)
     answers = {}
-    for row, ((sample, _), one) in enumerate(zip(asked, said, strict=True)):
+    for row, ((sample, _), one, margin) in enumerate(zip(asked, said, measured, strict=True)):
         seconds = round(one.seconds / len(asked), 6)
         receipt = receipts[min(row, len(receipts) - 1)] if receipts else None
-        answers[sample.sample_id] = Answer(sample.sample_id, one.text, one.token_ids, seconds, receipt)
+        answers[sample.sample_id] = Answer(sample.sample_id, one.text, one.token_ids, seconds, receipt, margin=margin)
     return answers
+
+
+def _margins(asking: Asking, protocol: Protocol) -> Margins | None:
+    """Return what records the margin of a metric's two words; None where there are none, or a second stream acts.
+
+    A second stream weighs the logits after they are recorded, so that the margin would not be the answer's.
+    """
+    words = asked_of(protocol.metric).controls.margin
+    if words is None or asking.mitigation.contrast is not None:
+        return None
+    return Margins.of_words(asking.vlm.processor.tokenizer, words)
 
 
 def _refused(
@@ -256,6 +276,8 @@ def _generation(asking: Asking, protocol: Protocol) -> dict[str, Any]:
         ends = asking.vlm.model.generation_config.eos_token_id
         ids = ends if isinstance(ends, list) else [ends]
         arguments["sequence_bias"] = [[[token], float(asking.end_bias)] for token in ids]
+    if asking.first_word is not None:
+        arguments["logits_processor"] = [FirstWord(*asking.first_word)]
     return arguments
 
 

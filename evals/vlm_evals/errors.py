@@ -4,6 +4,7 @@
     ├── FileFormatError               a file that cannot be read as what it should be; names file and line
     ├── UnknownImage                  an image that is not in the ground truth
     ├── AnswerMismatch                answers that do not pair with their questions or with another run
+    │   └── MissingAnswer             a question that has no answer
     ├── TaskError                     a protocol or a data folder that cannot be used as asked
     ├── RunError                      a run directory that cannot be used as asked, or takes no more answers
     ├── UnknownMetric                 no such metric, or one whose plug-in cannot be loaded
@@ -40,6 +41,10 @@ class UnknownImage(EvaluationError):  # noqa: N818
 
 class AnswerMismatch(EvaluationError):  # noqa: N818
     """Answers are missing, doubled or belong to other questions or samples."""
+
+
+class MissingAnswer(AnswerMismatch):
+    """A question has no answer."""
 
 
 class TaskError(EvaluationError):

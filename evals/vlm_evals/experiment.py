@@ -2,7 +2,7 @@
 
 OUT/data                      the embedded world's pictures and annotations, where no data was given
 OUT/plain, OUT/mitigated      the two arms of a paired evaluation; a single run is OUT itself
-OUT/bottom-heads, …           controls
+OUT/bottom-heads, …           controls, see `arms`
 OUT/bias+0.4, …               the plain model's trade-off curve
 """
 
@@ -12,11 +12,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.answer import PLAIN, Asking, Processes, answer_samples, fingerprint
+from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
+from vlm_evals.arms import Arm
 from vlm_evals.errors import TaskError
 from vlm_evals.protocol import Protocol
 from vlm_evals.records import Sample
@@ -24,8 +24,6 @@ from vlm_evals.runs import content_hash, keep_notes, merge_answers, open_run
 from vlm_evals.tasks import asked_of, bind, is_file, read_named, samples, shortfall, template_named
 from vlm_heads import HeadProfile, Mitigation
 
-BIASES = (-1.0, -0.3, 0.4, 1.2, 2.6)  # added to the end-of-text logits of the plain model; 0 is the plain run itself
-CONTROLS = {"bottom-heads": "bottom", "random-heads": "random"}
 MOST_IMAGES = 100_000  # of the embedded world that one run may ask about: twice as many are drawn, 3 kB each
 WORLD_IMAGES = 500  # scenes of the embedded world that are asked about where no limit is given
 
@@ -36,72 +34,6 @@ Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], No
 def silent(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show no progress."""
     yield lambda count: None
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of answering.
-
-    Attributes:
-        name: its folder below the evaluation's; empty for the evaluation's own.
-        mitigation: what is done to the model.
-        end_bias: added to the end-of-text logits.
-    """
-
-    name: str
-    mitigation: Mitigation = PLAIN
-    end_bias: float = 0.0
-
-
-def arms_of(mitigation: Mitigation, *, paired: bool, curve: bool = False, controls: bool = False) -> list[Arm]:
-    """Return the arms of an evaluation, the plain one first where there are several.
-
-    Raises:
-        TaskError: if arms are to be compared and there is no method, or none that a control can be made of.
-    """
-    if not (paired or curve or controls):
-        return [Arm("", mitigation)]
-    if not mitigation:
-        raise TaskError("--paired, --curve and --controls compare with a method: name one, as in --with vhr")
-    plain = Mitigation(profile=mitigation.profile)  # a plain run names it too, though it reads none
-    arms = [Arm("plain", plain), Arm("mitigated", mitigation)]
-    if controls:
-        arms += control_arms(arms[1])
-    return arms + (curve_arms(plain) if curve else [])
-
-
-def curve_arms(plain: Mitigation = PLAIN) -> list[Arm]:
-    """Return the arms of the plain model's trade-off curve, without the plain one itself."""
-    return [Arm(bias_name(bias), plain, bias) for bias in BIASES]
-
-
-def bias_name(bias: float) -> str:
-    """Return the folder of a point of the plain model's curve."""
-    return f"bias{bias:+g}"
-
-
-def control_arms(arm: Arm) -> list[Arm]:
-    """Return the same arm acting on other heads, and with its check looking at something that knows nothing.
-
-    Raises:
-        TaskError: if no intervention has heads to choose, and nothing is checked.
-    """
-    done, found = arm.mitigation, []
-    if any(one.chooses_heads for one in done.interventions):
-        found = [replace(arm, name=name, mitigation=_on(done, heads)) for name, heads in CONTROLS.items()]
-    if done.check is not None:
-        checks = done.check.controls()
-        found += [replace(arm, name=name, mitigation=replace(done, check=one)) for name, one in checks.items()]
-    if not found:
-        names = ", ".join(one.name for one in done.methods())
-        raise TaskError(f"--controls takes the same gain on other heads, and {names} chooses no heads: leave it out")
-    return found
-
-
-def _on(done: Mitigation, heads: str) -> Mitigation:
-    """Return a mitigation acting on other heads, where its interventions choose any."""
-    changed = tuple(one.with_heads(heads) if one.chooses_heads else one for one in done.interventions)
-    return replace(done, interventions=changed)
 
 
 def find_data(
@@ -216,30 +148,36 @@ def ask_arms(
         progress: shows how many answers of an arm there are.
     """
     asked = samples(protocol, data)
+    names = [sample.sample_id for sample in asked]
     share = len(asked[processes.index :: processes.count])
     for arm in arms:
         folder = out / arm.name
-        identity = {"protocol": protocol.as_json(), "setting": setting(asking, arm)}
-        here = replace(asking, mitigation=arm.mitigation, end_bias=arm.end_bias)
+        here = arm.asking(asking, out)
+        identity = {"protocol": protocol.as_json(), "setting": setting(here, arm)}
         title = f"{protocol.metric} {arm.name}".strip()
         with (
             open_run(folder, identity, shard=processes.index, shards=processes.count) as run,
             progress(title, share if processes.first else None) as advance,
         ):
-            answer_samples(here, protocol, asked, run, processes=processes, progress=advance)
+            answer_samples(here, arm.decoded(protocol), arm.prompted(asked), run, processes=processes, progress=advance)
         processes.wait()
         if processes.first:
-            merge_answers(folder, [sample.sample_id for sample in asked])
+            merge_answers(folder, names)
             asked_of(protocol.metric).keep(folder, protocol, data)
             keep_notes(folder, [*notes, *notes_on_check(arm.mitigation, asked)])
     processes.wait()
 
 
 def setting(asking: Asking, arm: Arm) -> dict[str, Any]:
-    """Return who answers, as JSON: part of what a run directory is bound to."""
+    """Return who answers, as JSON: part of what a run directory is bound to.
+
+    Args:
+        asking: as the arm asks.
+        arm: what it changes in how the model is asked is stated where it changes anything.
+    """
     profile = None if arm.mitigation.profile is None else _profile_hash(arm.mitigation.profile)
     model = {"model": asking.vlm.name, "weights": fingerprint(asking.vlm.model)}
-    return model | arm.mitigation.stated() | {"end_bias": arm.end_bias, "profile": profile}
+    return model | arm.mitigation.stated() | {"end_bias": arm.end_bias, "profile": profile} | arm.changes(asking)
 
 
 def _profile_hash(profile: HeadProfile) -> str:

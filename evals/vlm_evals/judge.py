@@ -7,6 +7,7 @@ from typing import Any
 from vlm_evals.metric import Judging
 from vlm_evals.records import file_hash
 from vlm_evals.registry import find_metric
+from vlm_evals.reports.labels import under_labels
 
 
 def judge(metric: str, answers: Any, **options: Any) -> dict[str, Any]:
@@ -19,8 +20,8 @@ def judge(metric: str, answers: Any, **options: Any) -> dict[str, Any]:
 
     Returns:
         Every figure (None where undefined) with what it was made of, and the facts the metric tells: how answers were
-        read; `alerts`, where the figures mean little; `files` (option -> name) and `hashes` (name -> SHA-256) of what
-        was read.
+        read; `labels` (source -> the figures under its labels) where there are others; `alerts`, where the figures
+        mean little; `files` (option -> name) and `hashes` (name -> SHA-256) of what was read.
 
     Raises:
         UnknownMetric: if there is no such metric.
@@ -32,7 +33,8 @@ def judge(metric: str, answers: Any, **options: Any) -> dict[str, Any]:
     scored = found.judging.read(answers, **options)
     facts = scored.facts if "files" in scored.facts else {**scored.facts, **_files(found.judging, answers, options)}
     alerts = found.alerts(scored.scores)
-    return {**found.corpus(scored.scores), **facts, **({"alerts": alerts} if alerts else {})}
+    labels = under_labels(found, scored.scores)
+    return {**found.corpus(scored.scores), **labels, **facts, **({"alerts": alerts} if alerts else {})}
 
 
 def _files(judging: Judging, answers: Any, options: Mapping[str, Any]) -> dict[str, Any]:

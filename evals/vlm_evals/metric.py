@@ -94,8 +94,27 @@ def _as_it_is(protocol: Protocol, data: Any) -> Protocol:
     return protocol
 
 
+def _nothing_beside(data: Any, given: Mapping[str, Any]) -> Any:
+    return data
+
+
 def _nothing_to_check(entries: Mapping[str, Any]) -> None:
     return None
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What `--controls` asks of the plain model for a metric, beside what methods have controls of their own for.
+
+    Attributes:
+        added: control -> sentence added to every prompt.
+        margin: two words whose margin is recorded with every answer, as yes against no; None where none is needed.
+        first_word: added to the logits of the word that most plain answers begin with, a control for each number.
+    """
+
+    added: Mapping[str, str] = field(default_factory=dict)
+    margin: tuple[str, str] | None = None
+    first_word: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +138,9 @@ class Asked:
         batch_size: samples in one generation.
         find_data: the data in a folder.
         data_is: what such a folder holds, in words.
+        files: options that name files beside the data; they are no entries of the protocol, their hashes are.
+        beside: completes data with what the options name, those of the protocol and of files alike.
+        controls: what is asked of the plain model to see what a method is worth.
         own_protocol: the name of a protocol for data in the metric's own format; None where it asks about any images
             in COCO's format, the embedded world's among them.
     """
@@ -138,6 +160,9 @@ class Asked:
     batch_size: int = 16
     find_data: Callable[[Path], Any] = CocoFolder.find
     data_is: str = "COCO's pictures and annotations"
+    files: tuple[Option, ...] = ()
+    beside: Callable[[Any, Mapping[str, Any]], Any] = _nothing_beside
+    controls: Controls = field(default_factory=Controls)
     own_protocol: str | None = None
 
 
@@ -154,6 +179,32 @@ class Curve:
     over: str
     figures: tuple[str, ...]
     beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A control that is made of the answers of the plain run, and asks no model.
+
+    Attributes:
+        scores: in the order of the plain run's.
+        said: a sentence on how they came about.
+    """
+
+    scores: Sequence[Score]
+    said: str
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """The same answers under other labels.
+
+    Attributes:
+        scores: of the answers whose questions these labels keep.
+        transition: split -> change of a label, or of an answer's worth -> how many.
+    """
+
+    scores: Sequence[Score]
+    transition: Mapping[str, Mapping[str, int]]
 
 
 def _key(score: Score) -> str:
@@ -173,6 +224,18 @@ def _no_alerts(scores: Sequence[Score]) -> list[str]:
 
 
 def _no_findings(scores: Sequence[Score]) -> Mapping[str, Any]:
+    return {}
+
+
+def _no_transition(plain: Sequence[Score], other: Sequence[Score]) -> Mapping[str, Any]:
+    return {}
+
+
+def _no_derived(plain: Sequence[Score], method: Sequence[Score]) -> Mapping[str, Derived]:
+    return {}
+
+
+def _no_labels(scores: Sequence[Score]) -> Mapping[str, Relabelled]:
     return {}
 
 
@@ -204,6 +267,9 @@ class Metric:
         called: what a score is about, for a message.
         findings: what else scores show, as plain data for a report; it stands there for each side.
         alerts: sentences for the first lines of a report, where scores show that its figures mean little.
+        relabelled: source of labels -> the same answers under its labels, where scores carry others than their own.
+        transition: what answers of a plain run, and of another in the same order, became; plain data.
+        derived: control -> what is made of the plain run's scores, for a method's in the same order.
         nothing: the counts of no scores; by default those of the ratios alone.
         numbers: figures that are no fractions: shown as they are, with two digits, and not in percent.
         in_splits: figures in the table of a split.
@@ -232,6 +298,9 @@ class Metric:
     called: Callable[[Score], str] = _key
     findings: Callable[[Sequence[Score]], Mapping[str, Any]] = _no_findings
     alerts: Callable[[Sequence[Score]], list[str]] = _no_alerts
+    relabelled: Callable[[Sequence[Score]], Mapping[str, Relabelled]] = _no_labels
+    transition: Callable[[Sequence[Score], Sequence[Score]], Mapping[str, Any]] = _no_transition
+    derived: Callable[[Sequence[Score], Sequence[Score]], Mapping[str, Derived]] = _no_derived
     nothing: Mapping[str, int] = field(default_factory=dict)
     numbers: frozenset[str] = frozenset()
     in_splits: tuple[str, ...] = ()

@@ -18,6 +18,11 @@ from vlm_evals.runs import content_hash
 DESCRIBE = "Please describe this image in detail."
 
 
+def sampling(temperature: float) -> dict[str, Any]:
+    """Return arguments of `generate` for sampling among all tokens."""
+    return {"do_sample": True, "num_beams": 1, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+
+
 @dataclass(frozen=True)
 class Protocol:
     """What is asked and how it is scored. A metric uses the entries that it names, and leaves the others empty.

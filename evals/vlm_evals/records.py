@@ -56,6 +56,8 @@ class Answer:
         seconds: wall-clock time this sample took, its share of its batch.
         receipt: what interventions did, as plain data.
         error: why there is no answer, such as an unreadable image.
+        margin: log-probability of yes minus that of no as the first token, of a question that is answered so; None
+            where it was not recorded.
     """
 
     sample_id: str
@@ -64,6 +66,7 @@ class Answer:
     seconds: float = 0.0
     receipt: Mapping[str, Any] | None = None
     error: str | None = None
+    margin: float | None = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Answer":
@@ -74,7 +77,7 @@ class Answer:
         """
         sample_id, text = row.get("sample_id"), row.get("text")
         tokens, seconds = row.get("token_ids", ()), row.get("seconds", 0.0)
-        receipt, error = row.get("receipt"), row.get("error")
+        receipt, error, margin = row.get("receipt"), row.get("error"), row.get("margin")
         if not isinstance(sample_id, str) or not isinstance(text, str):
             raise EvaluationError("an answer needs `sample_id` and `text`, both strings")
         if not isinstance(tokens, list | tuple) or not all(type(token) is int for token in tokens):
@@ -85,11 +88,16 @@ class Answer:
             raise EvaluationError("`error` of an answer is a string or null")
         if not _is_receipt(receipt):
             raise EvaluationError("`receipt` of an answer is an object that lists `interventions`, or null")
-        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error)
+        if margin is not None and not (type(margin) in (int, float) and math.isfinite(margin)):
+            raise EvaluationError(f"`margin` of an answer is a finite number or null, and {margin!r} is neither")
+        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error, margin)
 
     def as_row(self) -> dict[str, Any]:
-        """Return plain data for answers.jsonl."""
-        return asdict(self)
+        """Return plain data for answers.jsonl; a margin stands there where it was recorded."""
+        row = asdict(self)
+        if self.margin is None:
+            del row["margin"]
+        return row
 
 
 def _is_receipt(value: object) -> bool:

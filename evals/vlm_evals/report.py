@@ -9,6 +9,7 @@ from typing import Any
 
 from vlm_evals.metric import Metric
 from vlm_evals.records import Score, write_json, write_text
+from vlm_evals.reports.labels import pair_under_labels, under_labels
 from vlm_evals.reports.pairs import Comparison, intervals
 from vlm_evals.reports.tables import markdown
 
@@ -36,11 +37,13 @@ def single_report(
 
     Returns:
         `kind` (the metric's name), `settings`, `n`, `failures`, every figure with what it was made of and `intervals`,
-        and what else the metric finds; `alerts` (sentences for its first lines) where there are any.
+        and what else the metric finds; `labels` (source -> the same under its labels) and `alerts` (sentences for the
+        first lines) where there are any.
     """
     found: dict[str, Any] = {"kind": metric.name, "settings": dict(settings), "n": len(scores)}
     found |= {"failures": dict(failures), **metric.corpus(scores)}
     found |= {"intervals": intervals(metric, scores, seed=seed), **metric.findings(scores)}
+    found |= under_labels(metric, scores, seed=seed)
     return found | alerting(metric.alerts(scores))
 
 
@@ -68,7 +71,7 @@ def paired_report(
     first, *more = comparisons
     named = "+".join(one.metric.name for one in comparisons)
     found: dict[str, Any] = {"kind": "paired", "settings": dict(settings), "failures": dict(failures), "metric": named}
-    found |= first.pair() | first.findings()
+    found |= first.pair() | first.findings() | pair_under_labels(first)
     for one in more:
         _add(found, one)
     return found | alerting([alert for one in comparisons for alert in one.alerts()])
@@ -80,8 +83,8 @@ def _add(found: dict[str, Any], comparison: Comparison) -> None:
     for side in ("plain", "mitigated", "difference"):
         found[side] = found[side] | {metric.name: part[side]}
     found["mcnemar"] = found.get("mcnemar", {}) | part.get("mcnemar", {})
-    kept = ("verdict", "n", metric.counted, "splits", "controls")
-    found[metric.name] = {name: part[name] for name in kept if name in part}
+    kept = ("verdict", "n", metric.counted, "splits", "transition", "beats", "controls")
+    found[metric.name] = {name: part[name] for name in kept if name in part} | pair_under_labels(comparison)
 
 
 def write_report(folder: Path | str, report: Mapping[str, Any], *, plots: bool = True) -> list[Path]:

@@ -17,7 +17,7 @@ from vlm_evals.protocol import Protocol
 from vlm_evals.records import Score
 from vlm_evals.registry import find_metric
 from vlm_evals.report import paired_report, single_report
-from vlm_evals.reports.pairs import MITIGATED, PLAIN, compare
+from vlm_evals.reports.pairs import MITIGATED, PLAIN, compare, derived_controls
 from vlm_evals.runs import answers_hash, answers_in, kept_notes, read_identity, read_setting
 from vlm_evals.tasks import asked_of
 
@@ -105,20 +105,42 @@ def pair_report(
     everyone = [*plain, *mitigated, *curve.values(), *controls.values()]
     failures = {name: reason for run in everyone for name, reason in run.failures.items()}
     comparisons = []
+    notes = [note for name, run in controls.items() for note in _said_of_control(name, run.setting)]
     for index, (before, after) in enumerate(zip(plain, mitigated, strict=True)):
         others = {MITIGATED: after, **(controls if index == 0 else {})}
+        base = before.without(failures).scores
+        runs = {name: run.without(failures).scores for name, run in others.items()}
+        derived = derived_controls(before.metric, base, runs[MITIGATED])
+        notes += [one.said for one in derived.values()]
+        if controls and not derived and asked_of(before.protocol.metric).controls.margin:
+            notes.append("the output control is left out: the plain answers carry no margin of yes against no")
         comparisons.append(
             compare(
                 before.metric,
-                before.without(failures).scores,
-                {name: run.without(failures).scores for name, run in others.items()},
+                base,
+                runs | {name: one.scores for name, one in derived.items()},
                 curve={bias: run.without(failures).scores for bias, run in curve.items()} if index == 0 else None,
                 seed=seed,
             )
         )
-    found = paired_report(comparisons, settings=_paired_settings(plain, mitigated[0]), failures=failures)
+    settings = _paired_settings(plain, mitigated[0])
+    settings |= {"notes": [*settings.get("notes", ()), *notes]} if notes else {}
+    found = paired_report(comparisons, settings=settings, failures=failures)
     sides = {PLAIN: plain, MITIGATED: mitigated}
     return found | {"answers": {side: [run.answers for run in runs] for side, runs in sides.items()}}
+
+
+def _said_of_control(name: str, setting: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on what a control changes in how the model is asked; nothing where it changes nothing."""
+    if added := setting.get("added_to_prompt"):
+        return [f"the control {name} adds {str(added).strip()!r} to every prompt of the plain model"]
+    if first := setting.get("first_word"):
+        bias = f"{first['bias']:+g} to the logits of {first['word']!r}"
+        return [f"the control {name} adds {bias} wherever it is plausible, in the plain model"]
+    if decoding := setting.get("decoding"):
+        said = ", ".join(f"{key} {value}" for key, value in decoding.items())
+        return [f"the control {name} decodes the plain model with {said}"]
+    return []
 
 
 def compare_runs(plain: Path, mitigated: Path, *, seed: int) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def test_eval_compares_with_curve_and_controls(
     words = ["--model", untrained_mini, "--data", small_world, "--limit", 5, "--max-tokens", 4, "--with", "vhr"]
     report = command("eval", "chair", *words, "--paired", "--curve", "--controls", "--out", out, "--json").value
     assert {"plain", "mitigated", "difference", "curve", "controls", "verdict", "mcnemar"} <= report.keys()
-    assert set(report["controls"]) == {"bottom-heads", "random-heads"}
+    assert set(report["controls"]) == {"bottom-heads", "random-heads", "first-word+1", "first-word+3"}
     assert [point["bias"] for point in report["curve"]["points"]] == [-1.0, -0.3, 0.0, 0.4, 1.2, 2.6]
     for side in ("plain", "mitigated"):
         assert {"chair_s", "chair_i", "recall", "mean_tokens"} <= report[side].keys()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from vlm_evals.answer import Asking, Processes
+from vlm_evals.arms import Arm, arms_of
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import TaskError
-from vlm_evals.experiment import Arm, arms_of, ask_arms, choose_protocol, notes_on_check
+from vlm_evals.experiment import ask_arms, choose_protocol, notes_on_check
 from vlm_evals.runs import answers_in
 from vlm_evals.scored import compare_runs
 from vlm_evals.tasks import samples

@@ -16,12 +16,12 @@ from vlm_evals.data.truth import load_truth
 from vlm_evals.errors import EvaluationError, FileFormatError
 from vlm_evals.experiment import choose_protocol
 from vlm_evals.judge import judge
-from vlm_evals.metrics.pope import eligible
 from vlm_evals.protocol import read_protocol
 from vlm_evals.records import Answer, write_json, write_rows
 from vlm_evals.runs import merge_answers, open_run
 from vlm_evals.scored import compare_runs, run_report, score_run
 from vlm_evals.tasks import asked_of, bind, samples
+from vlm_evals.yes_no.questions import eligible
 
 from tests.support.damage import DEEP, damaged
 

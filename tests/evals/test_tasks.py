@@ -12,11 +12,11 @@ from PIL import Image
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import EvaluationError, FileFormatError, TaskError
 from vlm_evals.experiment import notes_on
-from vlm_evals.metrics.pope import questions
 from vlm_evals.protocol import read_protocol
 from vlm_evals.records import write_json
 from vlm_evals.runs import keep_notes, kept_notes
 from vlm_evals.tasks import TEMPLATES, bind, samples
+from vlm_evals.yes_no.questions import questions
 
 NAMES = ["dog", "cat", "cup", "chair", "car", "apple", "bed", "boat"]
 

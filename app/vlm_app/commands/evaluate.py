@@ -34,13 +34,18 @@ CurveToo = Annotated[
 Controls = Annotated[
     bool,
     typer.Option(
-        "--controls", help="Also the same gain on the least vision-aware and on random heads; of askback, other words."
+        "--controls",
+        help="Also the controls that fit: other heads; of askback other words; a prompt that asks for yes or no; a mask "
+        "alone; a first word.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; by default one below runs/.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples in one generation.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Tokens an answer may have.")]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Beams of the search; greedy by default.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", min=0.01, help="Sample at this temperature; greedy by default.")
+]
 MaxFailures = Annotated[int, typer.Option("--max-failures", min=0, help="Unreadable images after which to give up.")]
 
 
@@ -60,6 +65,7 @@ def evaluate(
     out: Out = None,
     max_tokens: MaxTokens = None,
     beams: Beams = None,
+    temperature: Temperature = None,
     batch_size: BatchSize = 16,
     max_failures: MaxFailures = 20,
     seed: Seed = DEFAULT_SEED,
@@ -72,7 +78,8 @@ def evaluate(
 
     Args:
         metric: what is measured.
-        **own: the metric's own options by name; each is an entry of the protocol. The rest is told by `--help`.
+        **own: the metric's own options by name; each is an entry of the protocol, or names files. The
+            rest is told by `--help`.
     """
     from vlm_evals.tasks import asked_of, require_data
 
@@ -85,19 +92,23 @@ def evaluate(
     look_first(model=model, device=device, words=words, profile=profile)
     name = _protocol_name(asked, protocol, split, data)
     require_data(name, metric.name, data, limit=limit)
-    entries = _entries(asked, {**own, "max_new_tokens": max_tokens, "decoding": _decoding(beams)})
+    files = {one.name: own.pop(one.name) for one in asked.files}
+    entries = _entries(asked, {**own, "max_new_tokens": max_tokens, "decoding": _decoding(beams, temperature)})
     loading(model)
     from vlm_evals.answer import Asking, Processes
-    from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data, notes_on, notes_on_check
+    from vlm_evals.arms import arms_of, decoding_controls
+    from vlm_evals.experiment import ask_arms, choose_protocol, find_data, notes_on, notes_on_check
     from vlm_evals.scored import evaluation_report
     from vlm_evals.tasks import samples
 
     mitigation = parse_mitigations(words, profile)
-    arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls)
+    arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls, fitting=asked.controls)
     processes = Processes.current(device)
     out = out or Path("runs") / f"{metric.name}-{Path(name).stem}"
     folder = find_data(name, metric.name, data, out, limit=limit, seed=seed, processes=processes, progress=progress)
+    folder = asked.beside(folder, {**own, **files})
     bound = choose_protocol(name, metric.name, folder, limit=limit, seed=seed, **entries)
+    arms += decoding_controls(arms, bound.decoding) if controls else []
     notes = notes_on(name, folder)
     for note in [*notes, *notes_on_check(mitigation, samples(bound, folder))] if processes.first else ():
         remark(note)
@@ -123,7 +134,19 @@ def _protocol_name(asked: "Asked", protocol: str | None, split: str | None, data
     return f"world-{split}"
 
 
-def _decoding(beams: int | None) -> dict[str, Any] | None:
+def _decoding(beams: int | None, temperature: float | None) -> dict[str, Any] | None:
+    """Return arguments of `generate`; None where neither is given.
+
+    Raises:
+        TaskError: if both are.
+    """
+    from vlm_evals.errors import TaskError
+    from vlm_evals.protocol import sampling
+
+    if beams is not None and temperature is not None:
+        raise TaskError("--beams searches and --temperature samples: leave one out")
+    if temperature is not None:
+        return sampling(temperature)
     return None if beams is None else {"do_sample": False, "num_beams": beams}
 
 
@@ -162,7 +185,7 @@ class EvalGroup(MetricGroup):
             del shared["curve"]
         listed = list(shared.values())
         after = list(shared).index("out") + 1
-        listed[after:after] = option_parameters(asked.options)
+        listed[after:after] = option_parameters((*asked.options, *asked.files))
         return shaped(partial(evaluate, metric), listed, asked.help)
 
 

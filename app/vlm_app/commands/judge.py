@@ -49,14 +49,13 @@ def judge(
 
 def _title(metric: "Metric", files: list[Path], found: dict[str, Any]) -> str:
     """Return what was scored, and how answers were read where there is a choice."""
-    chosen = [option.name for option in metric.judging.options if option.choices and option.name in found]
-    return ", ".join(
-        [f"{metric.title} of {', '.join(file.name for file in files)}"] + [f"{one} {found[one]}" for one in chosen]
-    )
+    chosen = [option.name for option in metric.judging.options if option.choices]
+    said = [f"{name} {found[name]}" for name in chosen if isinstance(found.get(name), str)]
+    return ", ".join([f"{metric.title} of {', '.join(file.name for file in files)}", *said])
 
 
 def _print(metric: "Metric", found: dict[str, Any], title: str) -> None:
-    from vlm_evals.reports.tables import cells, columns, split_tables
+    from vlm_evals.reports.tables import cells, columns, label_tables, split_tables
 
     for alert in found.get("alerts", ()):
         print(alert)
@@ -64,8 +63,8 @@ def _print(metric: "Metric", found: dict[str, Any], title: str) -> None:
     names = dict.fromkeys([*metric.labels, *metric.figures(list(splits))])
     rows = [(metric.label(name), *cells(metric, name, found)) for name in names if name in found]
     print_table(title, ("metric", *columns(metric, found)), rows)
-    for table in split_tables(metric, found):
-        print_table(*table)
+    for table in [*split_tables(metric, found), *label_tables(metric, found)]:
+        print_table(table.title, table.header, table.rows)
     for name, reason in found.get("undefined", {}).items():
         remark(f"{metric.label(name)} is undefined: {reason}")
     for note in found.get("notes", ()):

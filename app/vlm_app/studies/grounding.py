@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm_evals.answer import Asking, Processes, fingerprint
+from vlm_evals.arms import Arm
 from vlm_evals.data.coco import CocoFolder
-from vlm_evals.experiment import Arm, ask_arms, choose_protocol, find_data
+from vlm_evals.experiment import ask_arms, choose_protocol, find_data
 from vlm_evals.records import Score, write_json, write_text
 from vlm_evals.reports.pairs import PLAIN
 from vlm_evals.scored import score_run

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vlm_evals.answer import Asking, Processes
+from vlm_evals.arms import BIASES, Arm, bias_name, curve_arms
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.data.pope_questions import PER_IMAGE
 from vlm_evals.errors import TaskError
-from vlm_evals.experiment import BIASES, Arm, ask_arms, bias_name, curve_arms
+from vlm_evals.experiment import ask_arms
 from vlm_evals.protocol import Protocol
 from vlm_evals.registry import find_metric
 from vlm_evals.reports.pairs import PLAIN, Comparison, compare

@@ -40,7 +40,8 @@ def held_out(
         json: print the report as JSON.
     """
     from vlm_evals.answer import Asking, Processes
-    from vlm_evals.experiment import arms_of, ask_arms, choose_protocol, find_data
+    from vlm_evals.arms import arms_of
+    from vlm_evals.experiment import ask_arms, choose_protocol, find_data
     from vlm_evals.scored import pair_report, score_run
     from vlm_evals.tasks import asked_of
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vlm_evals.data.formats import GivenAnswer, Question
-from vlm_evals.errors import AnswerMismatch, EvaluationError
+from vlm_evals.errors import AnswerMismatch, EvaluationError, MissingAnswer
 from vlm_evals.records import image_key
 
 LLAVA_SPLITS = ("adversarial", "random", "popular")  # in LLaVA's one file ids of the n-th start at n times ten million
@@ -117,7 +117,7 @@ def _take(given: dict[tuple[str | None, str], GivenAnswer], question: Question) 
         if key in given:
             _compare(question, given[key])
             return given.pop(key)
-    raise AnswerMismatch(f"question {question.question_id} ({question.split}) has no answer")
+    raise MissingAnswer(f"question {question.question_id} ({question.split}) has no answer")
 
 
 def _with_llava_splits(questions: Sequence[Question], answers: Sequence[GivenAnswer]) -> list[GivenAnswer]:

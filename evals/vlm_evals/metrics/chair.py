@@ -18,7 +18,7 @@ from vlm_evals.data.formats import Caption, read_captions, write_captions
 from vlm_evals.data.image_names import told_apart
 from vlm_evals.data.truth import Truth, load_truth, save_truth
 from vlm_evals.errors import FileFormatError, UnknownImage
-from vlm_evals.metric import Asked, Curve, Judging, Metric, Option, Scored
+from vlm_evals.metric import Asked, Controls, Curve, Judging, Metric, Option, Scored
 from vlm_evals.protocol import DESCRIBE, Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
 from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
@@ -335,6 +335,7 @@ CHAIR = Metric(
         defaults={"prompt": DESCRIBE, "pipeline": "chair-2018", "vocabulary": "published"},
         options=(Option("prompt", "In place of the protocol's."), _PIPELINE, _VOCABULARY),
         check=_check,
+        controls=Controls(first_word=(1.0, 3.0)),
         eligible=lambda data: sorted(data.images),
         samples=_samples,
         keep=_keep_truth,

@@ -2,26 +2,30 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.data.coco import CocoFolder
 from vlm_evals.data.formats import GivenAnswer, Question, read_answers, read_questions, write_answers
 from vlm_evals.data.image_names import told_apart
 from vlm_evals.data.labels import read_question_files
+from vlm_evals.data.other_labels import LABEL_SETS, OtherLabels, label_files_for, said_of
 from vlm_evals.data.pairing import pair_answers, require_file_order
-from vlm_evals.data.pope_questions import PER_IMAGE, STRATEGIES, build_questions
-from vlm_evals.errors import AnswerMismatch, TaskError
-from vlm_evals.metric import Asked, Judging, Metric, Option, Scored
+from vlm_evals.data.pope_folder import PopeFolder, labels_given
+from vlm_evals.data.pope_questions import STRATEGIES
+from vlm_evals.errors import AnswerMismatch, MissingAnswer, TaskError
+from vlm_evals.metric import Asked, Controls, Judging, Metric, Option, Scored
 from vlm_evals.protocol import Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
-from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
-from vlm_evals.runs import content_hash, require_complete
+from vlm_evals.records import Answer, Label, Score, file_hash, image_key, write_rows
+from vlm_evals.runs import require_complete
 from vlm_evals.text.spoken import notes_on_thinking, spoken
 from vlm_evals.text.yes_no import PARSERS, Parser, Reading, parse_answer, unparsed_alerts
+from vlm_evals.yes_no.controls import ADDED, output_control
+from vlm_evals.yes_no.questions import QUESTIONS, bound, eligible, keep_questions, kept_labels, sample_id, samples
+from vlm_evals.yes_no.relabelled import UNDER, counts_of_answer, relabelled
+from vlm_evals.yes_no.turned import transition
 
-QUESTIONS = "questions.jsonl"
 _NO_QUESTION = "there is no question"
 _PRECISION = Ratio("true_yes", "said_yes", "no answer is yes")
 _RECALL = Ratio("true_yes", "label_yes", "no question has the label yes")
@@ -47,27 +51,25 @@ LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class QuestionScore:
-    """One question with its answer and how the answer was read."""
+    """One question with its answer and how the answer was read.
+
+    Attributes:
+        question: with the label that counts.
+        answer: what was said.
+        reading: how it was read.
+        margin: of yes against no at the answer's first token, where it was recorded.
+        under: source of other labels -> the label and the reading there, or None where it removed the question.
+    """
 
     question: Question
     answer: str
     reading: Reading
+    under: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict)
+    margin: float | None = None
 
     def counts(self) -> dict[str, int]:
         """Return the counts that every figure of `RATIOS` is made of; an unparsed answer is never right."""
-        said, label = self.reading == "yes", self.question.label == "yes"
-        return {
-            "questions": 1,
-            "right": int(self.reading == self.question.label),
-            "true_yes": int(said and label),
-            "false_yes": int(said and not label),
-            "true_no": int(self.reading == "no" and not label),
-            "false_no": int(self.reading == "no" and label),
-            "neither": int(self.reading == "unparsed"),
-            "said_yes": int(said),
-            "label_yes": int(label),
-            "label_no": int(not label),
-        }
+        return counts_of_answer(self.reading, self.question.label)
 
     def as_row(self) -> dict[str, Any]:
         """Return what a per-question file holds."""
@@ -78,18 +80,16 @@ class QuestionScore:
             "label": question.label,
             "reading": self.reading,
             "answer": self.answer,
+            **({"labels": {name: one and one["label"] for name, one in self.under.items()}} if self.under else {}),
         }
 
     def as_score(self, image: str | None = None) -> Score:
         """Return the counts with their evidence, under the image's key, by default its name's."""
         asked = self.question
-        evidence = self.as_row() | {"question": asked.text}
+        evidence: dict[str, Any] = self.as_row() | {"question": asked.text}
+        evidence |= {UNDER: dict(self.under)} if self.under else {}
+        evidence |= {} if self.margin is None else {"margin": self.margin}
         return Score(sample_id(asked), image or image_key(asked.image), self.counts(), asked.split, evidence)
-
-
-def sample_id(question: Question) -> str:
-    """Return the name under which a question is asked and its score is paired."""
-    return f"{question.split}/{question.question_id}"
 
 
 def score_answers(
@@ -105,15 +105,31 @@ def score_answers(
 
 def _scores(questions: Sequence[Question], texts: Sequence[str], parser: Parser) -> list[QuestionScore]:
     return [
-        QuestionScore(question, text, parse_answer(spoken(text).text, parser=parser, label=question.label))
+        QuestionScore(question, text, _reading(text, parser, question.label))
         for question, text in zip(questions, texts, strict=True)
+    ]
+
+
+def _reading(text: str, parser: Parser, label: Label) -> Reading:
+    return parse_answer(spoken(text).text, parser=parser, label=label)
+
+
+def _under(
+    scores: Sequence[QuestionScore], name: str, labels: Sequence[Label | None], parser: Parser
+) -> list[QuestionScore]:
+    """Return scores that carry other labels too."""
+    return [
+        replace(score, under={name: label and {"label": label, "reading": _reading(score.answer, parser, label)}})
+        for score, label in zip(scores, labels, strict=True)
     ]
 
 
 def read_saved(
     answers: Path | str | Sequence[Path | str],
-    questions: Path | str | Sequence[Path | str],
+    questions: Path | str | Sequence[Path | str] | None = None,
     *,
+    labels: str | None = None,
+    labels_from: Path | str | None = None,
     parser: Any = "strict-neither",
     subset: bool = False,
     per_question: Path | str | None = None,
@@ -123,10 +139,12 @@ def read_saved(
     Args:
         answers: POPE or LLaVA answers or an lmms-eval log; one file for each file of questions, or one for all.
         questions: POPE question files, each a split; any edition, read as it is. Questions without labels take those of
-            the other files.
+            the other files. Without any, the files of other labels are the questions, and theirs the only labels.
+        labels: whose other labels the answers are scored with too; see `other_labels.LABEL_SETS`.
+        labels_from: the folder of their files.
         parser: see `yes_no.parse_answer`.
         subset: whether answers to questions that are not asked are passed over, as with RePOPE's corrected labels.
-        per_question: JSON lines to write: question_id, split, label, reading, answer.
+        per_question: JSON lines to write: question_id, split, label, reading, answer, and other labels by source.
 
     Returns:
         The scores, and as facts `questions`, `parser`, `files` (`answers`: names; `questions`: name with counts of
@@ -136,9 +154,22 @@ def read_saved(
         FileFormatError: naming file and line.
         AnswerMismatch: naming the question whose answer is missing or doubled.
     """
-    given = _several(answers)
-    files = read_question_files(_several(questions))
-    found, over = _scored(given, files, parser, subset)
+    given, other = _several(answers), labels_given(labels, labels_from)
+    asked_in = _several(questions) if questions else []
+    if not asked_in and other is None:
+        raise TaskError("say what was asked, with --questions: POPE's files, one for each split")
+    beside = other if asked_in else None
+    files = read_question_files(asked_in or (label_files_for(given, other.files) if other else []))
+    try:
+        found, over = _scored(given, files, parser, subset or not asked_in)
+    except MissingAnswer as error:
+        if beside is None:
+            raise
+        hint = f"where only the questions that {labels} keeps were asked, leave out --questions"
+        raise MissingAnswer(f"{error}; {hint}") from error
+    found, notes = _with_labels(found, beside, parser)
+    if not asked_in:
+        notes = [f"scored with the labels of {labels} alone: give POPE's files with --questions to see both"]
     if per_question is not None:
         write_rows(Path(per_question), (one.as_row() for one in found))
     facts = {
@@ -147,11 +178,24 @@ def read_saved(
         "files": {
             "answers": [path.name for path in given],
             "questions": [_edition(path, asked) for path, asked in files.items()],
+            **({"labels": beside.facts()} if beside else {}),
         },
-        "hashes": {path.name: file_hash(path) for path in (*given, *_several(questions))},
-        **_noted(found, over),
+        "hashes": {path.name: file_hash(path) for path in (*given, *(asked_in or files))}
+        | (beside.hashes() if beside else {}),
+        **_noted(found, over, notes),
     }
     return Scored(_by_image(found), facts)
+
+
+def _with_labels(
+    scores: list[QuestionScore], labels: OtherLabels | None, parser: Parser
+) -> tuple[list[QuestionScore], list[str]]:
+    """Return scores that carry other labels too, and what a report says of them."""
+    if labels is None:
+        return scores, []
+    asked = [score.question for score in scores]
+    found = labels.of(asked)
+    return _under(scores, labels.name, found, parser), [said_of(labels.name, asked, found)]
 
 
 def _several(source: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -178,7 +222,7 @@ def _score(path: Path, questions: Sequence[Question], parser: Parser, subset: bo
     try:
         texts, over = pair_answers(questions, read_answers(path), subset=subset)
     except AnswerMismatch as error:
-        raise AnswerMismatch(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     return _scores(questions, texts, parser), over
 
 
@@ -191,61 +235,6 @@ def _edition(path: Path, questions: Sequence[Question]) -> dict[str, Any]:
         "no": labels["no"],
         "images": len(set(told_apart(question.image for question in questions).values())),
     }
-
-
-def questions(protocol: Protocol, data: CocoFolder) -> list[Question]:
-    """Return the questions of every strategy, built from the annotations of the folder with the protocol's seed.
-
-    Every strategy asks about the same images. The frequency of an object is counted over these.
-    """
-    annotations = [{"image": str(image), "objects": data.objects[image]} for image in sorted(data.images)]
-    count = len(protocol.image_ids)
-    sample = None if count == len(eligible(data)) else count
-    strategies: tuple[Any, ...] = protocol.strategies
-    return [
-        Question(str(row["question_id"]), row["image"], row["text"], row["label"], strategy)
-        for strategy in strategies
-        for row in build_questions(annotations, strategy=strategy, sample=sample, seed=protocol.seed)
-    ]
-
-
-def eligible(data: CocoFolder) -> list[int]:
-    """Return the images with enough objects to ask about."""
-    return sorted(image for image, objects in data.objects.items() if len(objects) >= PER_IMAGE)
-
-
-def _bound(protocol: Protocol, data: CocoFolder) -> Protocol:
-    asked = questions(protocol, data)
-    drawn = tuple(dict.fromkeys(int(question.image) for question in asked))
-    return replace(protocol, image_ids=drawn, questions=_hash(asked))
-
-
-def _hash(asked: Sequence[Question]) -> str:
-    return content_hash([asdict(question) for question in asked])
-
-
-def _samples(protocol: Protocol, data: CocoFolder) -> list[Sample]:
-    asked = questions(protocol, data)
-    if _hash(asked) != protocol.questions:
-        raise TaskError(f"the protocol {protocol.name!r} asks other questions than its seed and data give here")
-    if "{question}" not in protocol.prompt:
-        raise TaskError(f"the prompt {protocol.prompt!r} of {protocol.name!r} has no place {{question}}")
-    return [
-        Sample(
-            sample_id=sample_id(question),
-            image=str(data.images[int(question.image)]),
-            prompt=protocol.prompt.replace("{question}", question.text),
-            image_id=question.image,
-            label=question.label,
-            split=question.split,
-        )
-        for question in asked
-    ]
-
-
-def _keep_questions(folder: Path, protocol: Protocol, data: CocoFolder) -> None:
-    rows = [asdict(question) for question in questions(protocol, data)]
-    write_rows(folder / QUESTIONS, ({"category": row.pop("split"), **row} for row in rows))
 
 
 def _answered(folder: Path, answers: Mapping[str, Answer]) -> list[tuple[Question, GivenAnswer]]:
@@ -263,7 +252,15 @@ def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) 
     pairs = _answered(folder, answers)
     parser: Any = protocol.parser or "strict-neither"
     found = score_answers([question for question, _ in pairs], [given for _, given in pairs], parser)
-    return Scored(_by_image(found), {"parser": parser, **_noted(found)})
+    margins = {name: answer.margin for name, answer in answers.items()}
+    found = [replace(score, margin=margins[sample_id(score.question)]) for score in found]
+    notes: list[str] = []
+    if name := protocol.option("labels"):
+        kept = kept_labels(folder, name)
+        other = [kept.get((score.question.split, score.question.question_id)) for score in found]
+        found = _under(found, name, other, parser)
+        notes = [said_of(name, [score.question for score in found], other)]
+    return Scored(_by_image(found), {"parser": parser, **_noted(found, notes=notes)})
 
 
 def _by_image(scores: Sequence[QuestionScore]) -> list[Score]:
@@ -271,9 +268,11 @@ def _by_image(scores: Sequence[QuestionScore]) -> list[Score]:
     return [score.as_score(keys[score.question.image]) for score in scores]
 
 
-def _noted(scores: Sequence[QuestionScore], passed_over: int = 0) -> dict[str, list[str]]:
+def _noted(scores: Sequence[QuestionScore], passed_over: int = 0, notes: Sequence[str] = ()) -> dict[str, list[str]]:
     """Return the notes of a report, where there are any."""
-    notes = notes_on_thinking(score.answer for score in scores)
+    notes = [*notes, *notes_on_thinking(score.answer for score in scores)]
+    if dropped := sum(score.reading == "dropped" for score in scores):
+        notes.append(f"{dropped} answers say neither yes nor no and count nowhere, as in RePOPE's program")
     if passed_over:
         notes.append(f"{passed_over} answers are to questions that are not asked here, and are passed over")
     return {"notes": notes} if notes else {}
@@ -285,7 +284,9 @@ def _write_exchange(folder: Path, protocol: Protocol, answers: Mapping[str, Answ
         write_answers(folder / f"pope_{split}.jsonl", [given for question, given in pairs if question.split == split])
 
 
-_PARSER = Option("parser", "strict-neither, pope, opera or vcd.", choices=PARSERS)
+_PARSER = Option("parser", "strict-neither, pope, opera, vcd or repope.", choices=PARSERS)
+_LABELS = Option("labels", "Score with other labels too: repope.", choices=tuple(LABEL_SETS))
+_LABELS_FROM = Option("labels_from", "The folder of their files, such as coco_repope_random.json.", Path)
 
 POPE = Metric(
     name="pope",
@@ -301,6 +302,10 @@ POPE = Metric(
     counted="questions",
     called=lambda score: f"question {score.evidence['question_id']} ({score.split})",
     alerts=unparsed_alerts,
+    relabelled=relabelled,
+    transition=transition,
+    derived=output_control,
+    controls=("accuracy", "f1", "yes_ratio", "unparsed"),
     in_splits=("accuracy", "f1", "yes_ratio", "unparsed"),
     summary=("accuracy", "f1", "false_yes_rate", "yes_ratio"),
     judging=Judging(
@@ -308,7 +313,9 @@ POPE = Metric(
         file=Option("answers", "Answers, one file for all questions or one for each split.", Path, several=True),
         read=read_saved,
         options=(
-            Option("questions", "POPE's questions, a file a split.", Path, required=True, several=True, short="-q"),
+            Option("questions", "POPE's questions, a file a split.", Path, several=True, short="-q"),
+            _LABELS,
+            _LABELS_FROM,
             replace(_PARSER, default="strict-neither"),
             Option(
                 "subset", "Pass over answers to questions that are not asked, as with RePOPE's.", bool, default=False
@@ -320,12 +327,18 @@ POPE = Metric(
         help="Ask whether objects are in images, half of them not there.",
         max_new_tokens=16,
         defaults={"prompt": "{question}", "parser": "strict-neither", "strategies": STRATEGIES},
-        options=(_PARSER,),
+        options=(_PARSER, _LABELS),
+        files=(
+            Option("questions", "Published questions, a file a split; else they are made.", Path, several=True),
+            _LABELS_FROM,
+        ),
+        beside=PopeFolder.beside,
+        controls=Controls(added=ADDED, margin=("yes", "no")),
         batch_size=32,
         eligible=eligible,
-        bound=_bound,
-        samples=_samples,
-        keep=_keep_questions,
+        bound=bound,
+        samples=samples,
+        keep=keep_questions,
         score=_score_run,
         exchange=_write_exchange,
     ),

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlm_evals.compare import LEVEL, RESAMPLES, Estimate, Resampled, at_equal_recall, mcnemar, paired
 from vlm_evals.errors import AnswerMismatch
-from vlm_evals.metric import Metric
+from vlm_evals.metric import Derived, Metric
 from vlm_evals.ratios import Formula, counts_of
 from vlm_evals.records import Score
 from vlm_evals.reports.verdict import Verdict, score_verdict, verdict
@@ -80,6 +80,16 @@ class Comparison:
             accuracy=found[metric.accuracy] if metric.accuracy else None,
         )
 
+    def beats(self, name: str, control: str) -> bool:
+        """Whether one run is better than a control, by more than its interval.
+
+        It has a higher accuracy where the metric has one. Else its headline is better, and its recall is not lower.
+        """
+        metric, found = self.metric, self.difference(name, control)
+        if metric.accuracy is not None or metric.higher_is_better:
+            return found[metric.accuracy or metric.headline].above_zero
+        return found[metric.headline].below_zero and not (metric.recall and found[metric.recall].below_zero)
+
     def tests(self, name: str) -> dict[str, Any]:
         """Return figure -> McNemar's exact test of one run against the plain one; empty where the metric has none."""
         if self.metric.tested is None:
@@ -127,7 +137,9 @@ class Comparison:
         Returns:
             `verdict`, `n`, `seed`, `resamples`, `level`; `plain` and `mitigated` (every figure, with what it was made
             of and `intervals`); `difference` (figure -> estimate, low, high; mitigated minus plain); with splits
-            `splits`; `mcnemar`; with a curve `curve` (points, and the difference at equal recall); `controls`.
+            `splits`; `mcnemar`; with a curve `curve` (points, and the difference at equal recall); `transition` (what
+            the plain answers became), where the metric has one; `controls`, and `beats` (control -> whether the
+            method is better).
         """
         method, *controls = self.others
         found: dict[str, Any] = {
@@ -143,7 +155,10 @@ class Comparison:
             found["mcnemar"] = self.tests(method)
         if self.curve:
             found["curve"] = {"points": self.points(), "difference": _rows(self.at_equal_recall(method))}
+        if moved := self.metric.transition(self.runs[PLAIN], self.runs[method]):
+            found["transition"] = moved
         if controls:
+            found["beats"] = {name: self.beats(method, name) for name in controls}
             found["controls"] = {name: self.row(name, against=method) for name in controls}
         return found
 
@@ -202,6 +217,15 @@ def compare(
     if metric.counted:
         settings[metric.counted] = len(base)
     return Comparison(metric, runs, on_curve, resampled, metric.figures(metric.splits(base)), settings)
+
+
+def derived_controls(metric: Metric, base: Sequence[Score], method: Sequence[Score]) -> Mapping[str, Derived]:
+    """Return the controls that are made of the plain run's scores, for a method's in any order.
+
+    Raises:
+        AnswerMismatch: naming an item that is not in both runs.
+    """
+    return metric.derived(base, _aligned(metric, base, method))
 
 
 def intervals(metric: Metric, scores: Sequence[Score], *, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:

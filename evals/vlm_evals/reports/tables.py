@@ -31,12 +31,19 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     if report["kind"] != "paired":
         return _single_tables(first, report)
     found = _main_tables(first, [report[side] for side in _SIDES], report.get("splits", {}))
+    found[1:1] = _transition_tables(first, report)
+    found += _pair_label_tables(first, report)
     for metric in more:
-        below = [report[side][metric.name] for side in _SIDES]
-        found += _main_tables(metric, below, report[metric.name].get("splits", {}))
-    return found + _curve_tables(first, report) + _control_tables(first, report) + _invented_tables(report)
+        part = report[metric.name]
+        found += _main_tables(metric, [report[side][metric.name] for side in _SIDES], part.get("splits", {}))
+        found += [*_transition_tables(metric, part), *_pair_label_tables(metric, part)]
+    found += _curve_tables(first, report) + _control_tables(first, report)
+    for metric in more:
+        found += _control_tables(metric, report[metric.name])
+    return found + _invented_tables(report)
 
 
+TURNS = ("right_to_right", "right_to_wrong", "wrong_to_right", "wrong_to_wrong")
 _SIDES = ("plain", "mitigated", "difference")
 
 
@@ -46,7 +53,8 @@ def _single_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
         (metric.label(name), *cells(metric, name, report), *_interval(metric, name, report))
         for name in metric.figures(list(splits))
     ]
-    found = [Table(metric.title, ("metric", *columns(metric, report), "95 %"), rows), *split_tables(metric, report)]
+    found = [Table(metric.title, ("metric", *columns(metric, report), "95 %"), rows)]
+    found += [*split_tables(metric, report), *label_tables(metric, report)]
     invented = {"this run": report["most_invented"]} if "most_invented" in report else {}
     return found + _invented_tables({"most_invented": invented})
 
@@ -88,6 +96,53 @@ def _interval(metric: Metric, name: str, report: Mapping[str, Any]) -> tuple[str
     """Return the interval of one figure of a single run; nothing where it has none."""
     low, high = report["intervals"].get(name, (None, None))
     return ("",) if low is None else (f"[{metric.show(name, low)}, {metric.show(name, high)}]",)
+
+
+def label_tables(metric: Metric, found: Mapping[str, Any]) -> list[Table]:
+    """Return a table of the metric's own labels beside each other source's, and one of what changed."""
+    tables = []
+    for source, other in found.get("labels", {}).items():
+        sides = (metric.title, source)
+        splits = [*other["splits"], metric.over_splits]
+        parts = [part for split in splits for part in (_part(found, split), _part(other, split))]
+        counts = dict.fromkeys(name for part in parts for name in part.get("counts", ()))
+        rows = [(metric.label(name), *(_exact(part[name]) for part in parts)) for name in metric.ratios]
+        rows += [
+            (name.replace("_", " "), *(str(part.get("counts", {}).get(name, "")) for part in parts)) for name in counts
+        ]
+        header = ("metric", *(f"{split}: {side}" for split in splits for side in sides))
+        tables += [
+            Table(f"{metric.title} and {source}", header, rows),
+            _change_table(metric, source, other["label_transition"]),
+        ]
+    return tables
+
+
+def _part(found: Mapping[str, Any], split: str | None) -> Mapping[str, Any]:
+    """Return the figures of a split, or of the whole."""
+    part: Mapping[str, Any] = found["splits"].get(split, found)
+    return part
+
+
+def _change_table(metric: Metric, source: str, transition: Mapping[str, Mapping[str, int]]) -> Table:
+    header = ("split", *(name.replace("_", " ") for name in next(iter(transition.values()), ())))
+    rows = [(split, *map(str, changes.values())) for split, changes in transition.items()]
+    return Table(f"From {metric.title}'s labels to {source}'s", header, rows)
+
+
+def _exact(value: float | None) -> str:
+    """Return a figure as papers print it, in percent with two digits."""
+    return "undefined" if value is None else f"{100 * value:.2f}"
+
+
+def _pair_label_tables(metric: Metric, part: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of a comparison under each other source of labels."""
+    tables = []
+    for source, other in part.get("labels", {}).items():
+        own = _main_tables(metric, [other[side] for side in _SIDES], other.get("splits", {}))
+        tables += [table._replace(title=f"{table.title}, labels of {source}") for table in own]
+        tables.append(_change_table(metric, source, other["label_transition"]["plain"]))
+    return tables
 
 
 def _main_tables(metric: Metric, sides: Sequence[Mapping[str, Any]], splits: Mapping[str, Any]) -> list[Table]:
@@ -152,6 +207,20 @@ def _paired_table(
     return Table(title, ("metric", "plain", "mitigated", "difference [95 %]"), rows)
 
 
+def _transition_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
+    """Return what the plain answers became, by split and label."""
+    moved = report.get("transition", {})
+    rows = [
+        (split, f"label {label}", *(str(turns[name]) for name in TURNS))
+        for split, by_label in moved.items()
+        for label, turns in by_label.items()
+        if isinstance(turns, Mapping)
+    ]
+    names = (name.replace("_", " ") for name in TURNS)
+    title = f"{metric.title}, what the plain answers became"
+    return [Table(title, ("split", "questions", *names), rows)] if rows else []
+
+
 def _curve_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
     curve = metric.curve
     if curve is None or "curve" not in report:
@@ -205,8 +274,29 @@ def headline(report: Mapping[str, Any]) -> str:
     first, *more = metrics_of(report)
     if report["kind"] != "paired":
         return f"{first.title} of {report['n']} {first.items}"
-    rest = (f"; {metric.title}: {report[metric.name]['verdict']}" for metric in more)
-    return f"{first.title}: {report['verdict']}" + "".join(rest)
+    said = [f"{first.title}: {_shown(first, report)}"]
+    return "; ".join(said + [f"{metric.title}: {_shown(metric, report[metric.name])}" for metric in more])
+
+
+def _shown(metric: Metric, part: Mapping[str, Any]) -> str:
+    """Return what a comparison showed, against controls and with other labels too."""
+    other = [f"with the labels of {name}: {one['verdict']}" for name, one in part.get("labels", {}).items()]
+    against = _against_controls(metric, part)
+    return "; ".join([part["verdict"], *([against] if against else []), *other])
+
+
+def _against_controls(metric: Metric, report: Mapping[str, Any]) -> str:
+    """Return which controls a method beats; empty where there are none."""
+    beats = report.get("beats", {})
+    won, lost = ([name for name, one in beats.items() if one is better] for better in (True, False))
+    if not beats:
+        return ""
+    figure = metric.label(metric.accuracy or metric.headline)
+    if not lost:
+        return f"beats every control in {figure} ({', '.join(won)})"
+    if not won:
+        return f"beats no control in {figure} ({', '.join(lost)})"
+    return f"beats {', '.join(won)} in {figure}, and not {', '.join(lost)}"
 
 
 def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""How an answer to a yes-or-no question is read: the three published programs' ways, and `strict-neither`, ours.
+"""How an answer to a yes-or-no question is read: the four published programs' ways, and `strict-neither`, ours.
 
 Ours says "unparsed" where an answer is neither yes nor no instead of counting it as yes.
 """
@@ -11,18 +11,19 @@ from typing import Literal, get_args
 from vlm_evals.errors import EvaluationError
 from vlm_evals.records import Label, Score
 
-Parser = Literal["strict-neither", "pope", "opera", "vcd"]
-Reading = Literal["yes", "no", "unparsed"]
+Parser = Literal["strict-neither", "pope", "opera", "vcd", "repope"]
+Reading = Literal["yes", "no", "unparsed", "dropped"]
 PARSERS: tuple[Parser, ...] = get_args(Parser)
 
 
 def parse_answer(answer: str, *, parser: Parser = "strict-neither", label: Label | None = None) -> Reading:
-    """Return "yes", "no" or "unparsed" for an answer.
+    """Return "yes", "no", "unparsed" or "dropped" for an answer.
 
     Args:
         answer: what the model said, without its thinking (see `spoken`).
-        parser: "pope" (the original), "opera" (OPERA, PAI), "vcd", or ours, "strict-neither". Only ours can return
-            "unparsed".
+        parser: "pope" (the original), "opera" (OPERA, PAI), "vcd", "repope", or ours, "strict-neither". Only ours can
+            return "unparsed", an answer that counts as wrong. Only "repope" can return "dropped", one that counts
+            nowhere.
         label: the right answer. Only "vcd" needs it: it looks for the label's own word anywhere in the answer.
 
     Raises:
@@ -50,6 +51,11 @@ def _as_vcd(answer: str, label: Label | None) -> Reading:
         raise EvaluationError("the parser vcd depends on the label; pass label='yes' or label='no'")
     said = label in answer.lower()
     return label if said else ("no" if label == "yes" else "yes")
+
+
+def _as_repope(answer: str, _: Label | None) -> Reading:
+    lower = answer.lower()
+    return "yes" if "yes" in lower else "no" if "no" in lower else "dropped"  # "not" holds "no"
 
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -87,6 +93,7 @@ _READERS: Mapping[str, Callable[[str, Label | None], Reading]] = {
     "pope": _as_pope,
     "opera": _as_opera,
     "vcd": _as_vcd,
+    "repope": _as_repope,
 }
 
 
@@ -142,7 +149,11 @@ def unparsed_alerts(scores: Sequence[Score]) -> list[str]:
         scores: with the counts `neither` and `questions`, and the answer as evidence.
     """
     asked = sum(score.counts.get("questions", 1) for score in scores)
-    unread = [str(score.evidence.get("answer", "")) for score in scores if score.counts.get("neither")]
+    unread = [
+        str(score.evidence.get("answer", ""))
+        for score in scores
+        if score.counts.get("neither") and score.evidence.get("reading") != "dropped"
+    ]
     if len(unread) <= MANY * asked:
         return []
     shown = ", ".join(repr(_brief(answer)) for answer in list(dict.fromkeys(unread))[:_EXAMPLES])

@@ -78,6 +78,10 @@ def test_our_parser_takes_yes_and_no_and_nothing_else(answer: str, reading: str)
         ("vcd", "yes", "There isn't a dog", "no"),  # a label of yes needs "yes" in the answer
         ("vcd", "no", "There isn't a dog", "yes"),  # a label of no needs "no"
         ("vcd", "no", "notebook", "no"),
+        ("repope", None, "YES.", "yes"),  # anywhere, in any case
+        ("repope", None, "No, yes", "yes"),
+        ("repope", None, "I see a notebook", "no"),
+        ("repope", None, "A dog", "dropped"),
     ],
 )
 def test_published_parsers_and_their_quirks(parser, label, answer: str, reading: str) -> None:
@@ -100,7 +104,7 @@ def test_published_parsers_on_awkward_answers(shared_data: Path) -> None:
 def test_no_answer_breaks_a_parser(answer: str, label) -> None:
     for parser in PARSERS:
         reading = parse_answer(answer, parser=parser, label=label)
-        assert reading in (("yes", "no", "unparsed") if parser == "strict-neither" else ("yes", "no"))
+        assert reading in ("yes", "no", {"strict-neither": "unparsed", "repope": "dropped"}.get(parser))
 
 
 def test_unknown_parsers_and_missing_labels_are_named() -> None:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_evals.answer import Asking, Processes, fingerprint
+from vlm_evals.arms import BIASES, Arm, bias_name, curve_arms
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import TaskError
-from vlm_evals.experiment import BIASES, Arm, ask_arms, bias_name, curve_arms
+from vlm_evals.experiment import ask_arms
 from vlm_evals.protocol import DESCRIBE
 from vlm_evals.records import Score, read_json, write_json, write_text
 from vlm_evals.registry import find_metric

@@ -1,0 +1,1 @@
+"""What is done with scores of yes-or-no answers beside counting them."""
