@@ -35,8 +35,8 @@ Controls = Annotated[
     bool,
     typer.Option(
         "--controls",
-        help="Also the controls that fit: other heads; of askback other words; a prompt that asks for yes or no; a mask "
-        "alone; a first word.",
+        help="Also the controls that fit: other heads; of askback other words; a prompt that asks for yes or no; a "
+        "mask alone; a first word.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; by default one below runs/.")]
