@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.base import Intervention
     from vlm_heads.interventions.head_reinforcement import HeadReinforcement
     from vlm_heads.interventions.image_boost import ImageBoost
+    from vlm_heads.interventions.listed_heads import ListedHeads
     from vlm_heads.interventions.low_image_heads import LowImageHeads
     from vlm_heads.interventions.route_gain import RouteGain
     from vlm_heads.interventions.salient_boost import SalientBoost
@@ -82,6 +83,7 @@ __all__ = [
     "ImageFree",
     "Intervention",
     "LeadingQuestion",
+    "ListedHeads",
     "LowImageHeads",
     "Method",
     "Mitigation",
@@ -138,6 +140,7 @@ _HOMES = {
     "interventions.base": "Intervention",
     "interventions.head_reinforcement": "HeadReinforcement",
     "interventions.image_boost": "ImageBoost",
+    "interventions.listed_heads": "ListedHeads",
     "interventions.low_image_heads": "LowImageHeads",
     "interventions.route_gain": "RouteGain",
     "interventions.salient_boost": "SalientBoost",
