@@ -36,6 +36,7 @@ OPEN = {
         "vlm_heads.methods",
         "vlm_heads.models",
         "vlm_heads.profiles",
+        "vlm_heads.scorers",
     },
 }
 
@@ -67,6 +68,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "methods",
         "mitigation",
         "attach",
+        "scorers",
         "scoring grounding fold",
         "profiles vlm",
     ),

@@ -162,6 +162,6 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for known
-    __getattr__, __dir__ = lazy_names(__name__, _HOMES, modules="errors methods models profiles")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, modules="errors methods models profiles scorers")
 
 keep_old_names()

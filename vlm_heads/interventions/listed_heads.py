@@ -59,9 +59,9 @@ class ListedHeads(Intervention):
     needs_image_keys: ClassVar[bool] = False
 
     format_list: str = option(
-        "", help="file that ranks heads by answer format, a line [[layer, head], score]; without it the profile does"
+        "profile", help="file that ranks heads by answer format, a line [[layer, head], score]; or the profile's scores"
     )
-    image_list: str = option("", help="file that ranks heads by image")
+    image_list: str = option("none", help="file that ranks heads by image, or none")
     worst: int = option(40, at_least=0, help="bad heads: the lowest by format")
     best: int = option(40, at_least=0, help="good heads: the highest by format")
     image_best: int = option(50, at_least=0, help="good heads: the highest by image")
@@ -112,7 +112,7 @@ class ListedHeads(Intervention):
 
     def ranked_heads(self, by_format: Ranked) -> tuple[Heads, Heads]:
         """Return good and bad heads; where they are not listed themselves, by their ranks."""
-        by_image = read_ranking(self.image_list) if self.image_list else ()
+        by_image = () if self.image_list == "none" else read_ranking(self.image_list)
         by_rank = (isinstance(self.good, str), isinstance(self.bad, str))
         if by_format and self.best * by_rank[0] + self.worst * by_rank[1] > len(by_format):
             raise BadOption(
@@ -125,8 +125,10 @@ class ListedHeads(Intervention):
         )
 
     def _by_format(self, anatomy: Anatomy, profile: HeadProfile | None) -> Ranked:
-        if self.format_list or profile is None:
-            return read_ranking(self.format_list) if self.format_list else ()
+        if self.format_list != "profile":
+            return read_ranking(self.format_list)
+        if profile is None:
+            return ()
         return tuple(one for one in ranked(profile.scores) if one[0] in anatomy.attentions)
 
 

@@ -69,7 +69,7 @@ def test_a_request_that_cannot_be_met_says_why(lists: dict[str, str], llava: Tin
     ):
         with pytest.raises(BadOption, match=said), attach(llava.model, method):
             pass
-    with pytest.raises(BadProfile, match="cannot be read"), attach(llava.model, ListedHeads(format_list="none")):
+    with pytest.raises(BadProfile, match="cannot be read"), attach(llava.model, ListedHeads(format_list="nowhere")):
         pass
 
 
