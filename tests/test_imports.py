@@ -87,11 +87,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "experiment",
     ),
     "vlm_app": (
-        "options console mistakes leftovers examples",
+        "options console mistakes leftovers examples agreement",
         "models pictures method_facts",
         "method_page",
         "view bridges speed",
-        "plots shared_model",
+        "plots shared_model scored_on",
         "export",
         "visit",
         "session",

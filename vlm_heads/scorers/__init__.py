@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from vlm_heads.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from vlm_heads.scorers.base import Found, Measured, Scorer, empty, sorted_out
+    from vlm_heads.scorers.base import Found, Measured, Needs, Scorer, empty, sorted_out
     from vlm_heads.scorers.batch import batch_inputs, watched_forward
-    from vlm_heads.scorers.example import Example, Mention, Sample, yes_and_no
+    from vlm_heads.scorers.example import Example, Mention, Sample, pieces_of, yes_and_no
     from vlm_heads.scorers.reading import OutputLayer, gained, told
     from vlm_heads.scorers.registry import known_scorers, parse_scorer
     from vlm_heads.scorers.weights import all_weights
@@ -25,6 +25,7 @@ __all__ = [
     "Found",
     "Measured",
     "Mention",
+    "Needs",
     "OutputLayer",
     "Sample",
     "Scorer",
@@ -34,6 +35,7 @@ __all__ = [
     "gained",
     "known_scorers",
     "parse_scorer",
+    "pieces_of",
     "sorted_out",
     "told",
     "watched_forward",
@@ -41,9 +43,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "base": "Found Measured Scorer empty sorted_out",
+    "base": "Found Measured Needs Scorer empty sorted_out",
     "batch": "batch_inputs watched_forward",
-    "example": "Example Mention Sample yes_and_no",
+    "example": "Example Mention Sample pieces_of yes_and_no",
     "reading": "OutputLayer gained told",
     "registry": "known_scorers parse_scorer",
     "weights": "all_weights",

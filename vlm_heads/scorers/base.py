@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -50,7 +51,8 @@ class Measured:
 
     Attributes:
         profile: of all samples.
-        halves: float32 `[L, Hq]` twice, of every second sample and of the others; None where a half has none.
+        halves: float32 `[L, Hq]` twice, of every second picture and of the others; None where one has nothing to tell.
+            Samples that follow one another and are about one picture stay together.
     """
 
     profile: HeadProfile
@@ -136,12 +138,13 @@ class Scorer(Described):
         anatomy = examine(model)
         refuse_attached(anatomy)
         self.check(anatomy)
-        halves, count = (_Sums(), _Sums()), 0
+        halves, count, pictures = (_Sums(), _Sums()), 0, _Pictures()
         for batch in _batches(samples, max(1, batch_size)):
             examples = [as_example(one, prompt) for one in batch]
-            for found in self.look(model, processor, anatomy, examples):
+            for example, found in zip(examples, self.look(model, processor, anatomy, examples), strict=True):
+                half = pictures.number(example) % 2
                 if found is not None:
-                    halves[count % 2].add(found)
+                    halves[half].add(found)
                 count += 1
             if progress is not None:
                 progress(count)
@@ -172,7 +175,7 @@ class Scorer(Described):
     def card(self, counts: Sequence[int]) -> dict[str, Any]:
         """Return what a profile says of its scores."""
         stated: dict[str, Any] = {"scorer": self.word(), "scorer_label": self.label or self.name, "unit": self.unit}
-        if self.needs != "pictures" or counts[1]:
+        if counts[1]:
             stated["counted"] = {"right": counts[0], "wrong": counts[1]}
         return stated
 
@@ -211,6 +214,21 @@ class _Sums:
             assert wrong is not None, "something was found"
             return -wrong.float()
         return (right if wrong is None else right - wrong).float()
+
+
+class _Pictures:
+    """Counts pictures as they come; one that stays the same is counted once."""
+
+    def __init__(self) -> None:
+        self._last: object = None
+        self._count = -1
+
+    def number(self, example: Example) -> int:
+        """Return the number of an example's picture, from 0."""
+        same = self._last is example.image or (isinstance(self._last, str | Path) and self._last == example.image)
+        self._last = example.image
+        self._count += not same
+        return self._count
 
 
 def refuse_attached(anatomy: Anatomy) -> None:

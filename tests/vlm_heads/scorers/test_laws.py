@@ -64,10 +64,11 @@ def test_scores_do_not_depend_on_the_batch_and_say_where_they_come_from(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_halves_are_every_second_sample(
+def test_halves_are_every_second_picture(
     name: str, model: Scored, asked: list[Example], judged: list[Example], questions: list[Example]
 ) -> None:
-    samples = _samples(name, asked, judged, [*questions, *reversed(questions)])
+    again = [replace(one, image=planted_image("banana")) for one in reversed(questions)]
+    samples = _samples(name, asked, judged, [*questions, *again])
     scorer = parse_scorer(_word(name))
     measured = scorer.measure(*model, samples)
     assert measured.halves is not None
@@ -77,6 +78,19 @@ def test_halves_are_every_second_sample(
         kinds = {"negative": samples[1:3]}.get(name, [samples[0], samples[-1]])
         assert scorer.measure(*model, kinds).halves is None
     assert scorer.needs != "pictures" or scorer.measure(*model, samples[:1]).halves is None
+
+
+def test_samples_of_one_picture_stay_in_one_half(model: Scored, questions: list[Example]) -> None:
+    """Two questions about each picture, one with yes and one with no: both halves have both."""
+    pictures = [planted_image(word) for word in ("car", "bird", "car", "bird")]
+    samples = [replace(one, image=picture) for picture in pictures for one in questions[1:]]
+    scorer = parse_scorer("negative")
+    measured = scorer.measure(*model, samples)
+    assert measured.halves is not None
+    for found in measured.halves:
+        assert distance(found, measured.profile.scores) > CLOSE
+    expected = scorer.score(*model, [*samples[:2], *samples[4:6]]).scores
+    assert distance(measured.halves[0], expected) < CLOSE
 
 
 @pytest.mark.parametrize("name", NAMES)
