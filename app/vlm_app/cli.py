@@ -23,7 +23,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "describe": Command("describe:describe", "Say what is in images, streaming the answer."),
-    "score": Command("score:score", "Score every head by how far its output moves when the image is removed."),
+    "score": Command(
+        "score:score", "Score every head, by default by how far its output moves when the image is removed."
+    ),
     "compare": Command(
         "compare:compare", "Compare two runs on the same items; differences are DIR_B minus DIR_A. No model runs."
     ),

@@ -68,6 +68,8 @@ def score(
     A scorer that has to know what pictures show takes them from --data or the embedded world. Of several scorers, it is
     told how far they agree on the model's heads, and how stable each is over samples.
     """
+    from vlm_evals.data.coco import CocoFolder
+
     from vlm_app.models import load_vlm, look_first
     from vlm_app.pictures import find_pictures
     from vlm_heads.names import require_scorers
@@ -80,13 +82,14 @@ def score(
         raise UsageError("images and --data were given: choose one of the two")
     if given and about is not None:
         raise UsageError(f"--about {about} is judged by what pictures show: leave the images out, or leave out --about")
+    folder = None if data is None else CocoFolder.find(data)
     loading(model)
     from vlm_app.scored_on.source import Samples, shown_in
     from vlm_heads.scorers import parse_scorer
 
     require_place(out)
     scorers = [parse_scorer(word) for word in chosen]
-    shown = [] if given else shown_in(data, seed, pictures)
+    shown = [] if given else shown_in(folder, seed, pictures)
     samples = Samples(load_vlm(model, device, seed, allow_missing=allow_missing), prompt, given, shown, about, seed)
     found = {one.word(): _measured(one, samples, batch_size) for one in scorers}
     if len(scorers) == 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import TaskError
 from vlm_evals.records import read_json
@@ -75,25 +75,23 @@ def _masks(data: CocoFolder, images: set[int]) -> dict[tuple[int, str], Mask]:
 
 
 def _mask(mark: Mapping[str, Any], size: tuple[int, int]) -> Mask | None:
+    """Return the pixels of one annotation, bool `[height, width]`; None where it says nothing that is understood."""
     outline = mark.get("segmentation")
-    if outline:
-        from pycocotools import mask as coco
-
-        parts = coco.frPyObjects(outline, *size) if _needs_coding(outline) else outline
-        whole = coco.merge(parts) if isinstance(parts, list) else parts
-        covered: Mask = coco.decode(whole).astype(bool)
-        return covered
+    if isinstance(outline, list) and outline:
+        drawing = Image.new("1", size[::-1])
+        for corners in outline:
+            ImageDraw.Draw(drawing).polygon([float(one) for one in corners], fill=1, outline=1)
+        return np.asarray(drawing)
+    if isinstance(outline, dict) and isinstance(outline.get("counts"), list):
+        runs = np.arange(len(outline["counts"])) % 2 == 1  # off and on by turns, down one column after the other
+        whole: Mask = np.repeat(runs, outline["counts"]).reshape(size, order="F")
+        return whole
     if "bbox" not in mark:
         return None
     left, top, width, height = (float(one) for one in mark["bbox"])
     box = np.zeros(size, dtype=bool)
     box[int(top) : int(np.ceil(top + height)), int(left) : int(np.ceil(left + width))] = True
     return box
-
-
-def _needs_coding(outline: Any) -> bool:
-    """Whether an outline is polygons, or counts that are not packed yet."""
-    return isinstance(outline, list) or isinstance(outline.get("counts"), list)
 
 
 def absent_object(shown: Shown, all_shown: Sequence[Shown], rng: random.Random) -> str | None:

@@ -72,6 +72,6 @@ class Samples:
             return captions_of(self.vlm, self.shown, advance)
 
 
-def shown_in(data: Path | None, seed: int, count: int) -> list[Shown]:
+def shown_in(data: CocoFolder | None, seed: int, count: int) -> list[Shown]:
     """Return pictures of a folder, or scenes of the embedded world."""
-    return of_world(SPLIT, seed, count) if data is None else of_folder(CocoFolder.find(data), seed, count)
+    return of_world(SPLIT, seed, count) if data is None else of_folder(data, seed, count)
