@@ -90,6 +90,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "options console mistakes leftovers examples agreement",
         "models pictures method_facts",
         "method_page",
+        "scorer_page",
         "view bridges speed",
         "plots shared_model scored_on",
         "export",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vlm_heads.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from vlm_heads.scorers.base import Found, Measured, Needs, Scorer, empty, sorted_out
+    from vlm_heads.scorers.base import NEEDED, Found, Measured, Needs, Scorer, empty, sorted_out
     from vlm_heads.scorers.batch import batch_inputs, watched_forward
     from vlm_heads.scorers.example import Example, Mention, Sample, pieces_of, yes_and_no
     from vlm_heads.scorers.reading import OutputLayer, gained, told
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vlm_heads.scorers.weights import all_weights
 
 __all__ = [
+    "NEEDED",
     "Example",
     "Found",
     "Measured",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "base": "Found Measured Needs Scorer empty sorted_out",
+    "base": "NEEDED Found Measured Needs Scorer empty sorted_out",
     "batch": "batch_inputs watched_forward",
     "example": "Example Mention Sample pieces_of yes_and_no",
     "reading": "OutputLayer gained told",

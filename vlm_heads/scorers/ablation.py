@@ -33,6 +33,7 @@ class Ablation(Scorer):
 
     name: ClassVar[str] = "ablation"
     label: ClassVar[str] = "ablation"
+    cost: ClassVar[str] = "1 forward, and 1 for each head"
     unit: ClassVar[str] = "nat of log-probability"
 
     gain: float = option(0.0, at_least=0.0, help="factor on the head's output; 0 switches it off")
@@ -43,9 +44,6 @@ class Ablation(Scorer):
     ) -> Iterator[Found | None]:
         for case in (case_of(model, processor, anatomy, example) for example in examples):
             yield self._found(model, anatomy, case) if case.decisions else None
-
-    def forwards(self, anatomy: Anatomy) -> int:
-        return 1 + len(anatomy.attentions) * anatomy.heads
 
     def _found(self, model: nn.Module, anatomy: Anatomy, case: Case) -> Found:
         columns = [one.column for one in case.decisions]

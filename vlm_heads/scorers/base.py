@@ -67,11 +67,13 @@ class Scorer(Described):
     Attributes:
         needs: what its samples have to be.
         unit: of a score, for tables and pictures.
+        cost: of a sample, in words.
         contrasts: whether it needs both what is right and what is wrong: true and invented words, or objects.
     """
 
     needs: ClassVar[Needs] = "pictures"
     unit: ClassVar[str]
+    cost: ClassVar[str] = "1 forward"
     contrasts: ClassVar[bool] = False
 
     @abstractmethod
@@ -80,10 +82,6 @@ class Scorer(Described):
     ) -> Iterator[Found | None]:
         """Yield what each example of a batch tells, in order; None for one that tells nothing."""
         ...
-
-    def forwards(self, anatomy: Anatomy) -> int:
-        """Return how many times a sample goes through the model; one where a scorer says nothing else."""
-        return 1
 
     def check(self, anatomy: Anatomy) -> None:
         """Raise `UnsupportedModel` if the heads of this model cannot be scored; called before anything is run."""

@@ -64,6 +64,7 @@ class TextBound(Scorer):
         "ICLR",
     )
     needs: ClassVar[Needs] = "answers"
+    cost: ClassVar[str] = "1 forward and 1 backward pass"
     unit: ClassVar[str] = "nat of log-probability a gain of 1"
 
     def look(
@@ -81,9 +82,6 @@ class TextBound(Scorer):
             prompt = model_inputs(model, processor, [load_image(example.image)], [example.prompt])
             answer = MarkedAnswer(prompt, torch.tensor(case.answer), places[False], places[True])
             yield Found(attribution(model, anatomy, answer)[None])
-
-    def forwards(self, anatomy: Anatomy) -> int:
-        return 3  # a backward pass costs about two
 
 
 class _AnswerRoutes(Watcher):

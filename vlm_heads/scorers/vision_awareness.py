@@ -36,6 +36,7 @@ class VisionAwareness(Scorer):
         "ACL",
         "2412.13949",
     )
+    cost: ClassVar[str] = "2 forwards, one of them without the image"
     unit: ClassVar[str] = "norm of the change of a head's output"
 
     def look(
@@ -49,6 +50,3 @@ class VisionAwareness(Scorer):
                 scores[:, layer] = sensitivity.vision_awareness(seen[:, -1], unseen).cpu()
                 surges[:, layer] = sensitivity.surge(unseen).cpu()
         yield from (Found(score[None], surges=surge) for score, surge in zip(scores, surges, strict=True))
-
-    def forwards(self, anatomy: Anatomy) -> int:
-        return 2
