@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vlm_heads.scorers import Scorer
 
 PAGE = "scorers.md"
+_OF_NOBODY = "of no one paper"
 _HEAD = """# Head scorers
 
 Every way of giving the heads of a model a number, in the project's own words. This page is written together with
@@ -52,7 +53,7 @@ def page_text() -> str:
             kind.needs,
             kind.cost,
             kind.unit,
-            "ours" if kind.paper is None else kind.paper.cited,
+            _OF_NOBODY if kind.paper is None else kind.paper.cited,
         )
         for kind in own
     ]
@@ -68,10 +69,8 @@ def _section(kind: type[Scorer]) -> str:
     from vlm_heads.scorers import NEEDED
 
     summary, sections = own_text(kind)
-    parts = [
-        f"## {kind.name}",
-        f"**{kind.label or kind.name}**: {address(kind.paper)}. Cost: {kind.cost}. Class: `{kind.__name__}`.",
-    ]
+    whose = _OF_NOBODY if kind.paper is None else address(kind.paper)
+    parts = [f"## {kind.name}", f"**{kind.label or kind.name}**: {whose}. Cost: {kind.cost}. Class: `{kind.__name__}`."]
     parts += [summary, f"**Needs.** {NEEDED[kind.needs][0].upper()}{NEEDED[kind.needs][1:]}."]
     for name, text in sections.items():
         parts.append(f"```\n{text}\n```" if name == "Formula" else f"**{name}.** {' '.join(text.split())}")
