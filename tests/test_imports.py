@@ -37,6 +37,7 @@ OPEN = {
         "vlm_heads.methods",
         "vlm_heads.models",
         "vlm_heads.profiles",
+        "vlm_heads.scorers",
     },
 }
 
@@ -70,6 +71,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "methods",
         "mitigation",
         "attach",
+        "scorers",
         "scoring grounding fold",
         "profiles vlm",
     ),
@@ -90,11 +92,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "experiment",
     ),
     "vlm_app": (
-        "options console mistakes leftovers examples",
+        "options console mistakes leftovers examples agreement",
         "models pictures method_facts",
         "method_page",
+        "scorer_page",
         "view bridges speed",
-        "plots shared_model",
+        "plots shared_model scored_on",
         "export",
         "visit",
         "session",

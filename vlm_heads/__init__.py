@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.base import Intervention
     from vlm_heads.interventions.head_reinforcement import HeadReinforcement
     from vlm_heads.interventions.image_boost import ImageBoost
+    from vlm_heads.interventions.listed_heads import ListedHeads
     from vlm_heads.interventions.low_image_heads import LowImageHeads
     from vlm_heads.interventions.route_gain import RouteGain
     from vlm_heads.interventions.salient_boost import SalientBoost
@@ -93,6 +94,7 @@ __all__ = [
     "ImageFree",
     "Intervention",
     "LeadingQuestion",
+    "ListedHeads",
     "LowImageHeads",
     "Method",
     "Mitigation",
@@ -152,6 +154,7 @@ _HOMES = {
     "interventions.base": "Intervention",
     "interventions.head_reinforcement": "HeadReinforcement",
     "interventions.image_boost": "ImageBoost",
+    "interventions.listed_heads": "ListedHeads",
     "interventions.low_image_heads": "LowImageHeads",
     "interventions.route_gain": "RouteGain",
     "interventions.salient_boost": "SalientBoost",
@@ -173,6 +176,6 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for known
-    __getattr__, __dir__ = lazy_names(__name__, _HOMES, modules="errors methods models profiles")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, modules="errors methods models profiles scorers")
 
 keep_old_names()

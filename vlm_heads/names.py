@@ -12,6 +12,7 @@ from pathlib import Path
 from vlm_heads.errors import BadOption, UnknownModel, brief, suggest
 
 METHODS = "vlm_heads.methods"  # entry points of packages that bring an Intervention, a Contrast or a Check
+SCORERS = "vlm_heads.scorers"  # entry points of packages that bring a scorer: a subclass of Scorer
 MODELS = "vlm_heads.models"  # entry points of packages that bring a model: a function that returns an `Embedded`
 PLANTED = ("planted", "planted-sinks")
 
@@ -19,10 +20,15 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @cache
-def written_methods() -> Mapping[str, tuple[str, ...]]:
-    """Return the package's own methods in alphabetical order, each with its options, read from their files."""
+def written_methods(*folders: str) -> Mapping[str, tuple[str, ...]]:
+    """Return what the package's folders hold in alphabetical order, each with its options, read from the files.
+
+    Args:
+        folders: by default those of methods.
+    """
     here = Path(__file__).parent
-    files = [path for folder in ("interventions", "contrasts", "checks") for path in (here / folder).glob("*.py")]
+    searched = folders or ("interventions", "contrasts", "checks")
+    files = [path for folder in searched for path in (here / folder).glob("*.py")]
     trees = [ast.parse(path.read_text("utf-8")) for path in files]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
     options = {one.name: _options(one) for one in classes}
@@ -40,13 +46,25 @@ def require_methods(words: Iterable[str]) -> None:
     Raises:
         BadOption: for the first of them. Where another package brings methods, and may bring this one, nothing is said.
     """
-    known = written_methods()
-    if not known or entry_points(group=METHODS):
+    _require(words, written_methods(), METHODS, "intervention or contrast")
+
+
+def require_scorers(words: Iterable[str]) -> None:
+    """Refuse words that name no scorer or no option of one, as `require_methods` does.
+
+    Raises:
+        BadOption: for the first of them.
+    """
+    _require(words, written_methods("scorers"), SCORERS, "scorer")
+
+
+def _require(words: Iterable[str], known: Mapping[str, tuple[str, ...]], group: str, wanted: str) -> None:
+    if not known or entry_points(group=group):
         return
     for word in words:
         name, _, rest = word.partition(":")
         if name.strip() not in known:
-            raise unknown_method(name.strip(), known)
+            raise unknown_method(name.strip(), known, wanted)
         pieces = [] if '"' in rest else rest.split(",")
         for option in (piece.partition("=")[0].strip() for piece in pieces if piece.strip()):
             if option not in known[name.strip()]:

@@ -27,20 +27,22 @@ CONFIG_NAME = "head_profile.json"
 
 @dataclass(frozen=True, eq=False)
 class HeadProfile:
-    """How much each head looks at the image, averaged over samples; with gains it is a reinforced profile.
+    """A score of every head, averaged over samples; with gains it is a reinforced profile.
 
     A reinforced profile gives every head one gain for all images. That is not VHR, which chooses its heads for each
     image anew, and it is measured on its own.
 
     Attributes:
-        scores: float32 `[L, Hq]`, VHD, not normalised and not filtered. Layers without self-attention are 0.
+        scores: float32 `[L, Hq]`, VHD where `card` names no other scorer, not normalised and not filtered. Layers
+            without self-attention are 0.
         surges: float32 `[L, Hq]`, mean norm of each head's output without the image, for the outlier filter.
         samples: how many samples it is the mean of.
         model_type: the family it was taken from.
         notes: anything worth keeping beside it, JSON-serialisable.
         gains: float32 `[L, Hq]`, what each head's output is multiplied by, at least 0; 1 leaves it, None is no gains.
-        card: where the gains come from, JSON-serialisable: `model`, `revision`, `weights`, `data`, `protocols`,
-            `setting`, `measured`, `benefit`; empty where nobody measured them.
+        card: where the scores come from, JSON-serialisable: `scorer`, its word, and `unit`; and where the gains come
+            from: `model`, `revision`, `weights`, `data`, `protocols`, `setting`, `measured`, `benefit`, which are
+            missing where nobody measured them.
     """
 
     scores: Tensor
@@ -189,7 +191,9 @@ def profile_card(card: Mapping[str, Any], gains: Tensor | None) -> str:
         gains: float32 `[L, Hq]`, or None for scores alone.
     """
     if gains is None:
-        return "# Head profile\n\nHow much each attention head looks at the image (VHD), for vlm-heads.\n"
+        scorer = card.get("scorer", "vhd")
+        what = "how much it looks at the image (VHD)" if scorer == "vhd" else f"by the scorer `{scorer}`"
+        return f"# Head profile\n\nA score of every attention head, {what}, for vlm-heads.\n"
     changed = int((gains != 1).sum())
     lines = [
         "# Reinforced profile",

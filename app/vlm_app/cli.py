@@ -27,7 +27,9 @@ COMMANDS = {
         "askback:askback",
         "Leave out of saved captions what a model, asked about each object, does not stand by; any model's captions.",
     ),
-    "score": Command("score:score", "Score every head by how far its output moves when the image is removed."),
+    "score": Command(
+        "score:score", "Score every head, by default by how far its output moves when the image is removed."
+    ),
     "compare": Command(
         "compare:compare", "Compare two runs on the same items; differences are DIR_B minus DIR_A. No model runs."
     ),

@@ -13,11 +13,18 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads askback captions.jsonl --images scenes/images --out askback.jsonl",
         "vlm-heads askback captions.jsonl --images val2014 --model llava-hf/llava-1.5-7b-hf --with askback:by=both",
     ),
-    "score": ("vlm-heads score sample:kitchen sample:street --out profile",),
+    "score": (
+        "vlm-heads score sample:kitchen sample:street --out profile",
+        "vlm-heads score --scorer allpath-format --about questions --pictures 64 --out profile",
+        "vlm-heads score --scorer vhd --scorer image-mass --scorer logits --pictures 64 --out scorers",
+    ),
     "compare": ("vlm-heads compare runs/chair/plain runs/chair/mitigated --out report",),
     "doctor": ("vlm-heads doctor mini --cost", "vlm-heads doctor llava-hf/llava-1.5-7b-hf"),
     "methods": ("vlm-heads methods", "vlm-heads methods vhr"),
-    "calibrate": ("vlm-heads calibrate mini --out reinforced",),
+    "calibrate": (
+        "vlm-heads calibrate mini --out reinforced",
+        "vlm-heads calibrate mini --scorer allpath-format --out reinforced",
+    ),
     "tune": (
         "vlm-heads tune mini --out tuned",
         "vlm-heads tune llava-hf/llava-1.5-7b-hf --data coco --try m3id --try 'vhr vcd' --out tuned",

@@ -110,7 +110,7 @@ def range_of(option: Option) -> str:
     return ("a whole number" if option.kind == "integer" else "a number") + span + words
 
 
-def own_text(kind: type[Method]) -> tuple[str, Mapping[str, str]]:
+def own_text(kind: type) -> tuple[str, Mapping[str, str]]:
     """Return the class's docstring as its paragraphs and its sections; a section is `Name:` and an indented block."""
     text = inspect.cleandoc(kind.__doc__ or "")
     sections = {name: inspect.cleandoc(block) for name, block in _SECTION.findall(text + "\n")}

@@ -20,7 +20,7 @@ from vlm_app.method_facts import (
 )
 
 if TYPE_CHECKING:
-    from vlm_heads import Method
+    from vlm_heads import Method, Paper
 
 RESULTS = "results.md"
 _HELD_OUT = "## Held-out"
@@ -79,12 +79,15 @@ def _overview(kinds: Sequence[type[Method]]) -> list[str]:
         )
         for kind in kinds
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _section(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
     summary, sections = own_text(kind)
-    parts = [f"## {kind.name}", f"**{label(kind)}**: {_source(kind)}. Cost: {cost(kind)}. Class: `{kind.__name__}`."]
+    parts = [
+        f"## {kind.name}",
+        f"**{label(kind)}**: {address(kind.paper)}. Cost: {cost(kind)}. Class: `{kind.__name__}`.",
+    ]
     parts += [summary]
     for name, text in sections.items():
         parts.append(f"```\n{text}\n```" if name == "Formula" else f"**{name}.** {' '.join(text.split())}")
@@ -99,16 +102,17 @@ def _section(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
         )
         for one in kind.options()
     ]
-    parts.append("\n".join(_table(head, rows)))
+    parts.append("\n".join(table(head, rows)))
     if league:
         parts.append(_here(kind, league))
     return "\n\n".join(parts) + "\n"
 
 
-def _source(kind: type[Method]) -> str:
-    number = kind.paper.arxiv if kind.paper else ""
-    address = f"[arXiv {number}](https://arxiv.org/abs/{number})"
-    return source(kind.paper).replace(f"arXiv {number}", address) if number else source(kind.paper)
+def address(paper: Paper | None) -> str:
+    """Return a paper in full, its number at arXiv as a link; or whose method it is."""
+    number = paper.arxiv if paper else ""
+    link = f"[arXiv {number}](https://arxiv.org/abs/{number})"
+    return source(paper).replace(f"arXiv {number}", link) if number else source(paper)
 
 
 def _here(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
@@ -124,7 +128,7 @@ def _here(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
     shown = [plain, *played]
     rows = [(row["setting"], *(row[name] for name in _SHOWN)) for row in shown]
     return f"**What it did here** ([results.md]({RESULTS}), held-out scenes):\n\n" + "\n".join(
-        _table(("setting", *_SHOWN), rows)
+        table(("setting", *_SHOWN), rows)
     )
 
 
@@ -149,6 +153,7 @@ def _rows(block: str, text: str) -> Iterator[dict[str, str]]:
         yield row | {"names": " ".join(one.name for one in methods), "block": block}
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, *rows)]
     return [f"| {lines[0]} |", "|" + " --- |" * len(head), *(f"| {line} |" for line in lines[1:])]

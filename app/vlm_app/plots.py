@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,56 @@ _LINE = 0.32  # inches from one line of words to the next
 _INK, _TEAL, _RED, _YELLOW, _PINK = "#1c1917", "#0f766e", "#9f1239", "#ffd60a", "#ff5c8a"
 
 
-def draw_head_map(scores: np.ndarray[Any, Any], path: Path, *, title: str) -> Path:
+def draw_head_map(
+    scores: np.ndarray[Any, Any], path: Path, *, title: str, unit: str = "VHD: ‖output with image − without‖"
+) -> Path:
     """Draw scores as a map of layers (down) by heads (across), and return its file.
 
     Args:
-        scores: [L, Hq], at least 0.
+        scores: [L, Hq]; where some are below 0, the colours have their middle there.
         path: PNG or SVG to write.
         title: above the map.
+        unit: beside the scale.
     """
     layers, heads = scores.shape
     figure = Figure(figsize=(min(2.5 + 0.32 * heads, 14), min(1.8 + 0.28 * layers, 12)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(scores, aspect="auto", cmap="viridis", vmin=0.0)
+    if (top := float(np.abs(scores).max())) and scores.min() < 0:
+        image = axes.imshow(scores, aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top)
+    else:
+        image = axes.imshow(scores, aspect="auto", cmap="viridis", vmin=0.0)
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
     axes.set_xticks(range(0, heads, max(1, heads // 16)))
     axes.set_yticks(range(0, layers, max(1, layers // 16)))
     axes.set_title(title, fontsize=10, parse_math=False)
-    figure.colorbar(image, ax=axes, label="VHD: ‖output with image − without‖")
+    figure.colorbar(image, ax=axes, label=unit)
+    return _saved(figure, path, title)
+
+
+def draw_agreement(tables: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str], path: Path, *, title: str) -> Path:
+    """Draw rank correlations of scorers, one square table after the other, and return the file.
+
+    Args:
+        tables: title -> `[n, n]`, -1..1; not a number where there is none.
+        names: of the n scorers.
+        path: PNG or SVG to write.
+        title: above all.
+    """
+    side = 1.6 + 0.62 * len(names)
+    figure = Figure(figsize=(side * len(tables) + 1.0, side + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    panels = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axes, (name, values) in zip(panels, tables.items(), strict=True):
+        image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+        axes.set_title(name, fontsize=9, parse_math=False)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        for (row, column), value in np.ndenumerate(values):
+            dark = not np.isnan(value) and abs(value) > 0.6
+            text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else _INK)
+    figure.colorbar(image, ax=panels, label="rank correlation", shrink=0.8)
     return _saved(figure, path, title)
 
 

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from vlm_app import scorer_page
 from vlm_app.method_facts import default_of, own_text, range_of
 from vlm_app.method_page import page_text
 
 from tests.support.command import Command
 from vlm_heads import HeadReinforcement, known_methods, parse_method
+from vlm_heads.scorers import known_scorers
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "methods.md"
@@ -16,6 +18,21 @@ PAGE = ROOT / "docs" / "methods.md"
 def test_the_page_is_what_the_program_writes() -> None:
     written = page_text(ROOT / "docs" / "results.md")
     assert PAGE.read_text("utf-8") == written, "write it anew: vlm-heads methods --write docs/methods.md"
+
+
+def test_the_page_of_scorers_is_what_the_program_writes() -> None:
+    written = (ROOT / "docs" / "scorers.md").read_text("utf-8")
+    assert written == scorer_page.page_text(), "write it anew: vlm-heads methods --write docs/methods.md"
+
+
+@pytest.mark.parametrize("name", known_scorers())
+def test_every_scorer_says_what_it_computes(name: str) -> None:
+    kind = known_scorers()[name]
+    summary, sections = own_text(kind)
+    assert summary
+    assert sections["Formula"]
+    assert kind.unit
+    assert all(one.help for one in kind.options())
 
 
 @pytest.mark.parametrize("name", known_methods())

@@ -48,7 +48,8 @@ def _values(option: Option) -> st.SearchStrategy[Any]:
         gains = st.lists(
             st.tuples(st.integers(-40, 40), st.integers(0, 63), st.floats(0, 1e12)), min_size=1, max_size=4
         )
-        lists = {"heads": st.lists(HEAD, min_size=1, max_size=4), "gains": gains}
+        heads = st.lists(HEAD, min_size=1, max_size=4)
+        lists = {"heads": heads, "good": heads, "bad": heads, "gains": gains}
         return lists.get(option.name, st.lists(st.integers(0, 4095), min_size=1, max_size=3)) | st.just(option.default)
     if option.kind == "word":
         return st.sampled_from(option.words) if option.words else TEXT

@@ -18,6 +18,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.toolkit.head_list import GainList, GainListForm, layers_of_heads
 from vlm_heads.toolkit.layer_sets import Layers, layers_option
 from vlm_heads.toolkit.options import option
+from vlm_heads.toolkit.static_plan import static_plan
 
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
@@ -72,18 +73,7 @@ class StaticGains(Intervention):
         return nullcontext({"gains": self._table(anatomy, profile)})
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
-        known: AttentionPlan | None = call.memory.get(call.layer)
-        if known is not None or not call.prefill:
-            return known
-        gains = call.memory["gains"][call.layer]
-        if bool((gains == 1).all()):
-            return None
-        gains, has_image = gains.to(call.query.device), call.key_map.has_image[:, None]
-        call.tally.note((gains != 1) & has_image)
-        # in float32: a half-precision output is rounded once, as a folded weight is
-        plan = AttentionPlan(head_gain=torch.where(has_image, gains, 1.0))
-        call.memory[call.layer] = plan
-        return plan
+        return static_plan(call)
 
     def _table(self, anatomy: Anatomy, profile: HeadProfile | None) -> Tensor:
         """Return float32 `[L, Hq]`: every head's gain."""

@@ -4,6 +4,7 @@ from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.profiles.gain_proposals import GainShape, propose_gains
 from vlm_heads.profiles.head_attribution import MarkedAnswer, attribute_heads, worst_heads
 from vlm_heads.profiles.sink_shares import sink_shares
+from vlm_heads.toolkit.head_ranking import read_ranking, scores_of, write_ranking
 from vlm_heads.toolkit.sink_channels import SinkChannels, find_sink_channels, find_sinks
 from vlm_heads.toolkit.sink_criterion import (
     MEDIAN_FACTOR,
@@ -26,8 +27,11 @@ __all__ = [
     "find_sinks",
     "fold_checkpoint",
     "propose_gains",
+    "read_ranking",
+    "scores_of",
     "sink_shares",
     "sink_strength",
     "times_median",
     "worst_heads",
+    "write_ranking",
 ]

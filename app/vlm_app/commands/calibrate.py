@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +29,14 @@ def calibrate(
     runs: Annotated[
         Path | None, typer.Option("--runs", help="Where everything asked is kept; by default beside the profile.")
     ] = None,
+    words: Annotated[
+        str,
+        typer.Option("--scorer", metavar="NAME[:OPTION=VALUE,…]", help="How heads are scored, as in `score`."),
+    ] = "vhd",
+    about: Annotated[
+        Literal["captions", "questions"] | None,
+        typer.Option("--about", help="What a scorer's samples are about, where it has to know what pictures show."),
+    ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Pictures to score heads on.")] = 256,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Settings to draw from the grid of 30.")] = 8,
     captions: Annotated[int, typer.Option("--captions", min=1, help="Pictures to caption, in each part.")] = 150,
@@ -49,7 +57,9 @@ def calibrate(
     from vlm_evals.data.coco import CocoFolder
 
     from vlm_app.models import look_first
+    from vlm_heads.names import require_scorers
 
+    require_scorers([words])
     look_first(model=model, device=device)
     given = None if data is None else CocoFolder.find(data)
     loading(model)
@@ -59,6 +69,7 @@ def calibrate(
     from vlm_app.models import load_vlm
     from vlm_app.studies.calibration import Sizes, calibrate
     from vlm_app.studies.chosen import CAPTIONS
+    from vlm_heads.scorers import parse_scorer
 
     require_place(out)
     asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
@@ -76,7 +87,10 @@ def calibrate(
         remark(lacking)
     sizes = Sizes(samples, trials, captions, questioned, max_tokens)
     template = f"world-{WORLD}" if data is None else "coco"
-    found = calibrate(asking, pictures, template, where, sizes, seed=seed, processes=processes)
+    scorer = parse_scorer(words)
+    found = calibrate(
+        asking, pictures, template, where, sizes, seed=seed, processes=processes, scorer=scorer, about=about
+    )
     if not processes.first:
         return
     written = found.benefit or even_if_useless

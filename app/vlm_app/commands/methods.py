@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, in full.")] = None,
-    write: Annotated[Path | None, typer.Option("--write", help="Write them all as a Markdown page.")] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Write them all as a Markdown page, and scorers.md beside it.")
+    ] = None,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Print every method: its paper, cost and options. No model runs: --seed and --device change nothing."""
+    from vlm_app import scorer_page
     from vlm_app.method_facts import facts
     from vlm_app.method_page import write_page
     from vlm_heads import known_methods
@@ -31,6 +34,7 @@ def methods(
         if name is not None:
             raise typer.BadParameter("--write writes every method: leave out the name")
         write_page(write)
+        scorer_page.write_page(write)
     if json:
         print_json([facts(kind) for kind in chosen] if name is None else facts(chosen[0]))
     elif name is not None:
@@ -38,7 +42,7 @@ def methods(
     elif write is None:
         _print_list(chosen)
     else:
-        print(f"methods: {write}")
+        print(f"methods: {write}; scorers: {write.with_name(scorer_page.PAGE)}")
 
 
 def _found(name: str) -> type[Method]:

@@ -1,7 +1,7 @@
 """Calibration: a reinforced profile chosen on one part of the data and measured on another.
 
 RUNS/data                       the embedded world's pictures, where no --data was given
-RUNS/scores                     VHD of every head
+RUNS/scores                     a score of every head, VHD by default
 RUNS/search/chair/plain, …      the settings tried, each a run directory
 RUNS/report/chair/plain, …      the chosen one on the part nothing was chosen on, beside the plain model's curve
 
@@ -19,19 +19,25 @@ from typing import Any
 
 from vlm_evals.answer import Asking, Processes, fingerprint
 from vlm_evals.data.coco import CocoFolder
+from vlm_evals.protocol import DESCRIBE
 from vlm_evals.runs import environment
 
 from vlm_app.console import progress, steps
+from vlm_app.scored_on.examples import About
+from vlm_app.scored_on.shown import of_folder
+from vlm_app.scored_on.source import Samples
 from vlm_app.studies.benefit import judged, measured_table, searched_row
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.halves import halves, measure, protocols
-from vlm_heads import HeadProfile, Mitigation, StaticGains, examine, score_heads
+from vlm_heads import HeadProfile, Mitigation, StaticGains, examine
 from vlm_heads.methods import resolve_layers
 from vlm_heads.profiles import GainShape, propose_gains
+from vlm_heads.scorers import Sample, Scorer, parse_scorer
 
 STRENGTHS = (0.5, 0.8, 1.25, 1.5, 2.0)
 LAYERS = ("all", "first-half", "last-half")
 SHAPES: tuple[GainShape, ...] = ("graded", "top")
+DEFAULT_SCORER = parse_scorer("vhd")
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,16 @@ def settings_to_try(trials: int, seed: int) -> list[Setting]:
 
 
 def calibrate(
-    asking: Asking, data: CocoFolder, template: str, runs: Path, sizes: Sizes, *, seed: int, processes: Processes
+    asking: Asking,
+    data: CocoFolder,
+    template: str,
+    runs: Path,
+    sizes: Sizes,
+    *,
+    seed: int,
+    processes: Processes,
+    scorer: Scorer = DEFAULT_SCORER,
+    about: About | None = None,
 ) -> Calibration:
     """Return the best setting of a small grid, chosen on one part of the data and measured on another.
 
@@ -105,12 +120,14 @@ def calibrate(
         sizes: how much is asked.
         seed: draws the parts, the settings and the questions.
         processes: those that share the work.
+        scorer: scores the heads, on pictures of the searched part.
+        about: what a scorer's samples are about; None for its own choice.
 
     Raises:
         TaskError: if there are not enough pictures.
     """
     search, report = halves(data, captions=sizes.captions, questioned=sizes.questioned, seed=seed)
-    scores = _scores(asking, search, runs / "scores", sizes.samples, processes)
+    scores = _scores(asking, search, runs / "scores", sizes.samples, processes, scorer, about, seed)
     tried = settings_to_try(sizes.trials, seed)
     proposed = {setting.name: _proposed(asking, scores, setting) for setting in tried}
     bound = {
@@ -135,6 +152,7 @@ def calibrate(
         "weights": fingerprint(asking.vlm.model),
         "data": data.hashes(),
         "protocols": {f"{metric}, {name}": one.hash for name, both in bound.items() for metric, one in both.items()},
+        "scorer": scorer.word(),
         "setting": asdict(next(one for one in tried if one.name == best["setting"])),
         "seed": seed,
         "search": rows,
@@ -149,17 +167,32 @@ def calibrate(
     return Calibration(replace(profile, card=card), rows, benefit, reason)
 
 
-def _scores(asking: Asking, part: CocoFolder, folder: Path, samples: int, processes: Processes) -> HeadProfile:
-    """Return VHD over pictures of the searched part, taken once and kept."""
-    pictures = [str(part.images[image]) for image in sorted(part.images)[:samples]]
-    notes = {"weights": fingerprint(asking.vlm.model), "data": part.hashes(), "pictures": len(pictures)}
+def _scores(
+    asking: Asking,
+    part: CocoFolder,
+    folder: Path,
+    samples: int,
+    processes: Processes,
+    scorer: Scorer,
+    about: About | None,
+    seed: int,
+) -> HeadProfile:
+    """Return heads' scores over pictures of the searched part, taken once and kept."""
+    pictures = [part.images[image] for image in sorted(part.images)[:samples]]
+    notes: dict[str, Any] = {"weights": fingerprint(asking.vlm.model), "data": part.hashes(), "pictures": len(pictures)}
+    if (scorer, about) != (DEFAULT_SCORER, None):
+        notes |= {"scorer": scorer.word(), "about": about, "seed": seed}
 
     def missing() -> bool:
         return not (folder.is_dir() and HeadProfile.from_pretrained(folder).notes == notes)
 
     def take() -> None:
-        with progress("scoring heads", len(pictures)) as advance:
-            scored = score_heads(asking.vlm.model, asking.vlm.processor, pictures, progress=steps(advance))
+        given: Sequence[Sample] = pictures
+        if scorer.needs != "pictures" or about is not None:
+            shown = of_folder(part, seed, min(samples, sum(map(bool, part.objects.values()))))
+            given = Samples(asking.vlm, DESCRIBE, shown=shown, about=about, seed=seed).of(scorer)
+        with progress("scoring heads", len(given)) as advance:
+            scored = scorer.score(asking.vlm.model, asking.vlm.processor, given, progress=steps(advance))
         replace(scored, notes=notes).save_pretrained(folder)
 
     processes.once(missing, take)

@@ -127,6 +127,21 @@ def test_a_useless_profile_is_refused_and_written_only_when_asked_for(
     assert "holds another run" in mistake(*again[:-1], 4)  # the same folder, longer captions
 
 
+@pytest.mark.usefixtures("nltk_data")
+def test_heads_may_be_chosen_by_another_scorer(
+    command: Command, untrained_mini: Path, small_world: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "profile"
+    asked = ("calibrate", untrained_mini, "--data", small_world, "--out", out, *SMALL, "--even-if-useless", "--json")
+    card = command(*asked, "--scorer", "allpath-format", "--about", "questions").value
+    assert card["scorer"] == "allpath-format"
+    profile = HeadProfile.from_pretrained(out)
+    assert profile.samples == 8  # two questions about each of four pictures
+    assert bool((profile.scores < 0).any())
+    kept = HeadProfile.from_pretrained(tmp_path / "profile.runs" / "scores")
+    assert kept.notes["scorer"] == kept.card["scorer"] == "allpath-format"
+
+
 def test_mistakes_are_one_line(mistake: Mistake, small_world: Path, tmp_path: Path) -> None:
     few = mistake("calibrate", "mini", "--data", small_world, "--out", tmp_path / "p", "--captions", 99)
     assert "lower --captions 99" in few

@@ -1,15 +1,12 @@
 """Static gains against plain hooks on the output projections, and who gets them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import Tensor
 
 from tests.support.compare import distance, same_ids
 from tests.support.families import CLOSE, Tiny
-from tests.support.oracle import Hook
+from tests.support.static_heads import hooked
 from vlm_heads import HeadProfile, StaticGains, attach, parse_intervention
 from vlm_heads.errors import BadOption, NothingIntervened
 
@@ -20,37 +17,22 @@ def _profile(gains: Tensor | None = GAINS) -> HeadProfile:
     return HeadProfile(scores=torch.zeros(3, 4), gains=gains)
 
 
-@contextmanager
-def _hooked(tiny: Tiny, gains: Tensor) -> Iterator[None]:
-    """Multiply each head's part of what the output projections receive."""
-
-    def scale(layer: int) -> Hook:
-        return lambda _, args: ((args[0].unflatten(-1, (4, -1)) * gains[layer][:, None]).flatten(-2), *args[1:])
-
-    handles = [module.register_forward_pre_hook(scale(layer)) for layer, module in tiny.projections().items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_every_head_is_multiplied_by_its_own_gain(backend: str, model: Tiny) -> None:
-    with _hooked(model, GAINS):
+    with hooked(model, GAINS):
         expected = model.generate()
     with attach(model.model, [StaticGains()], profile=_profile(), backend=backend) as run:
         got = model.generate()
     assert distance(expected, got) < CLOSE
     assert run.receipt.blind_passes == 0
     assert run.receipt.interventions[0].heads() == {0: [0, 1, 1, 0], 2: [1, 0, 1, 1]}
-    with _hooked(model, GAINS.roll(1, dims=1)):  # empty if a gain on the wrong head could not be seen
+    with hooked(model, GAINS.roll(1, dims=1)):  # empty if a gain on the wrong head could not be seen
         wrong = model.generate()
     assert distance(expected.logits[0], wrong.logits[0]) > 1e-2
 
 
 def test_strength_is_an_exponent(model: Tiny) -> None:
-    with _hooked(model, GAINS**0.5):
+    with hooked(model, GAINS**0.5):
         expected = model.generate()
     with attach(model.model, [StaticGains(strength=0.5)], profile=_profile()):
         assert distance(expected, model.generate()) < CLOSE

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import rankdata
+from vlm_evals.protocol import DESCRIBE
 from vlm_evals.scenes.world import Scene
 
+from vlm_app.agreement import Scores
 from vlm_app.studies.findings.captions import picture_of
-from vlm_app.studies.findings.looking import Looks
 from vlm_heads import VLM, score_heads
-
-Scores = NDArray[np.float64]
+from vlm_heads.scorers import parse_scorer
 
 
 @dataclass(frozen=True)
@@ -60,40 +57,15 @@ def head_spread(scores: Scores) -> list[dict[str, Any]]:
     ]
 
 
-def scorers(vhd: Scores, looks: Looks) -> dict[str, Scores]:
+def other_scores(vlm: VLM, pictures: Sequence[Scene], vhd: Scores) -> dict[str, Scores]:
     """Return three scores of every head `[L, Hq]`, all at the prompt's last position, as means over scenes.
 
     `vhd`: how far the output moves without the image. `image_mass`: the attention weight on the image. `image_route`:
     the norm of what the image contributes to the output.
     """
-    found = {"vhd": vhd, "image_mass": np.zeros_like(vhd), "image_route": np.zeros_like(vhd)}
-    for layer, seen in looks.layers.items():
-        found["image_mass"][layer] = seen.of("mass").mean(axis=0)
-        found["image_route"][layer] = seen.of("route").mean(axis=0)
+    images = [picture_of(scene) for scene in pictures]
+    found = {"vhd": vhd}
+    for name in ("image-mass", "image-route"):
+        profile = parse_scorer(name).score(vlm.model, vlm.processor, images, prompt=DESCRIBE)
+        found[name.replace("-", "_")] = profile.scores.double().numpy()
     return found
-
-
-def agreements(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
-    """Return the rank correlations of every pair of scores."""
-    return [{"pair": [one, other]} | agreement(scores[one], scores[other]) for one, other in combinations(scores, 2)]
-
-
-def agreement(one: Scores, other: Scores) -> dict[str, float | None]:
-    """Return Spearman's correlation of two scores `[L, Hq]`: over all heads, and the mean of those within a layer.
-
-    A method that chooses heads in each layer depends on the second alone.
-    """
-    inside = [spearman(left, right) for left, right in zip(one, other, strict=True)]
-    defined = [value for value in inside if value is not None]
-    return {
-        "all": spearman(one.ravel(), other.ravel()),
-        "within_layers": float(np.mean(defined)) if defined else None,
-    }
-
-
-def spearman(one: Scores, other: Scores) -> float | None:
-    """Return the correlation of ranks, ties at their mean rank; None where either is the same everywhere."""
-    ranks = np.stack([rankdata(one), rankdata(other)])
-    if (ranks.std(axis=1) == 0).any():
-        return None
-    return float(np.corrcoef(ranks)[0, 1])

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vlm_evals.protocol import DESCRIBE
 from vlm_evals.scenes.world import Scene
-from vlm_kernels import AttentionPlan, KeyClass, attend
+from vlm_kernels import KeyClass
 
 from vlm_app.studies.findings.captions import Caption, picture_of
 from vlm_heads import VLM, AttentionCall, Watcher, attach, examine
 from vlm_heads.methods import require_image_keys
 from vlm_heads.profiles import SinkCriterion
+from vlm_heads.scorers import all_weights
 
 BATCH = 8
 
@@ -35,8 +36,6 @@ class Looked:
         first_of_prompt: `[S, Hq]`, the same over the question's rows alone.
         image: `[S, Hq]`, mean weight on the whole image.
         places: `[S, N]`, mean weight on each image position, over rows and heads.
-        mass: `[S, Hq]`, weight on the image in the prompt's last row.
-        route: `[S, Hq]`, norm of what the image contributes to a head's output there.
         norm: `[S, T]`, norm of what enters the layer.
         largest: `[S, T]`, its largest absolute value.
         channel: `[S, T]`, where that stands.
@@ -50,8 +49,6 @@ class Looked:
     first_of_prompt: list[Tensor] = field(default_factory=list)
     image: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
-    mass: list[Tensor] = field(default_factory=list)
-    route: list[Tensor] = field(default_factory=list)
     norm: list[Tensor] = field(default_factory=list)
     largest: list[Tensor] = field(default_factory=list)
     channel: list[Tensor] = field(default_factory=list)
@@ -142,7 +139,7 @@ class _Watcher(Watcher):
         seen = self.seen.setdefault(call.layer, Looked())
         self.columns = (call.key_map.classes[0] == KeyClass.IMAGE).nonzero()[:, 0].tolist()
         self._note_tokens(seen, call.hidden[:, : self.prompt_length].float())
-        self._note_weights(seen, call, _weights(call))
+        self._note_weights(seen, call, all_weights(call))
 
     def _note_tokens(self, seen: Looked, states: Tensor) -> None:
         sizes = states.abs()
@@ -162,32 +159,11 @@ class _Watcher(Watcher):
         columns = torch.arange(weights.shape[2], device=weights.device)
         text = (columns > self.columns[-1]) & (call.key_map.classes != KeyClass.PADDING)
         question = text & (columns < self.prompt_length)
-        image, last = torch.tensor(self.columns, device=weights.device), self.prompt_length - 1
+        image = torch.tensor(self.columns, device=weights.device)
         seen.first.append(_row_mean(weights[..., 0], text))
         seen.first_of_prompt.append(_row_mean(weights[..., 0], question))
         seen.image.append(_row_mean(weights[..., image].sum(-1), text))
         seen.places.append(_row_mean(weights[..., image].mean(1).movedim(-1, 1), text))
-        seen.mass.append(weights[:, :, last, image].sum(-1))
-        values = call.value.repeat_interleave(weights.shape[1] // call.value.shape[1], dim=1)
-        route = torch.einsum("bhn,bhnd->bhd", weights[:, :, last, image], values[:, :, image].to(weights.dtype))
-        seen.route.append(route.norm(dim=-1))
-
-
-def _weights(call: AttentionCall) -> Tensor:
-    """Return float `[B, Hq, T, T]`: attention's weights, by attending to values that tell their position."""
-    keys = call.key.shape[2]
-    telling = torch.eye(keys, dtype=call.value.dtype, device=call.value.device)
-    output, _ = attend(
-        call.query,
-        call.key,
-        telling.expand(call.key.shape[0], call.key.shape[1], -1, -1),
-        plan=AttentionPlan(),
-        key_class=call.key_class(),
-        mask=call.mask,
-        scale=call.scale,
-        backend="torch",
-    )
-    return output.float()
 
 
 def _row_mean(values: Tensor, rows: Tensor) -> Tensor:

@@ -16,10 +16,11 @@ from vlm_evals.answer import fingerprint
 from vlm_evals.records import write_json
 from vlm_evals.scenes.world import Scene, scenes
 
+from vlm_app.agreement import Scores, agreement, agreements
 from vlm_app.console import progress
 from vlm_app.models import load_vlm
 from vlm_app.studies.findings.captions import Caption, greedy_captions, recalls
-from vlm_app.studies.findings.heads import Scores, agreement, agreements, awareness, head_spread, scorers
+from vlm_app.studies.findings.heads import awareness, head_spread, other_scores
 from vlm_app.studies.findings.looking import Looks, look
 from vlm_app.studies.findings.mentions import FirstMention, aucs, first_mentions
 from vlm_app.studies.findings.sinks import position_sinks, sinks_by_layer, var_for
@@ -111,7 +112,7 @@ def _looked(vlm: VLM, pictures: Sequence[Scene], captions: Sequence[Caption], vh
         looks = look(vlm, pictures, captions, criterion, advance)
     rows = sinks_by_layer(looks, pictures, _names(vlm, looks))
     positions = position_sinks(rows)
-    tables = scorers(vhd, looks)
+    tables = other_scores(vlm, pictures, vhd)
     return {
         "criterion": {"kind": criterion.kind, "channels": list(channels.channels), "factor": MEDIAN_FACTOR},
         "sinks": rows,

@@ -20,8 +20,9 @@ from vlm_evals.text.objects import ObjectFinder
 from vlm_evals.text.places import pieces_that_mention
 
 from vlm_app.studies.findings.captions import Caption, picture_of, shown_in
-from vlm_app.studies.heads.words import deciding_piece, pieces_of, yes_and_no
+from vlm_app.studies.heads.words import deciding_piece, yes_and_no
 from vlm_heads import VLM, UnsupportedModel, examine
+from vlm_heads.scorers import pieces_of
 
 MENTIONS, QUESTIONS = ("faithful", "invented"), ("present", "absent")
 KINDS = (*MENTIONS, *QUESTIONS)

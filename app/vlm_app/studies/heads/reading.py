@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vlm_app.studies.heads.asked import Place
-from vlm_heads import VLM, UnsupportedModel, examine
-
-_FINAL_NORMS = ("norm", "final_layernorm", "ln_f")
+from vlm_heads import VLM, examine
+from vlm_heads.scorers import OutputLayer
 
 
 class Reading:
@@ -21,24 +20,8 @@ class Reading:
     """
 
     def __init__(self, vlm: VLM) -> None:
-        decoder = examine(vlm.model).decoder
-        found = (getattr(decoder, name, None) for name in _FINAL_NORMS)
-        norm = next((one for one in found if isinstance(one, nn.Module)), None)
-        if norm is None:
-            raise UnsupportedModel(f"{vlm.name}: no final norm of its decoder was found ({', '.join(_FINAL_NORMS)})")
-        self.norm: nn.Module = norm
-        self._words: nn.Module = vlm.model.get_output_embeddings()
-        matrix: Tensor = self._words.weight.detach()
-        self._matrix = matrix
-        ones = torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-        with torch.inference_mode():
-            self._weight: Tensor = self.norm(ones)
-            probe = torch.linspace(-1.0, 2.0, len(ones), dtype=ones.dtype, device=ones.device)[None]
-            linear = torch.allclose(self.norm(probe), probe * self._weight * self._scale(probe), atol=1e-3, rtol=1e-2)
-        if not linear:
-            raise UnsupportedModel(
-                f"{vlm.name}: its final norm is no RMSNorm; what heads tell directly is known through such a one alone"
-            )
+        self._output = OutputLayer(vlm.model, examine(vlm.model))
+        self.norm: nn.Module = self._output.norm
 
     def values(self, states: Tensor, places: Sequence[Place]) -> Tensor:
         """Return float32 `[n]`: the log-probability of each deciding token; of a question, that of yes minus no's.
@@ -47,8 +30,7 @@ class Reading:
             states: `[n, width]`, what the last layer gave at each place.
             places: where the model decides.
         """
-        with torch.inference_mode():
-            said: Tensor = self._words(self.norm(states)).float().log_softmax(dim=-1)
+        said = self._output.log_chances(states)
         return torch.stack([_of(said[number], place) for number, place in enumerate(places)])
 
     def directions(self, states: Tensor, places: Sequence[Place], objects: Sequence[int]) -> Tensor:
@@ -62,17 +44,11 @@ class Reading:
             places: where the model decides.
             objects: tokens that begin words for objects.
         """
-        mean = self._matrix[list(objects)].mean(dim=0)
-        said = torch.stack([self._matrix[place.token] for place in places])
-        other = torch.stack([mean if place.against is None else self._matrix[place.against] for place in places])
-        found: Tensor = (said - other) * self._weight * self._scale(states)
-        return found
-
-    def _scale(self, states: Tensor) -> Tensor:
-        """Return `[n, 1]`: an RMSNorm gives the weighted state times this."""
-        weighted = states * self._weight
-        scale: Tensor = (self.norm(states) * weighted).sum(-1, keepdim=True) / weighted.square().sum(-1, keepdim=True)
-        return scale
+        matrix = self._output.matrix
+        mean = matrix[list(objects)].mean(dim=0)
+        said = torch.stack([matrix[place.token] for place in places])
+        other = torch.stack([mean if place.against is None else matrix[place.against] for place in places])
+        return self._output.through_norm(said - other, states)
 
 
 def _of(said: Tensor, place: Place) -> Tensor:

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from vlm_app.studies.heads.asked import Beginning, Rows
 from vlm_heads import VLM, examine
+from vlm_heads.scorers import gained
 
 Received = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -103,22 +104,6 @@ class Rerun:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-@contextmanager
-def gained(projection: nn.Module, gain: Tensor) -> Iterator[None]:
-    """Multiply heads' outputs by gains `[S, Hq]` where they enter their layer's output projection."""
-
-    def scale(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        outputs: Tensor = args[0]
-        split = outputs.reshape(*outputs.shape[:2], gain.shape[1], -1)
-        return ((split * gain.to(outputs)[:, None, :, None]).view(outputs.shape), *args[1:])
-
-    handle = projection.register_forward_pre_hook(scale)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _states(output: Any) -> Tensor:

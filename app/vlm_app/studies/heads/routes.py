@@ -12,8 +12,9 @@ from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass, attend
 
 from vlm_app.studies.heads.asked import Beginning, Rows
 from vlm_app.studies.heads.reading import Reading
-from vlm_heads import VLM, Anatomy, AttentionCall, UnsupportedModel, Watcher, attach, examine
+from vlm_heads import VLM, AttentionCall, Watcher, attach, examine
 from vlm_heads.methods import require_image_keys
+from vlm_heads.scorers import told
 
 ROUTES = ("image", "text")
 IMAGE_KEYS = [KeyClass.IMAGE_SINK, KeyClass.IMAGE]
@@ -57,28 +58,6 @@ def routes(vlm: VLM, beginning: Beginning, rows: Rows, reading: Reading, objects
             found["image"][layer] = image
             found["text"][layer] = told(anatomy, layer, whole, directions) - image
     return found
-
-
-def told(anatomy: Anatomy, layer: int, outputs: Tensor, directions: Tensor) -> Tensor:
-    """Return float32 `[Hq, n]`: the products of heads' outputs, through the output projection, with directions.
-
-    Args:
-        anatomy: of the model.
-        layer: whose heads they are.
-        outputs: `[n, Hq, D]`.
-        directions: `[n, width]`.
-
-    Raises:
-        UnsupportedModel: if the layer's output projection is no plain matrix.
-    """
-    projection = anatomy.projections[layer]
-    if not isinstance(projection, nn.Linear):
-        raise UnsupportedModel(
-            f"{anatomy.model_type}, layer {layer}: the output projection is a {type(projection).__name__} and no plain "
-            "matrix; merge adapters first"
-        )
-    back = (directions @ projection.weight).view(outputs.shape)
-    return (outputs * back).sum(dim=-1).float().T.cpu()
 
 
 @dataclass

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from vlm_evals.scenes.catalog import CATEGORIES
 from vlm_evals.text.places import Placed
-
-
-def pieces_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Return the piece of text that each token adds to the decoded beginning."""
-    texts = [tokenizer.decode(ids[:end], skip_special_tokens=True) for end in range(len(ids) + 1)]
-    return [after[len(before) :] for before, after in pairwise(texts)]
 
 
 def deciding_piece(pieces: Sequence[str], placed: Placed) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 from vlm_evals.data.coco import CocoFolder
@@ -18,6 +17,7 @@ from vlm_app.studies.league.entries import Entry
 from vlm_heads import VLM, attach
 from vlm_heads.errors import BadOption, NoSinks, UnsupportedModel
 from vlm_heads.profiles import MarkedAnswer, attribute_heads, worst_heads
+from vlm_heads.scorers import pieces_of
 
 LISTED = 20 / 1024  # AD-HH's authors list about 20 of LLaVA-1.5-7B's 1024 heads
 ATTRIBUTED = 100  # judged captions
@@ -48,8 +48,7 @@ def _judged(vlm: VLM, said: Sequence[Answer], data: CocoFolder, prompt: str) -> 
     for answer in said:
         image = int(answer.sample_id)
         ids = torch.tensor(answer.token_ids)
-        texts = [vlm.processor.tokenizer.decode(ids[:end], skip_special_tokens=True) for end in range(len(ids) + 1)]
-        pieces = [after[len(before) :] for before, after in pairwise(texts)]
+        pieces = pieces_of(vlm.processor.tokenizer, answer.token_ids)
         shown = set(data.objects[image])
         places: dict[bool, list[int]] = {True: [], False: []}
         for _, last, node in pieces_that_mention(finder, pieces):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from vlm_app.studies.findings.heads import agreement, agreements, awareness, head_spread, spearman
+from vlm_app.agreement import agreement, agreements, spearman
+from vlm_app.studies.findings.heads import awareness, head_spread
 from vlm_evals.scenes.world import scenes
 
 from vlm_heads import VLM, score_heads

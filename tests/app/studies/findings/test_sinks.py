@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from vlm_app.studies.findings.captions import Caption, greedy_captions, picture_of
+from vlm_app.studies.findings.heads import other_scores
 from vlm_app.studies.findings.looking import Looks, look
 from vlm_app.studies.findings.sinks import most_attended, position_sinks, shows_objects, sinks_by_layer, var_for
 from vlm_evals.protocol import DESCRIBE
@@ -116,13 +117,12 @@ def test_what_is_seen_is_what_plain_attention_does() -> None:
         for layer, seen in looks.layers.items():
             rows = weights[layer][:, image[-1] + 1 :]
             question = rows[:, : length - image[-1] - 1]
-            at_end, prompt = weights[layer][:, length - 1], hidden[layer][:length]
+            prompt = hidden[layer][:length]
             expected = {
                 "first": rows[..., 0].mean(1),
                 "first_of_prompt": question[..., 0].mean(1),
                 "image": rows[..., image].sum(-1).mean(1),
                 "places": rows[..., image].mean((0, 1)),
-                "mass": at_end[:, image].sum(-1),
             }
             for name, value in expected.items():
                 assert np.abs(seen.of(name)[scene] - value.numpy()).max() < tolerance, (name, layer)
@@ -131,8 +131,8 @@ def test_what_is_seen_is_what_plain_attention_does() -> None:
     assert looks.scenes == 3
 
 
-def test_the_images_contribution_is_what_hiding_the_rest_leaves() -> None:
-    """The route is the weights on image keys times their values; the values are read at the projection."""
+def test_other_scores_are_the_images_weight_and_what_hiding_the_rest_leaves() -> None:
+    """The mass is the last row's weight on image keys; the route is these weights times the keys' values."""
     vlm = VLM.from_pretrained("mini")
     pictures = list(scenes("held-out", 7, 1))
     caption = Caption((), (), "")
@@ -142,8 +142,11 @@ def test_the_images_contribution_is_what_hiding_the_rest_leaves() -> None:
     weights, _, length = _eager(vlm, pictures[0], caption)
     handle.remove()
     looks = look(vlm, pictures, [caption], NONE)
+    found = other_scores(vlm, pictures, np.zeros((8, 8)))
     heads, groups = weights[3].shape[0], attention.num_key_value_groups
     split = values[0].reshape(length, heads // groups, -1).transpose(0, 1).repeat_interleave(groups, dim=0)
     at_end = weights[3][:, length - 1, looks.image]
     expected = torch.einsum("hn,hnd->hd", at_end, split[:, looks.image]).norm(dim=-1)
-    assert looks.layers[3].of("route")[0] == pytest.approx(expected.numpy(), rel=1e-3)
+    assert found["image_route"][3] == pytest.approx(expected.numpy(), rel=1e-3)
+    assert found["image_mass"][3] == pytest.approx(at_end.sum(dim=-1).numpy(), rel=1e-3)
+    assert list(found) == ["vhd", "image_mass", "image_route"]

@@ -1,0 +1,1 @@
+"""What heads are scored on: pictures with what they show, and examples made of them."""
