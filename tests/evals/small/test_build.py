@@ -10,17 +10,17 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from vlm_evals.scenes.batches import normalise
 from vlm_evals.scenes.embedded import small
-from vlm_evals.scenes.small import package
 from vlm_evals.scenes.small.build import build_small, small_folder
 from vlm_evals.scenes.small.chat import BEFORE_ANSWER, BEFORE_IMAGE, build_processor
 from vlm_evals.scenes.small.learner import new_learner
 from vlm_evals.scenes.small.model import assemble
-from vlm_evals.scenes.small.package import FILE, REMEDY, base_file
+from vlm_evals.scenes.small.package import FILE, base_file
 from vlm_evals.scenes.small.recipe import TIDY_DIET
 from vlm_evals.scenes.small.rows import Batch, build_batch
 from vlm_evals.scenes.small.weights import Weights, read_weights, save_weights
 from vlm_evals.scenes.world import scenes
 
+from tests.support.installed_base import installed, needs_base
 from tests.support.small_base import RECIPE, tiny_base, tiny_parts
 from vlm_heads import VLM, RouteGain
 from vlm_heads.errors import UnknownModel, UnsupportedModel
@@ -134,18 +134,6 @@ def test_small_is_found_by_its_word_once_a_package_brings_it(tmp_path, monkeypat
             VLM.from_pretrained("small")
     finally:
         embedded_models.cache_clear()
-
-
-def installed():
-    """Whether the base's package and its reader are here."""
-    try:
-        importlib.metadata.distribution(package.PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return importlib.util.find_spec("gguf") is not None
-
-
-needs_base = pytest.mark.skipif(not installed(), reason=f"the base is not installed: {REMEDY}")
 
 
 @pytest.mark.skipif(installed(), reason="the base is installed")
