@@ -46,7 +46,7 @@ def require_methods(words: Iterable[str]) -> None:
     Raises:
         BadOption: for the first of them. Where another package brings methods, and may bring this one, nothing is said.
     """
-    _require(words, written_methods(), METHODS, "intervention or contrast")
+    _require(words, written_methods(), METHODS, "intervention, contrast or check")
 
 
 def require_scorers(words: Iterable[str]) -> None:

@@ -206,7 +206,8 @@ def interpolate(x: Array, y: Array, at: Array) -> Array:
     x0, x1 = (np.take_along_axis(x, right - back, axis=1)[:, 0] for back in (1, 0))
     y0, y1 = (np.take_along_axis(y, right - back, axis=1)[:, 0] for back in (1, 0))
     width = x1 - x0
-    share = np.divide(at - x0, width, out=np.full(len(at), 0.5), where=width > 0)
+    within = np.clip(at, x0, x1)  # elsewhere the quotient may overflow, and is not used
+    share = np.divide(within - x0, width, out=np.full(len(at), 0.5), where=width > 0)
     inside = (at >= x[:, 0]) & (at <= x[:, -1])
     return np.where(inside, y0 + share * (y1 - y0), np.nan)
 

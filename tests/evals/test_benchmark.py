@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from vlm_evals.answer import Asking, Processes
+from vlm_evals.arms import arms_of
 from vlm_evals.errors import TaskError
-from vlm_evals.experiment import arms_of, ask_arms, choose_protocol
+from vlm_evals.experiment import ask_arms, choose_protocol
 from vlm_evals.judge import judge
 from vlm_evals.records import Answer
 from vlm_evals.registry import find_metric

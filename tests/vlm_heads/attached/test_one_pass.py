@@ -65,7 +65,9 @@ def attached(name: str, model: PreTrainedModel, inputs: Inputs) -> Attach:
     asked = Asked(model, inputs, (), ("asked",), lambda _, __: {**inputs, **other})
 
     def disturbed(*also: Any, **how: Any) -> Attachment:
-        return attach_mitigation(model, Mitigation.of(*also, contrast), processor=contrast.processor(asked), **how)
+        return attach_mitigation(
+            model, Mitigation.of(*also, contrast), contrast_processor=contrast.processor(asked), **how
+        )
 
     return disturbed
 

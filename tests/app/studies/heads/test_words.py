@@ -2,8 +2,8 @@
 
 import pytest
 from vlm_app.studies.heads.words import deciding_piece, object_tokens, yes_and_no
-from vlm_app.view.marks import Placed, pieces_that_mention
 from vlm_evals.text.objects import ObjectFinder
+from vlm_evals.text.places import Placed, pieces_that_mention
 
 from vlm_heads import VLM
 from vlm_heads.scorers import pieces_of
