@@ -17,8 +17,8 @@ from torch import Tensor
 Criterion = Literal["phi", "median"]
 
 RELATIVE_THRESHOLD = 20 / 4096**0.5  # phi cannot exceed sqrt(width): the paper's 20 is 0.31 of that
-# In two LLaVAs on SmolLM2-135M, early in training, tokens from 7 times the median on drew 26 to 64 % of the attention of
-# later text on average; those below 2 times drew 0.7 %, those up to 3 times 3 %, and the few between 5 to 13 %.
+# In two LLaVAs on SmolLM2-135M, early in training, tokens from 7 times the median on drew 26 to 64 % of the attention
+# of later text on average; those below 2 times drew 0.7 %, those up to 3 times 3 %, and the few between 5 to 13 %.
 MEDIAN_FACTOR = 7.0
 
 

@@ -131,7 +131,7 @@ def tune(
 def why_unfit(asking: Asking, mitigation: Mitigation) -> str:
     """Return why a mitigation cannot act on the model; empty where it can."""
     try:
-        with attach(asking.vlm.model, mitigation, allow_idle=True):
+        with attach(asking.vlm.model, mitigation, processor=asking.vlm.processor, allow_idle=True):
             return ""
     except (NoSinks, UnsupportedModel) as reason:
         return str(reason)

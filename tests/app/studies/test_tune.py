@@ -74,6 +74,11 @@ def test_nothing_is_written_where_nothing_helps_and_what_is_asked_stays(command:
     assert {**kept[0], "with": 0, "seconds": 0} == {**written[0], "with": 0, "seconds": 0}
 
 
+def test_a_check_is_tried_like_the_others(command: Command, tmp_path: Path) -> None:
+    outcome = command("tune", "mini", "--out", tmp_path / "tuned", "--try", "askback", *FEW, "--json")
+    assert outcome.value["setting"] == "askback"
+
+
 def test_a_kept_mitigation_brings_its_profile_and_stands_beside_words(tmp_path: Path) -> None:
     Mitigation.parse("vhr:gain=1.5").save_pretrained(tmp_path / "kept")
     assert parse_mitigations([str(tmp_path / "kept"), "vcd"]).words() == ("vhr:gain=1.5", "vcd")
