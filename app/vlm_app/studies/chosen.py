@@ -23,7 +23,7 @@ class Shown:
 
 
 SHOWN = {
-    "small": Shown(("route:image=1.5,layers=all,heads=all",), captions=160, questioned=30),
+    "small": Shown(("askback:by=both,say_more=0.7",), captions=160, questioned=30),
     "mini": Shown(("m3id",), captions=500, questioned=150),
 }
 OTHER = Shown(("vhr",), captions=160, questioned=30)
