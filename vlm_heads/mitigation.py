@@ -16,13 +16,12 @@ from vlm_heads.contrasts.base import Contrast
 from vlm_heads.errors import BadOption
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.methods import parse_method
+from vlm_heads.names import words_in
 from vlm_heads.profile import CONFIG_NAME, WEIGHTS_NAME, HeadProfile
 from vlm_heads.stored import pushed, stored_folder, write_whole
 from vlm_heads.toolkit.method import Method
-from vlm_heads.toolkit.options import split_outside_quotes
 
 MITIGATION_NAME = "mitigation.json"
-_SPACES = " \t\r\n\v\f"
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ class Mitigation:
             BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts or
                 checks.
         """
-        words = (word for word in split_outside_quotes(text, _SPACES) if word)
-        return cls.of([parse_method(word) for word in words])
+        return cls.of([parse_method(word) for word in words_in(text)])
 
     def methods(self) -> tuple[Method, ...]:
         """Return the interventions, the contrast after them, and the check last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -69,6 +69,27 @@ def _require(words: Iterable[str], known: Mapping[str, tuple[str, ...]], group: 
         for option in (piece.partition("=")[0].strip() for piece in pieces if piece.strip()):
             if option not in known[name.strip()]:
                 raise unknown_option(name.strip(), option, known[name.strip()])
+
+
+def words_in(text: str) -> list[str]:
+    """Return the words of a text; a space between double quotes separates none."""
+    return [word for word in split_outside_quotes(text, " \t\r\n\v\f") if word]
+
+
+def split_outside_quotes(text: str, separators: str) -> Iterator[str]:
+    """Yield the pieces of a text between separator characters; what stands in double quotes is never split."""
+    start, quoted, escaped = 0, False, False
+    for place, character in enumerate(text):
+        if escaped:
+            escaped = False
+        elif quoted and character == "\\":
+            escaped = True
+        elif character == '"':
+            quoted = not quoted
+        elif not quoted and character in separators:
+            yield text[start:place]
+            start = place + 1
+    yield text[start:]
 
 
 def unknown_option(method: str, name: str, known: Iterable[str]) -> BadOption:

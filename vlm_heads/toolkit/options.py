@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from vlm_heads.errors import BadOption, brief, suggest
-from vlm_heads.names import unknown_option
+from vlm_heads.names import split_outside_quotes, unknown_option
 
 Kind = Literal["number", "integer", "switch", "word", "layers", "list"]
 
@@ -229,22 +229,6 @@ def write_options(made: Any) -> str:
         if value != one.default:
             written.append(f"{one.name}={_quoted(one.write(value))}")
     return ",".join(written)
-
-
-def split_outside_quotes(text: str, separators: str) -> Iterator[str]:
-    """Yield the pieces of a text between separator characters; what stands in double quotes is never split."""
-    start, quoted, escaped = 0, False, False
-    for place, character in enumerate(text):
-        if escaped:
-            escaped = False
-        elif quoted and character == "\\":
-            escaped = True
-        elif character == '"':
-            quoted = not quoted
-        elif not quoted and character in separators:
-            yield text[start:place]
-            start = place + 1
-    yield text[start:]
 
 
 def write_number(value: Any) -> str:

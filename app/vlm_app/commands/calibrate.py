@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlm_app.console import loading, print_json, print_table, progress, remark
+from vlm_app.console import loading, print_json, print_table
 from vlm_app.mistakes import require_place
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 from vlm_app.view.numbers import interval, share, signed
@@ -15,7 +15,6 @@ from vlm_app.view.numbers import interval, share, signed
 if TYPE_CHECKING:
     from vlm_app.studies.calibration import Calibration
 
-WORLD = "validation"
 NO_BENEFIT = 1
 
 
@@ -64,29 +63,20 @@ def calibrate(
     given = None if data is None else CocoFolder.find(data)
     loading(model)
     from vlm_evals.answer import Asking, Processes
-    from vlm_evals.experiment import find_data
 
     from vlm_app.models import load_vlm
     from vlm_app.studies.calibration import Sizes, calibrate
-    from vlm_app.studies.chosen import CAPTIONS
+    from vlm_app.studies.halves import pictures_of
     from vlm_heads.scorers import parse_scorer
 
     require_place(out)
     asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
     processes = Processes.current(device)
     where = runs or out.with_name(f"{out.name}.runs")
-    limit = 2 * max(captions, questioned)
-    pictures = (
-        find_data(
-            f"world-{WORLD}", CAPTIONS, None, where, limit=limit, seed=seed, processes=processes, progress=progress
-        )
-        if given is None
-        else given
+    pictures, template = pictures_of(
+        given, where, captions=captions, questioned=questioned, seed=seed, processes=processes
     )
-    if lacking := pictures.shortfall:
-        remark(lacking)
     sizes = Sizes(samples, trials, captions, questioned, max_tokens)
-    template = f"world-{WORLD}" if data is None else "coco"
     scorer = parse_scorer(words)
     found = calibrate(
         asking, pictures, template, where, sizes, seed=seed, processes=processes, scorer=scorer, about=about

@@ -156,8 +156,11 @@ def grounding(
     json: Json = False,
 ) -> None:
     """Measure how well models of the embedded world see, and whether their language model is still itself."""
+    from vlm_app.models import look_first
+
     for model in models:
-        _begin(model, device)
+        look_first(model=model, device=device)
+    loading(", ".join(models))
     from vlm_app.studies.grounding import grounding as measure
     from vlm_app.studies.grounding import table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_app.console import loading, print_json, print_table, progress, remark
+from vlm_app.console import loading, print_json, print_table
 from vlm_app.mistakes import require_place
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 from vlm_app.view.numbers import interval, share, signed
@@ -15,7 +15,6 @@ from vlm_app.view.numbers import interval, share, signed
 if TYPE_CHECKING:
     from vlm_app.studies.tuning import Tuned
 
-WORLD = "validation"
 NO_BENEFIT = 1
 
 
@@ -51,32 +50,29 @@ def tune(
     from vlm_evals.data.coco import CocoFolder
 
     from vlm_app.models import look_first
+    from vlm_heads.names import words_in
 
-    look_first(model=model, device=device, words=[word for words in tried or () for word in words.split()])
+    look_first(model=model, device=device, words=[word for words in tried or () for word in words_in(words)])
     given = None if data is None else CocoFolder.find(data)
     require_place(out)
     loading(model)
     from vlm_evals.answer import Asking, Processes
-    from vlm_evals.experiment import find_data
     from vlm_evals.records import write_json
 
     from vlm_app.models import load_vlm
-    from vlm_app.studies.chosen import CAPTIONS
+    from vlm_app.studies.halves import pictures_of
     from vlm_app.studies.tuning import TRIED
     from vlm_app.studies.tuning import tune as search
 
     processes = Processes.current(device)
     asking = Asking(load_vlm(model, device, seed), batch_size=batch_size, allow_idle=True)
     where = runs or out.with_name(f"{out.name}.runs")
-    limit = 2 * max(captions, questioned)
-    pictures = given or find_data(
-        f"world-{WORLD}", CAPTIONS, None, where, limit=limit, seed=seed, processes=processes, progress=progress
+    pictures, template = pictures_of(
+        given, where, captions=captions, questioned=questioned, seed=seed, processes=processes
     )
-    if lacking := pictures.shortfall:
-        remark(lacking)
     found = search(
-        asking, pictures, f"world-{WORLD}" if data is None else "coco", where, tried or TRIED, captions=captions,
-        questioned=questioned, max_tokens=max_tokens, seed=seed, processes=processes,
+        asking, pictures, template, where, tried or TRIED, captions=captions, questioned=questioned,
+        max_tokens=max_tokens, seed=seed, processes=processes,
     )  # fmt: skip
     if not processes.first:
         return
@@ -111,5 +107,5 @@ def _print(found: Tuned, out: Path | None) -> None:
         print("nothing was written; --even-if-useless writes the mitigation all the same, and it will say so")
         return
     print(f"mitigation: {out}; use it with --with {out}, or in Python:")
-    print(f'    with attach(model, Mitigation.from_pretrained("{out}")):')
+    print(f'    with attach(model, Mitigation.from_pretrained("{out}"), processor=processor):')
     print("        model.generate(**inputs)")

@@ -9,7 +9,7 @@ CAPTIONS, QUESTIONS = "chair", "pope"  # what captions invent, and what is answe
 
 @dataclass(frozen=True)
 class Shown:
-    """What the main job shows on an embedded model, in about five minutes of two cores.
+    """What the main job shows on an embedded model, few enough scenes for minutes on two cores.
 
     Attributes:
         words: the mitigation, as on the command line.
@@ -23,7 +23,7 @@ class Shown:
 
 
 SHOWN = {
-    "small": Shown(("askback:by=both,say_more=0.7",), captions=160, questioned=30),
+    "small": Shown(("askback:by=both,say_more=0.7",), captions=120, questioned=20),
     "mini": Shown(("m3id",), captions=500, questioned=150),
 }
 OTHER = Shown(("vhr",), captions=160, questioned=30)

@@ -11,18 +11,41 @@ from vlm_evals.arms import BIASES, Arm, bias_name, curve_arms
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.data.pope_questions import PER_IMAGE
 from vlm_evals.errors import TaskError
-from vlm_evals.experiment import ask_arms
+from vlm_evals.experiment import ask_arms, find_data
 from vlm_evals.protocol import Protocol
 from vlm_evals.registry import find_metric
 from vlm_evals.reports.pairs import PLAIN, Comparison, compare
 from vlm_evals.scored import score_run
 from vlm_evals.tasks import asked_of, bind
 
-from vlm_app.console import progress
+from vlm_app.console import progress, remark
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_heads import Mitigation
 
+WORLD = "world-validation"
 Halves = tuple[CocoFolder, CocoFolder]
+
+
+def pictures_of(
+    given: CocoFolder | None, out: Path, *, captions: int, questioned: int, seed: int, processes: Processes
+) -> tuple[CocoFolder, str]:
+    """Return the pictures to choose and measure on, and the name of the built-in protocol that fits them.
+
+    Args:
+        given: somebody's; None for the embedded world's, which are drawn into `out` where they are missing.
+        out: folder of everything asked.
+        captions: pictures captioned, per half.
+        questioned: pictures that questions are asked about, per half.
+        seed: draws the scenes.
+        processes: those that share the work.
+    """
+    limit = 2 * max(captions, questioned)
+    data = given or find_data(
+        WORLD, CAPTIONS, None, out, limit=limit, seed=seed, processes=processes, progress=progress
+    )
+    if lacking := data.shortfall:
+        remark(lacking)
+    return data, WORLD if given is None else "coco"
 
 
 def halves(data: CocoFolder, *, captions: int, questioned: int, seed: int) -> Halves:

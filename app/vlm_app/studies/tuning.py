@@ -20,11 +20,11 @@ from vlm_evals.errors import TaskError
 from vlm_evals.registry import find_metric
 from vlm_evals.runs import environment
 
+from vlm_app.studies.able import why_unable
 from vlm_app.studies.benefit import below, judged, measured_table
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.halves import halves, measure, protocols
-from vlm_heads import Mitigation, attach
-from vlm_heads.errors import NoSinks, UnsupportedModel
+from vlm_heads import Mitigation
 
 # One or two settings of every kind of method that needs no list made for another model, from mild to strong.
 TRIED = (
@@ -89,7 +89,8 @@ def tune(
         BadOption: if a word cannot be read.
     """
     wanted = {words: Mitigation.parse(words) for words in tried}
-    unfit = {words: reason for words, one in wanted.items() if (reason := why_unfit(asking, one))}
+    reasons = {words: why_unable(asking.vlm, one) for words, one in wanted.items()}
+    unfit = {words: str(reason) for words, reason in reasons.items() if reason is not None}
     able = {words: one for words, one in wanted.items() if words not in unfit}
     if not able:
         raise TaskError(
@@ -126,15 +127,6 @@ def tune(
         "packages": environment()["packages"],
     }  # fmt: skip
     return Tuned(able[best["setting"]], rows, unfit, benefit, reason, card)
-
-
-def why_unfit(asking: Asking, mitigation: Mitigation) -> str:
-    """Return why a mitigation cannot act on the model; empty where it can."""
-    try:
-        with attach(asking.vlm.model, mitigation, processor=asking.vlm.processor, allow_idle=True):
-            return ""
-    except (NoSinks, UnsupportedModel) as reason:
-        return str(reason)
 
 
 def tried_row(words: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -74,6 +74,12 @@ def test_nothing_is_written_where_nothing_helps_and_what_is_asked_stays(command:
     assert {**kept[0], "with": 0, "seconds": 0} == {**written[0], "with": 0, "seconds": 0}
 
 
+def test_a_setting_with_quoted_spaces_and_a_stream_of_its_own_is_tried(command: Command, tmp_path: Path) -> None:
+    words = 'icd:instruction="Look away."'
+    outcome = command("tune", "mini", "--out", tmp_path / "tuned", "--try", words, *FEW, "--json")
+    assert outcome.value["setting"] == words
+
+
 def test_a_check_is_tried_like_the_others(command: Command, tmp_path: Path) -> None:
     outcome = command("tune", "mini", "--out", tmp_path / "tuned", "--try", "askback", *FEW, "--json")
     assert outcome.value["setting"] == "askback"

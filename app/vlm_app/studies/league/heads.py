@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from vlm_evals.data.coco import CocoFolder
@@ -13,9 +12,10 @@ from vlm_evals.text.objects import ObjectFinder
 from vlm_evals.text.places import pieces_that_mention
 
 from vlm_app.models import parse_mitigations
+from vlm_app.studies.able import why_unable
 from vlm_app.studies.league.entries import Entry
-from vlm_heads import VLM, attach
-from vlm_heads.errors import BadOption, NoSinks, UnsupportedModel
+from vlm_heads import VLM
+from vlm_heads.errors import BadOption, NoSinks
 from vlm_heads.profiles import MarkedAnswer, attribute_heads, worst_heads
 from vlm_heads.scorers import pieces_of
 
@@ -59,11 +59,7 @@ def _judged(vlm: VLM, said: Sequence[Answer], data: CocoFolder, prompt: str) -> 
 
 def why_not(vlm: VLM, entry: Entry) -> str | None:
     """Return in a few words why an entry cannot play on this model; None where it can."""
-    done = replace(parse_mitigations(entry.words), contrast=None)
-    try:
-        with attach(vlm.model, done, allow_idle=True, processor=vlm.processor):
-            return None
-    except NoSinks:
-        return "no sinks found"
-    except UnsupportedModel as reason:
-        return str(reason)
+    reason = why_unable(vlm, parse_mitigations(entry.words))
+    if reason is None:
+        return None
+    return "no sinks found" if isinstance(reason, NoSinks) else str(reason)

@@ -2,9 +2,9 @@
 
 Three stages. The base writes texts of its own. The projector is fitted to the embedding of the word for what each patch
 shows. Then projector and adapters learn captions, lists and questions, at first on easy and uniform scenes, while on
-the base's texts the language model stays near what it was. The vision tower is `mini`'s. It
-stays frozen, as does the language model under its adapters. A training that was killed goes on where its last saved
-state was, and ends with the same weights, bit for bit on one machine.
+the base's texts the language model stays near what it was. The vision tower is `mini`'s. It stays frozen, as does the
+language model under its adapters. A training that was killed goes on where its last saved state was, and ends with the
+same weights, bit for bit on one machine.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from .adapters import ALPHA, RANK
 from .base import Base
 from .learner import Learner, fit_projector, new_learner
 from .own_texts import kept_texts
-from .package import SHA256
-from .package import WEIGHTS as FILE
+from .package import SHA256, WEIGHTS
 from .recipe import ADAPTER_RATE, PROJECTOR_RATE, TEXT_LENGTH, SmallRecipe, settled
 from .resume import load_state, save_state
 from .rows import build_batch
@@ -59,9 +58,9 @@ def train_small(
         UnknownModel: if the base is not installed.
     """
     recipe = settled(recipe, out)
-    if (out / FILE).exists():
+    if (out / WEIGHTS).exists():
         advance(recipe.steps)
-        return out / FILE
+        return out / WEIGHTS
     torch.set_num_threads(recipe.threads)
     for draft in out.glob(".part-*"):  # what a killed training was writing
         draft.unlink()
@@ -71,9 +70,9 @@ def train_small(
     if not (out / STATE).exists():
         fit_projector(learner, recipe)
     learn(learner, recipe, texts, out, advance, saved_every)
-    save_weights(_weights(learner, recipe, recipe.steps), out / FILE)
+    save_weights(_weights(learner, recipe, recipe.steps), out / WEIGHTS)
     (out / STATE).unlink(missing_ok=True)
-    return out / FILE
+    return out / WEIGHTS
 
 
 def learn(

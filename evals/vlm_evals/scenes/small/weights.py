@@ -15,7 +15,7 @@ from torch import Tensor
 from vlm_evals.records import write_whole
 from vlm_heads.errors import UnsupportedModel
 
-from .package import WEIGHTS as FILE
+from .package import WEIGHTS
 
 PARTS = ("tower", "projector", "adapters")
 
@@ -60,7 +60,7 @@ def read_weights(place: Path) -> Weights:
         FileNotFoundError: if there are none.
         UnsupportedModel: if the file is damaged or holds something else.
     """
-    path = place / FILE if place.is_dir() else place
+    path = place / WEIGHTS if place.is_dir() else place
     if not path.is_file():
         raise FileNotFoundError(f"no weights of 'small' at {path}; train them: vlm-heads world train-small DIR")
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
