@@ -11,7 +11,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noni
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench compare test-gpu browser test-lmms test-serving clean
+.PHONY: demo test check bench compare gpu test-gpu browser test-lmms test-serving clean
 
 demo: $(READY)
 	$(BIN)/vlm-heads study held-out --out $(REPORT)
@@ -36,6 +36,11 @@ bench: $(READY)
 
 compare: $(READY)
 	$(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m vlm_app.cli study league --out runs/league
+
+# Everything that needs a GPU, in nine minutes, and the tables in kernels/RESULTS.md. On a machine without an index to
+# install from: `PYTHONPATH=.:kernels:evals:app python -m vlm_app.cli bench gpu --write kernels/RESULTS.md`.
+gpu: $(READY)
+	$(BIN)/vlm-heads bench gpu --write kernels/RESULTS.md
 
 test-gpu: $(READY)
 	$(BIN)/pytest -q -m gpu

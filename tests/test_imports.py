@@ -92,7 +92,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "experiment",
     ),
     "vlm_app": (
-        "options console mistakes leftovers examples agreement",
+        "options console mistakes leftovers examples agreement blocks",
         "models pictures method_facts",
         "method_page",
         "scorer_page",

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlm_app.commands.bench_gpu import gpu
 from vlm_app.console import loading, print_json, print_table, progress, remark
 from vlm_app.examples import epilog
 from vlm_app.mistakes import UsageError
 from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
 
 if TYPE_CHECKING:
-    from vlm_heads import VLM, Mitigation
+    from vlm_heads import Mitigation
 
 app = typer.Typer(help="How fast things are on this machine.", invoke_without_command=True)
+app.command("gpu", epilog=epilog("bench gpu"))(gpu)
 
 DTYPES = ("float32", "bfloat16", "float16")
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
@@ -165,11 +167,12 @@ def _generation(
     look_first(model=None if config else model, device=device, words=words)
     loading(config or model)
     from vlm_app.speed.timing import clock_of, random_llava, time_generation
+    from vlm_app.speed.usual import usual_methods
 
     named = _named(words) if words else None
     vlm = random_llava(config, _dtype(dtype)) if config else load_vlm(model, device, seed)
     vlm.model.to(chosen_device(device))
-    ways = time_generation(vlm, _usual(vlm) if named is None else named, tokens=tokens, rounds=rounds)
+    ways = time_generation(vlm, usual_methods(vlm) if named is None else named, tokens=tokens, rounds=rounds)
     clock = "process time" if clock_of(vlm) is process_time else "wall time"
     settings = {"clock": clock, "tokens": tokens, "rounds": rounds}
     return {"model": vlm.name, "device": str(vlm.device), **settings, "ways": ways}
@@ -193,24 +196,6 @@ def _named(words: Sequence[str]) -> dict[str, Mitigation]:
             )
     if len(named) > 1 and len(contrasts) < 2:
         named["all of them"] = parse_mitigations(words)
-    return named
-
-
-def _usual(vlm: VLM) -> dict[str, Mitigation]:
-    """Return VHR and VAR, and the contrasts whose second stream can run on the model."""
-    from vlm_heads import Mitigation, examine, known_contrasts, known_interventions
-    from vlm_heads.errors import UnsupportedModel
-
-    kinds, anatomy = known_interventions(), examine(vlm.model)
-    vhr, var = kinds["vhr"](), kinds["var"](**kinds["var"].trial)
-    named = {"vhr": Mitigation((vhr,)), "var": Mitigation((var,)), "vhr+var": Mitigation((vhr, var))}
-    for name in ("vcd", "m3id", "branch"):
-        contrast = known_contrasts()[name]()
-        try:
-            contrast.check(anatomy)
-        except UnsupportedModel:
-            continue
-        named[name] = Mitigation(contrast=contrast)
     return named
 
 

@@ -45,7 +45,7 @@ def ways_to_generate(vlm: VLM, named: Mapping[str, Mitigation]) -> dict[str, Way
 
 
 def time_generation(
-    vlm: VLM, named: Mapping[str, Mitigation], *, tokens: int, rounds: int
+    vlm: VLM, named: Mapping[str, Mitigation], *, tokens: int, rounds: int, batch: int = 1
 ) -> dict[str, dict[str, float]]:
     """Return the prefill and decode time and the memory peak of every way to generate, and the floor of decoding.
 
@@ -56,6 +56,7 @@ def time_generation(
         named: mitigations to attach, by name.
         tokens: generated after the first; at least 1.
         rounds: how often each way is timed, after one round that is thrown away.
+        batch: prompts answered at once; times are of the whole batch.
 
     Returns:
         way -> `prefill_ms` (the prompt and the first token), `decode_ms` (per further token), `prefill_ratio` and
@@ -65,7 +66,7 @@ def time_generation(
     """
     from PIL import Image
 
-    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))], DEFAULT_PROMPT)
+    inputs = vlm.inputs([Image.new("RGB", (96, 96), (90, 120, 60))] * batch, DEFAULT_PROMPT)
     ways = ways_to_generate(vlm, named)
     clock = clock_of(vlm)
     found = time_ways(vlm, inputs, ways, tokens=tokens, rounds=rounds, clock=clock)

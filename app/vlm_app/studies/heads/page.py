@@ -12,8 +12,8 @@ from typing import Any
 
 from vlm_evals.records import write_json
 
+from vlm_app.blocks import write_block
 from vlm_app.studies.heads.pictures import draw_heads
-from vlm_app.studies.league.pages import write_block
 
 Found = Mapping[str, Any]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm_evals.errors import TaskError
-from vlm_evals.records import read_json, write_text
+from vlm_evals.records import read_json
 
+from vlm_app.blocks import write_block
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 
 Found = Mapping[str, Any]
@@ -139,24 +140,6 @@ def _route_rows(found: Found, measured: Found) -> list[str]:
         said = f"{entry['label']}: `{' '.join(entry['words'])}`"
         lines.append(_line([found["about"]["model"], said, *off, *numbers, answered]))
     return lines
-
-
-def write_block(page: Path, name: str, text: str) -> None:
-    """Put a text between the two marks of a page; a page that is not there yet is made of the block alone.
-
-    Raises:
-        TaskError: if the page is there without the marks.
-    """
-    begin, end = f"<!-- {name}: written by a program, from here -->", f"<!-- {name}: to here -->"
-    block = f"{begin}\n\n{text.strip()}\n\n{end}"
-    if not page.exists():
-        write_text(page, block + "\n")
-        return
-    before, mark, rest = page.read_text("utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (mark and closed):
-        raise TaskError(f"{page} has no block to fill in: put the lines {begin!r} and {end!r} where it belongs")
-    write_text(page, before + block + after)
 
 
 def _where(facts: Found) -> str:

@@ -33,6 +33,7 @@ from vlm_evals.scenes.export import export_world
 from vlm_evals.scored import score_run
 from vlm_evals.tasks import bind
 
+from vlm_app.blocks import write_block
 from vlm_app.console import progress, remark
 from vlm_app.models import load_vlm, parse_mitigations
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
@@ -46,7 +47,7 @@ from vlm_app.studies.league.entries import (
     sweep_of_settings,
 )
 from vlm_app.studies.league.heads import heads_that_invent, why_not
-from vlm_app.studies.league.pages import results_page, write_block
+from vlm_app.studies.league.pages import results_page
 from vlm_heads import HeadProfile, Mitigation, score_heads
 from vlm_heads.errors import BadOption
 
