@@ -15,6 +15,9 @@ LAYER_SETS: Mapping[str, Callable[[int], range]] = {
     "all": lambda depth: range(depth),
     "first-half": lambda depth: range(depth // 2),
     "last-half": lambda depth: range(depth // 2, depth),
+    "first-third": lambda depth: range(depth // 3),
+    "middle-third": lambda depth: range(depth // 3, depth - depth // 3),
+    "last-third": lambda depth: range(depth - depth // 3, depth),
     "inner": lambda depth: range(min(2, depth), max(depth - 2, 0)),
 }
 _RUN = re.compile(r"(-?\d+)(?:-(\d+))?")
@@ -51,9 +54,7 @@ def layers_option(default: Layers = "paper", *, paper: str = "") -> Any:
         paper: which layers "paper" means, for the help text.
     """
     meaning = f'"paper" is {paper}; ' if paper else ""
-    return option(
-        default, help=f"{meaning}a set (all, first-half, last-half, inner) or indices as 1+18-31", form=_LAYERS
-    )
+    return option(default, help=f"{meaning}a set ({', '.join(LAYER_SETS)}) or indices as 1+18-31", form=_LAYERS)
 
 
 class _LayersForm:

@@ -39,6 +39,10 @@ TRIED = (
     "m3id",
     "vcd",
     "branch",
+    "askback:by=confidence",
+    "askback:by=both",
+    "askback:by=both,say_more=0.7",
+    "branch askback:by=both",
 )
 
 

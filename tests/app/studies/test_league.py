@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 from vlm_app.models import load_vlm, parse_mitigations
-from vlm_app.studies.league.entries import PUBLISHED, Entry, choose, finalists, other_methods, sweep_of_settings
+from vlm_app.studies.league.entries import (
+    PUBLISHED,
+    Entry,
+    choose,
+    combinations,
+    finalists,
+    other_methods,
+    sweep_of_settings,
+)
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, route_page, write_block, write_pages
 from vlm_app.studies.league.play import League, Round, about
@@ -46,7 +54,7 @@ def measured(league: League) -> dict[str, Any]:
 
 def test_the_sweep_is_gains_by_layers_by_heads_and_other_levers() -> None:
     names = [entry.name for entry in sweep_of_settings()]
-    assert len(set(names)) == len(names) == 1 + 5 * 3 * 2 + 4 * 2 * 2 + 3 * 3 + 3 * 2
+    assert len(set(names)) == len(names) == 1 + 5 * 3 * 2 + (5 * 5 + 4 * 2 * 2 + 2 * 2) + 3 * 3 + 3 * 2 + 3 * 2
     assert "vhr gain=0.5 layers=last-half heads=fixed" in names
     assert all(entry.is_route for entry in sweep_of_settings(route_only=True))
     assert all(parse_mitigations(entry.words) for entry in [*sweep_of_settings(), *other_methods("1.2")])
@@ -73,6 +81,19 @@ def test_every_finalist_plays_once() -> None:
     assert [row.name for row in rows] == [row.name for row in stated]
     assert next(row for row in rows if row.name == PUBLISHED.name).label == "VHR as published; VHR, chosen"
     assert all(row.is_route for row in finalists([], [], route_only=True))
+
+
+def test_the_winners_play_together_and_a_check_has_controls_of_its_own() -> None:
+    branch = Entry("BranchContrast", ("branch:start=0.25,weight=0.25",), label="BranchContrast, chosen")
+    both = Entry("AskBack, both", ("askback:by=both,say_more=0.7",), controls=True, label="AskBack, both, chosen")
+    assert [one.words for one in combinations([branch, both])] == [(*branch.words, *both.words)]
+    assert combinations([branch]) == []
+    rows = {row.label: row for row in finalists([branch, both], [])}
+    assert rows["BranchContrast + AskBack, both chosen"].words == (*branch.words, *both.words)
+    control = rows["control, random-words of: AskBack, both, chosen"]
+    check = parse_mitigations(control.words).check
+    assert (control.role, check.by, check.say_more, check.control) == ("control", "both", 0.7, "random")
+    assert "control, bottom heads of: AskBack, both, chosen" not in rows
 
 
 def test_measured_again_after_a_kill_gives_the_same(league: League, measured: dict[str, Any]) -> None:

@@ -12,11 +12,18 @@ from vlm_heads import Mitigation, parse_mitigation
 ROUTE = "RouteGain"
 GAINS = (0.5, 1.2, 1.5, 2.0, 3.0)
 LAYER_SETS = ("paper", "last-half", "all")
-ROUTE_GAINS = (1.25, 1.5, 2.0, 3.0)
+ROUTE_GAINS = (1.1, 1.25, 1.5, 2.0, 3.0)
+ROUTE_LAYERS = ("last-half", "all", "first-third", "middle-third", "last-third")
+CHOSEN_HEADS_GAINS = (1.25, 1.5, 2.0, 3.0)  # fewer heads bear more
+DAMPED = (0.8, 0.9)  # the factor on what the generated text contributes, beside an image gain of 1.5
 # VAR where only the text has sinks: what is moved, and how much of a row must lie on the image
 MOVED, IMAGE_MASS = (0.3, 0.6, 0.9), (0.1, 0.2, 0.3)
 # BranchContrast: how deep the image is hidden from, and the weight of the difference
 STARTS, WEIGHTS = (0.25, 0.5, 0.75), (0.25, 0.67)
+# AskBack: what speaks for a word, and how much more the drafts say
+SAY_MORE = (0.0, 0.7)
+# what a winner is combined with: AskBack checks the words that another method found
+COMBINED = ("BranchContrast", f"{ROUTE}, all heads", "VHR, heads per sample")
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Entry:
     Attributes:
         method: what it is a setting of; of a swept method one setting is chosen.
         words: interventions and contrast, as on the command line.
-        controls: whether the same gain on other heads is measured beside it.
+        controls: whether its controls are measured beside it: the same gain on other heads, or as many other words.
         label: what the row is called where it is no setting that was chosen.
         role: a setting that may win, or a control of one.
     """
@@ -56,9 +63,21 @@ class Entry:
         """Return the control: the same setting on other heads."""
         mitigation = parse_mitigation(self.words)
         on_others = [one.with_heads(heads) if one.chooses_heads else one for one in mitigation.interventions]
-        words = Mitigation(tuple(on_others), mitigation.contrast).words()
-        label = f"control, {heads} heads of: {self.label or self.method}"
-        return replace(self, words=words, controls=False, label=label, role="control")
+        return self._control(f"{heads} heads", replace(mitigation, interventions=tuple(on_others)))
+
+    def all_controls(self) -> list[Entry]:
+        """Return its controls; none where none are asked for."""
+        if not self.controls:
+            return []
+        mitigation = parse_mitigation(self.words)
+        checks = mitigation.check.controls() if mitigation.check else {}
+        words = [self._control(name, replace(mitigation, check=check)) for name, check in checks.items()]
+        chooses = any(one.chooses_heads for one in mitigation.interventions)
+        return [*(self.on(heads) for heads in ("bottom", "random") if chooses), *words]
+
+    def _control(self, name: str, mitigation: Mitigation) -> Entry:
+        label = f"control, {name} of: {self.label or self.method}"
+        return replace(self, words=mitigation.words(), controls=False, label=label, role="control")
 
 
 PUBLISHED = Entry("VHR", ("vhr:gain=2.0,layers=paper,heads=vhd",), controls=True, label="VHR as published")
@@ -70,7 +89,7 @@ ROUTE_STATED = (
 
 
 def sweep_of_settings(*, route_only: bool = False) -> list[Entry]:
-    """Return what is tried on validation scenes: VHR and RouteGain by gain, layers and heads, VAR, BranchContrast."""
+    """Return what is tried on validation scenes: VHR and RouteGain by gain, layers and heads, and the other levers."""
     vhr = [
         Entry(f"VHR, {how}", (f"vhr:gain={gain},layers={layers},heads={heads}",), controls=True)
         for heads, how in (("vhd", "heads per sample"), ("fixed", "fixed heads"))
@@ -79,12 +98,6 @@ def sweep_of_settings(*, route_only: bool = False) -> list[Entry]:
     ]
     # gain 1 is the plain model on every layer set, bit for bit: once is enough to show it
     vhr.insert(0, Entry("VHR, gain 1", ("vhr:gain=1.0,layers=all,heads=vhd",)))
-    route = [
-        Entry(f"{ROUTE}, {how}", (f"route:image={gain},layers={layers},heads={heads}",), controls=heads != "all")
-        for heads, how in (("vhd", "heads per sample"), ("all", "all heads"))
-        for layers in ("last-half", "all")
-        for gain in ROUTE_GAINS
-    ]
     var = "var:criterion=median,sinks=any,max_sink_share=1"
     redistribution = [
         Entry("VAR, any sink", (f"{var},moved={moved},min_image_mass={mass}",))
@@ -94,7 +107,48 @@ def sweep_of_settings(*, route_only: bool = False) -> list[Entry]:
     branch = [
         Entry("BranchContrast", (f"branch:start={start},weight={weight}",)) for start in STARTS for weight in WEIGHTS
     ]
-    return route if route_only else [*vhr, *route, *redistribution, *branch]
+    return _route() if route_only else [*vhr, *_route(), *redistribution, *branch, *_asked_back()]
+
+
+def _route() -> list[Entry]:
+    """Return RouteGain by gain, layers and heads, and with the route of the generated text damped."""
+    on_all = [
+        Entry(f"{ROUTE}, all heads", (f"route:image={gain},layers={layers},heads=all",))
+        for layers in ROUTE_LAYERS
+        for gain in ROUTE_GAINS
+    ]
+    on_some = [
+        Entry(f"{ROUTE}, {how}", (f"route:image={gain},layers={layers},heads={heads}",), controls=True)
+        for heads, how in (("vhd", "heads per sample"), ("mass", "heads by image mass"))
+        for layers in ("last-half", "all")
+        for gain in CHOSEN_HEADS_GAINS
+    ]
+    damped = [
+        Entry(f"{ROUTE}, generated damped", (f"route:image=1.5,generated={factor},layers={layers},heads=all",))
+        for layers in ("last-half", "all")
+        for factor in DAMPED
+    ]
+    return [*on_some, *on_all, *damped]
+
+
+def _asked_back() -> list[Entry]:
+    ways = {"question": "AskBack", "confidence": "AskBack, free", "both": "AskBack, both"}
+    return [
+        Entry(name, (f"askback:by={by},say_more={more}",), controls=True)
+        for by, name in ways.items()
+        for more in SAY_MORE
+    ]
+
+
+def combinations(chosen: Sequence[Entry]) -> list[Entry]:
+    """Return each chosen setting of `COMBINED` beside the chosen AskBack by both; none where none was chosen."""
+    by_method = {entry.method: entry for entry in chosen}
+    check = by_method.get("AskBack, both")
+    return [
+        Entry(f"{method} + AskBack", (*by_method[method].words, *check.words), label=f"{method} + AskBack, both chosen")
+        for method in COMBINED
+        if check is not None and method in by_method
+    ]
 
 
 def other_methods(adhh_heads: str | None) -> list[Entry]:
@@ -114,14 +168,10 @@ def other_methods(adhh_heads: str | None) -> list[Entry]:
 
 def asked_back() -> list[Entry]:
     """Return AskBack by the question, by the word's own probability and by both, and the controls of the first."""
-    ways = {"AskBack": "askback", "AskBack, free": "askback:by=confidence", "AskBack, both": "askback:by=both"}
-    check = parse_mitigation(["askback"]).check
-    assert check is not None, "the word names a check"
-    controls = {f"control, {name} of: AskBack": one.word() for name, one in check.controls().items()}
-    return [
-        *(Entry(name, (word,), label=name) for name, word in ways.items()),
-        *(Entry("AskBack", (word,), label=name, role="control") for name, word in controls.items()),
-    ]
+    asked = Entry("AskBack", ("askback",), label="AskBack", controls=True)
+    free = Entry("AskBack, free", ("askback:by=confidence",), label="AskBack, free")
+    both = Entry("AskBack, both", ("askback:by=both",), label="AskBack, both")
+    return [asked, free, both, *asked.all_controls()]
 
 
 def given_entry(text: str) -> Entry:
@@ -149,9 +199,9 @@ def finalists(chosen: Sequence[Entry], others: Sequence[Entry], *, route_only: b
     stated = [*ROUTE_STATED] if route_only else [PUBLISHED, *ROUTE_STATED]
     rows: list[Entry] = []
     for entry in [*stated, *chosen]:
-        rows += [entry, *((entry.on("bottom"), entry.on("random")) if entry.controls else ())]
+        rows += [entry, *entry.all_controls()]
     once: dict[str, Entry] = {}
-    for entry in [*rows, *others]:
+    for entry in [*rows, *([] if route_only else combinations(chosen)), *others]:
         before = once.get(entry.name)
         if before is not None and before.label != entry.label:
             entry = replace(before, label=f"{before.label}; {entry.label}")
