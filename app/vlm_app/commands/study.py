@@ -142,6 +142,37 @@ def heads(
     print(f"heads: {write or out / FILE} ({len(pictures)} pictures)")
 
 
+@app.command("branches", epilog=epilog("study branches"))
+def branches(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; started again it goes on.")] = Path(
+        "runs/branches"
+    ),
+    images: Annotated[int, typer.Option("--images", min=2, help="Validation scenes.")] = 40,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Page whose block about the model is filled in.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Hide the image from the text from each layer on, and find out what is lost: why BranchContrast leaves where."""
+    _begin(model, device)
+    from vlm_app.studies.branches.measure import FILE, measure_branches
+    from vlm_app.studies.branches.page import sentences, write_branches
+    from vlm_app.studies.branches.pictures import draw_branches
+
+    found = measure_branches(out, model=model, images=images, seed=seed, device=device)
+    picture = draw_branches(found, out)
+    if write is not None:
+        write_branches(write, found)
+    if json:
+        print_json(found)
+        return
+    print("\n".join(sentences(found)))
+    print(f"branches: {write or out / FILE} ({picture})")
+
+
 @app.command("grounding", epilog=epilog("study grounding"))
 def grounding(
     models: Annotated[list[str], typer.Option("--model", "-m", help="As elsewhere; several times for several models.")],

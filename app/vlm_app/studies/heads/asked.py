@@ -33,7 +33,8 @@ class Place:
     """Where a model decides.
 
     Attributes:
-        kind: "faithful" or "invented" first mention of an object, or a question about a "present" or "absent" one.
+        kind: "faithful" or "invented" first mention of an object, a question about a "present" or "absent" one, or
+            "other", any other word of a caption.
         scene: number of the scene in its block.
         column: in its row, of the position that predicts the deciding token.
         token: the deciding one; of a question, yes.
@@ -97,8 +98,18 @@ def beginning_of(vlm: VLM, pictures: Sequence[Scene]) -> Beginning:
     return Beginning(cut, length)
 
 
-def caption_rows(vlm: VLM, beginning: Beginning, pictures: Sequence[Scene], captions: Sequence[Caption]) -> Rows | None:
-    """Return captions after their prompt, and where each first names an object; None where none names one."""
+def caption_rows(
+    vlm: VLM, beginning: Beginning, pictures: Sequence[Scene], captions: Sequence[Caption], *, others: bool = False
+) -> Rows | None:
+    """Return captions after their prompt, and where each first names an object; None where none names one.
+
+    Args:
+        vlm: the model.
+        beginning: of these pictures.
+        pictures: a block of scenes.
+        captions: what was said of them.
+        others: whether every other word of the captions is a place of the kind "other".
+    """
     question = _question(vlm, beginning, pictures[0], DESCRIBE)
     finder, places = ObjectFinder(), list[Place]()
     for number, (scene, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -112,9 +123,22 @@ def caption_rows(vlm: VLM, beginning: Beginning, pictures: Sequence[Scene], capt
                 places.append(Place(kind, number, len(question) + at - 1, caption.ids[at], None, placed.node))
     if not places:
         return None
+    if others:
+        places += _others(places, captions, len(question) - 1)
     longest = 1 + max(place.column for place in places)
     said = [[*question, *caption.ids][:longest] for caption in captions]
     return Rows(_filled(beginning, said), tuple(places))
+
+
+def _others(mentions: Sequence[Place], captions: Sequence[Caption], first: int) -> list[Place]:
+    """Return the places of captions that decide for no first mention; the first token is predicted at `first`."""
+    known = {(place.scene, place.column) for place in mentions}
+    return [
+        Place("other", number, first + at, token, None, "")
+        for number, caption in enumerate(captions)
+        for at, token in enumerate(caption.ids)
+        if (number, first + at) not in known
+    ]
 
 
 def question_rows(

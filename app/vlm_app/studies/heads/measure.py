@@ -57,7 +57,7 @@ def measure_heads(out: Path, *, model: str, images: int, seed: int, device: str 
     """
     vlm = load_vlm(model, device, seed)
     run = {"model": Path(model).name, "weights": fingerprint(vlm.model)[:8], "seed": seed, "split": SPLIT}
-    _begin(out, run)
+    begin(out, run)
     pictures = list(scenes(SPLIT, seed, images))
     depth = examine(vlm.model).depth
     found = []
@@ -97,7 +97,7 @@ def _map(means: Numbers) -> list[list[float]] | None:
     return None if np.isnan(means[0]).any() else means[0].tolist()
 
 
-def _begin(out: Path, run: Mapping[str, Any]) -> None:
+def begin(out: Path, run: Mapping[str, Any]) -> None:
     """Write what is measured, or refuse a folder in which something else is."""
     path = out / RUN
     if not path.is_file():

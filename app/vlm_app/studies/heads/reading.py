@@ -30,8 +30,11 @@ class Reading:
             states: `[n, width]`, what the last layer gave at each place.
             places: where the model decides.
         """
-        said = self._output.log_chances(states)
-        return torch.stack([_of(said[number], place) for number, place in enumerate(places)])
+        return values_of(self.log_chances(states), places)
+
+    def log_chances(self, states: Tensor) -> Tensor:
+        """Return float32 `[n, V]`: log-probabilities of all tokens, for states `[n, width]` of the last layer."""
+        return self._output.log_chances(states)
 
     def directions(self, states: Tensor, places: Sequence[Place], objects: Sequence[int]) -> Tensor:
         """Return `[n, width]`: what is added to the stream at a place tells for the decision by its product with this.
@@ -49,6 +52,11 @@ class Reading:
         said = torch.stack([matrix[place.token] for place in places])
         other = torch.stack([mean if place.against is None else matrix[place.against] for place in places])
         return self._output.through_norm(said - other, states)
+
+
+def values_of(said: Tensor, places: Sequence[Place]) -> Tensor:
+    """Return `[n]`: what counts at each place, of log-probabilities `[n, V]`; see `Reading.values`."""
+    return torch.stack([_of(said[number], place) for number, place in enumerate(places)])
 
 
 def _of(said: Tensor, place: Place) -> Tensor:

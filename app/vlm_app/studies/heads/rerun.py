@@ -36,6 +36,7 @@ class Rerun:
     Attributes:
         rows: one for each picture.
         plain: `[n, width]`, what the last layer gave at every place.
+        depth: layers of the model.
 
     Args:
         vlm: the model, not attached.
@@ -47,9 +48,11 @@ class Rerun:
     def __init__(self, vlm: VLM, cache: Cache, beginning: Beginning, rows: Rows) -> None:
         self.rows = rows
         self._anatomy = examine(vlm.model)
+        self.depth = self._anatomy.depth
         self._cache = cache
         self._received: dict[int, Received] = {}
         self._at = (rows.scenes, rows.columns)
+        self._image = beginning.inputs["input_ids"] == self._anatomy.image_token_id  # [S, P], keys of the picture
         ids = rows.ids
         mask = torch.ones((len(ids), beginning.length + ids.shape[1]), dtype=torch.int64, device=ids.device)
         inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": copy.deepcopy(cache)}
@@ -75,12 +78,38 @@ class Rerun:
         assert hidden is not None, "the lowest layer is one of the model's"
         return hidden[self._at]
 
-    def _run(self, index: int, hidden: Tensor | None, cache: Cache) -> Tensor:
+    def blind_from(self, start: int) -> Tensor:
+        """Return `[n, width]`: what the last layer gives where no row sees the picture from a layer on.
+
+        The rows keep what they took from it below. It is the second stream of BranchContrast.
+
+        Args:
+            start: the first layer without the picture's keys; the number of layers for the plain model.
+        """
+        if start == self._anatomy.depth:
+            return self.plain
+        cache, hidden = copy.deepcopy(self._cache), None
+        with torch.inference_mode():
+            for index in range(start, self._anatomy.depth):
+                hidden = self._run(index, hidden, cache, blind=True)
+        assert hidden is not None, "the model has a layer"
+        return hidden[self._at]
+
+    def _blind(self) -> Tensor:
+        """Return bool `[S, 1, R, P + R]`, true where a row sees a key: those before it that are not the picture's."""
+        count = self.rows.ids.shape[1]
+        own = torch.ones(count, count, dtype=torch.bool, device=self._image.device).tril()
+        before = ~self._image[:, None, None, :].expand(-1, 1, count, -1)
+        return torch.cat([before, own.expand(len(before), 1, -1, -1)], dim=-1)
+
+    def _run(self, index: int, hidden: Tensor | None, cache: Cache, *, blind: bool = False) -> Tensor:
         """Return what a layer gives for these states, or for those that it received."""
         args, kwargs = self._received[index]
         states = kwargs.get("hidden_states", args[0] if args else None) if hidden is None else hidden
         rest = {name: cache if isinstance(value, Cache) else value for name, value in kwargs.items()}
         rest.pop("hidden_states", None)
+        if blind:
+            rest["attention_mask"] = self._blind()
         return _states(self._anatomy.layers[index](states, *args[1:], **rest))
 
     @contextmanager

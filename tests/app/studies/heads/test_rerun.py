@@ -106,3 +106,34 @@ def test_gains_are_each_scenes_own(case: Case, rerun: Rerun) -> None:
     tolerance = rounding(torch.float32, terms=1024, size=float(rerun.plain.abs().max()))
     assert distance(changed[mine], rerun.changed(everywhere)[mine]) < tolerance
     assert mine.all() or distance(changed[~mine], rerun.plain[~mine]) < tolerance
+
+
+def test_hiding_the_image_from_a_layer_on_is_a_whole_forward_with_that_mask(case: Case, rerun: Rerun) -> None:
+    """The reference runs picture and rows at once, and closes the image's keys to the rows in every layer above."""
+    anatomy = examine(case.vlm.model)
+    image = case.begun.inputs["input_ids"] == anatomy.image_token_id
+    rows, before = case.rows.ids, case.begun.length
+    whole = before + rows.shape[1]
+    seen = torch.ones(whole, whole, dtype=torch.bool).tril().repeat(len(rows), 1, 1, 1)
+    seen[:, :, before:, :before] &= ~image[:, None, None, :]
+    inputs = {**case.begun.inputs, "input_ids": torch.cat([case.begun.inputs["input_ids"], rows], dim=1)}
+    inputs["attention_mask"] = torch.ones(len(rows), whole, dtype=torch.int64)
+    given: list[Tensor] = []
+
+    def closed(_: object, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> tuple[tuple[Tensor, ...], object]:
+        return args, {**kwargs, "attention_mask": seen}
+
+    def last(_: object, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        given.append(output[0] if isinstance(output, tuple) else output)
+
+    for start in range(anatomy.depth + 1):
+        handles = [one.register_forward_pre_hook(closed, with_kwargs=True) for one in anatomy.layers[start:]]
+        handles.append(anatomy.layers[-1].register_forward_hook(last))
+        with torch.inference_mode():
+            case.vlm.model(**inputs, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        expected = given.pop()[case.rows.scenes, before + case.rows.columns]
+        assert distance(rerun.blind_from(start), expected) < 1e-4
+    assert equal(rerun.blind_from(anatomy.depth), rerun.plain)
+    assert not equal(rerun.blind_from(0), rerun.plain)
