@@ -63,16 +63,25 @@ def sentences(found: Found) -> list[str]:
             f"A stream that leaves at layer {half['start']} of {len(starts)} has kept {_kept(half, first):.0%} of what "
             "the image gives to faithful mentions: the text has taken it below."
         )
-    told = [row for row in starts if row["auc"] is not None]
-    if told:
-        best = max(told, key=lambda row: row["auc"]["estimate"])
-        lines.append(
-            f"The difference of the streams tells faithful from invented mentions best from layer {best['start']} on: "
-            f"AUC {_figure(best['auc'])}, against {_figure(first['auc'])} where the image is hidden everywhere. The "
-            f"contrast at weight {found['about']['weight']:g} would change {best['changed']:.1%} of the other words "
-            f"from there, and {first['changed']:.1%} where it is hidden everywhere."
-        )
+    if all(row["auc"] is not None for row in starts):
+        lines.append(_telling(starts, found["about"]["weight"]))
     return lines
+
+
+def _telling(starts: Sequence[Mapping[str, Any]], weight: float) -> str:
+    """Return where the difference tells faithful from invented mentions best, and what it disturbs."""
+    first, middle = starts[0], starts[len(starts) // 2]
+    best = max(starts, key=lambda row: row["auc"]["estimate"])
+    where = "where it is hidden in all layers" if best is first else f"where it is hidden from layer {best['start']} on"
+    others = {row["start"]: row for row in (first, middle) if row is not best}
+    aucs = " and ".join(f"{_figure(row['auc'])} from layer {start}" for start, row in others.items())
+    rows = {row["start"]: row for row in (first, middle, best)}
+    changed = ", ".join(f"{row['changed']:.1%} from layer {start}" for start, row in sorted(rows.items()))
+    return (
+        f"The difference of the streams tells faithful from invented mentions best {where}: AUC "
+        f"{_figure(best['auc'])}, against {aucs}. The contrast at weight {weight:g} would change these shares of the "
+        f"other words: {changed}."
+    )
 
 
 def _kept(row: Mapping[str, Any], first: Mapping[str, Any]) -> float:

@@ -38,7 +38,10 @@ def test_the_sentences_follow_the_figures(found: dict[str, Any]) -> None:
     assert "a faithful first mention loses 4.00 [4.00, 4.00] nats and an invented one 2.00 [2.00, 2.00]" in said
     # at layer 2 a faithful mention still loses 1 of 4 nats: three quarters are kept
     assert "leaves at layer 2 of 4 has kept 75% of what the image gives" in said
-    assert "would change 50.0% of the other words from there" in said
+    assert (
+        "best where it is hidden in all layers: AUC 1.00 [1.00, 1.00], against 0.50 [0.50, 0.50] from layer 2" in said
+    )
+    assert "these shares of the other words: 50.0% from layer 0, 0.0% from layer 2" in said
 
 
 def test_the_page_keeps_what_stands_around_the_block(found: dict[str, Any], tmp_path: Path) -> None:
