@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from vlm_heads.families import Anatomy, examine
     from vlm_heads.fold import fold_gains
     from vlm_heads.grounding import TokenGrounding, token_grounding
+    from vlm_heads.interventions.adaptive_generated_boost import AdaptiveGeneratedBoost
     from vlm_heads.interventions.base import Intervention
+    from vlm_heads.interventions.generated_boost import GeneratedBoost
     from vlm_heads.interventions.head_reinforcement import HeadReinforcement
     from vlm_heads.interventions.image_boost import ImageBoost
     from vlm_heads.interventions.listed_heads import ListedHeads
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_PROMPT",
     "VLM",
+    "AdaptiveGeneratedBoost",
     "AlreadyAttached",
     "Anatomy",
     "Answer",
@@ -88,6 +91,7 @@ __all__ = [
     "DisturbedPrompt",
     "FadingImage",
     "Folded",
+    "GeneratedBoost",
     "HeadProfile",
     "HeadReinforcement",
     "ImageBoost",
@@ -151,7 +155,9 @@ _HOMES = {
     "families": "Anatomy examine",
     "fold": "fold_gains",
     "grounding": "TokenGrounding token_grounding",
+    "interventions.adaptive_generated_boost": "AdaptiveGeneratedBoost",
     "interventions.base": "Intervention",
+    "interventions.generated_boost": "GeneratedBoost",
     "interventions.head_reinforcement": "HeadReinforcement",
     "interventions.image_boost": "ImageBoost",
     "interventions.listed_heads": "ListedHeads",

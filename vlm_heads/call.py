@@ -106,8 +106,9 @@ class AttentionCall:
         Args:
             make: a function or method with a name of its own; its result may depend on the keys alone.
         """
-        keys, name = self.key.shape[2], make.__qualname__
-        known: tuple[int, Tensor] | None = self.memory.get(name)
+        # a static cache holds as many keys in every step
+        keys, name = (self.key.shape[2], self.key_map.length), make.__qualname__
+        known: tuple[tuple[int, int], Tensor] | None = self.memory.get(name)
         if known is None or known[0] != keys:
             known = self.memory[name] = (keys, make(self))
         return known[1]

@@ -33,6 +33,7 @@ from vlm_heads.toolkit.layer_sets import Layers, layers_option, resolve_layers
 from vlm_heads.toolkit.method import Method, Paper
 from vlm_heads.toolkit.options import Option, option, options_of, parse_options, require_number
 from vlm_heads.toolkit.row_attention import (
+    generated_keys,
     image_keys,
     last_row,
     over_keys,
@@ -66,6 +67,7 @@ __all__ = [
     "Redistribution",
     "SecondStream",
     "Watcher",
+    "generated_keys",
     "head_awareness",
     "image_keys",
     "known_checks",

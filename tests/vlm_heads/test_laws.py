@@ -198,20 +198,26 @@ def _padded() -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": together}, alone
 
 
+# a row that says the end of the text alone would be shorter than in a batch
+_FIVE_TOKENS: dict[str, Any] = {
+    "max_new_tokens": 5,
+    "min_new_tokens": 5,
+    "do_sample": False,
+    "return_dict_in_generate": True,
+    "output_logits": True,
+}
+
+
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("name", NAMES)
 def test_4_a_batch_gives_what_its_rows_give_alone(name: str, heads: int, tiny: Build) -> None:
     model = tiny("llava", num_key_value_heads=heads)
     batch, rows = _padded()
     with attach(model.model, [_active(name)]):
-        together = model.model.generate(
-            **batch, max_new_tokens=5, do_sample=False, return_dict_in_generate=True, output_logits=True
-        )
+        together = model.model.generate(**batch, **_FIVE_TOKENS)
     for index, row in enumerate(rows):
         with attach(model.model, [_active(name)], allow_idle=True):
-            alone = model.model.generate(
-                **row, max_new_tokens=5, do_sample=False, return_dict_in_generate=True, output_logits=True
-            )
+            alone = model.model.generate(**row, **_FIVE_TOKENS)
         for step, (ours, theirs) in enumerate(zip(together.logits, alone.logits, strict=True)):
             assert distance(ours[index], theirs[0]) < CLOSE, f"row {index}, step {step}"
 

@@ -35,7 +35,7 @@ class Intervention(Method):
     Attributes:
         trial: options under which it acts on any model, even a tiny random one; the laws are tested with them.
         reads_hidden: whether `plan` reads `AttentionCall.hidden`.
-        needs_profile: whether its defaults need a profile given to `attach`.
+        needs_profile: whether its defaults need what was learnt about the model, a profile or a table.
         needs_image_keys: whether it needs image keys in the language model's self-attention.
     """
 

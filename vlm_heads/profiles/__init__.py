@@ -2,6 +2,7 @@
 
 from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.profiles.gain_proposals import GainShape, propose_gains
+from vlm_heads.profiles.generated_attention import GeneratedAttention, generated_attention
 from vlm_heads.profiles.head_attribution import MarkedAnswer, attribute_heads, worst_heads
 from vlm_heads.profiles.sink_shares import sink_shares
 from vlm_heads.toolkit.head_ranking import read_ranking, scores_of, write_ranking
@@ -19,6 +20,7 @@ __all__ = [
     "RELATIVE_THRESHOLD",
     "Folded",
     "GainShape",
+    "GeneratedAttention",
     "MarkedAnswer",
     "SinkChannels",
     "SinkCriterion",
@@ -26,6 +28,7 @@ __all__ = [
     "find_sink_channels",
     "find_sinks",
     "fold_checkpoint",
+    "generated_attention",
     "propose_gains",
     "read_ranking",
     "scores_of",

@@ -46,6 +46,12 @@ def resolve_layers(layers: Layers, depth: int, paper: Sequence[int]) -> frozense
     return frozenset(index % depth for index in chosen)
 
 
+def middle_layers(depth: int) -> range:
+    """Return layers 5..17 of 32, and in proportion in a model of another depth; one at least."""
+    first = round(5 / 32 * depth)
+    return range(first, max(first + 1, round(18 / 32 * depth)))
+
+
 def layers_option(default: Layers = "paper", *, paper: str = "") -> Any:
     """Return the field of an option that names layers.
 

@@ -91,6 +91,16 @@ def image_keys(call: AttentionCall) -> Tensor:
     return known[1]
 
 
+def generated_keys(call: AttentionCall) -> Tensor:
+    """Return bool `[B, Tk]`: keys of generated text in rows that have an image. Made once per step."""
+    return call.once_per_step(_generated_keys)
+
+
+def _generated_keys(call: AttentionCall) -> Tensor:
+    classes = call.key_map.seen_by(call.key.shape[2])
+    return (classes == KeyClass.GENERATED) & call.key_map.has_image[:, None]
+
+
 def over_keys(call: AttentionCall, prompt: Tensor) -> Tensor:
     """Return values of the prompt's keys `[B, T]` at the keys this layer holds `[B, Tk]`, 0 at later ones."""
     keys, length = call.key.shape[2], call.key_map.length
