@@ -52,10 +52,15 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.static_gains import StaticGains
     from vlm_heads.interventions.text_bound_heads import TextBoundHeads
     from vlm_heads.interventions.visual_fusion import VisualFusion
+    from vlm_heads.lenses.base import Lens
+    from vlm_heads.lenses.early_answer import EarlyAnswer
+    from vlm_heads.lenses.first_logits import FirstLogits
+    from vlm_heads.lenses.layer_contrast import LayerContrast
     from vlm_heads.methods import (
         known_checks,
         known_contrasts,
         known_interventions,
+        known_lenses,
         known_methods,
         parse_intervention,
         parse_method,
@@ -89,7 +94,9 @@ __all__ = [
     "Check",
     "Contrast",
     "DisturbedPrompt",
+    "EarlyAnswer",
     "FadingImage",
+    "FirstLogits",
     "Folded",
     "GeneratedBoost",
     "HeadProfile",
@@ -97,7 +104,9 @@ __all__ = [
     "ImageBoost",
     "ImageFree",
     "Intervention",
+    "LayerContrast",
     "LeadingQuestion",
+    "Lens",
     "ListedHeads",
     "LowImageHeads",
     "Method",
@@ -127,6 +136,7 @@ __all__ = [
     "known_checks",
     "known_contrasts",
     "known_interventions",
+    "known_lenses",
     "known_methods",
     "option",
     "parse_intervention",
@@ -169,7 +179,12 @@ _HOMES = {
     "interventions.static_gains": "StaticGains",
     "interventions.text_bound_heads": "TextBoundHeads",
     "interventions.visual_fusion": "VisualFusion",
-    "methods": "known_checks known_contrasts known_interventions known_methods parse_intervention parse_method",
+    "lenses.base": "Lens",
+    "lenses.early_answer": "EarlyAnswer",
+    "lenses.first_logits": "FirstLogits",
+    "lenses.layer_contrast": "LayerContrast",
+    "methods": "known_checks known_contrasts known_interventions known_lenses known_methods parse_intervention "
+    "parse_method",
     "mitigation": "Mitigation parse_mitigation",
     "models.prompts": "DEFAULT_PROMPT",
     "profile": "HeadProfile",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, get_args
 
@@ -13,8 +14,10 @@ from vlm_kernels import Backend
 
 from vlm_heads.attached.copies import no_copies
 from vlm_heads.attached.installing import installed
+from vlm_heads.attached.lens_processor import AddedLenses
 from vlm_heads.attached.one_pass import OnePass
-from vlm_heads.attached.refused_modes import refusing
+from vlm_heads.attached.refused_modes import Change, refusing
+from vlm_heads.attached.stream_hooks import StreamHooks
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.attached.turns import ModelTurn, turn_of
 from vlm_heads.attached.watcher import Watcher
@@ -25,9 +28,11 @@ from vlm_heads.errors import BadOption, NothingIntervened, UnsupportedModel, sug
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.generate_call import GenerateCall
 from vlm_heads.interventions.base import Intervention
+from vlm_heads.lenses.base import require_lens
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
-from vlm_heads.receipt import CheckReceipt, InterventionReceipt, Receipt, SecondStreamReceipt
+from vlm_heads.receipt import CheckReceipt, InterventionReceipt, LensReceipt, Receipt, SecondStreamReceipt
+from vlm_heads.token_head import TokenHead
 from vlm_heads.toolkit.method import Method
 from vlm_heads.wrappers import unwrapped
 
@@ -122,8 +127,9 @@ def attach(
     Args:
         model: a vision-language model of transformers whose language attention goes through the attention interface;
             PEFT's wrapper for adapters, `torch.compile`'s and DistributedDataParallel may be around it.
-        what: interventions, a contrast that needs the model's inputs alone, a check, words for them, or a `Mitigation`;
-            one, several, or a list. Gains multiply and boosts add, so their order does not matter.
+        what: interventions, lenses, a contrast that needs the model's inputs alone, a check, words for them, or a
+            `Mitigation`; one, several, or a list. Gains multiply and boosts add, so their order does not matter; that
+            of lenses does.
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
         backend: what computes edited attention; a named one is used, or it raises.
         allow_idle: do not raise where an intervention never fired.
@@ -137,7 +143,7 @@ def attach(
         BadOption: if an option does not fit the model, or a contrast needs more than the model's inputs.
         AlreadyAttached: if the model is inside another attach; inside, if it is copied or pickled.
         UnsupportedGeneration: inside, if `generate` is asked for what cannot be followed; see `refused_modes`.
-        NothingIntervened: on the way out, if an intervention or a contrast never acted.
+        NothingIntervened: on the way out, if an intervention, a lens or a contrast never acted.
     """
     mitigation = Mitigation.of(*what, profile=profile)
     watchers = [watch] if isinstance(watch, Watcher) else list(watch)
@@ -175,7 +181,10 @@ def attach_mitigation(
     interventions, profile = mitigation.interventions, mitigation.profile
     anatomy = examine(model)
     _check(interventions, anatomy, profile, backend)
-    check = mitigation.check
+    lenses, check = mitigation.weighing(), mitigation.check
+    for lens in lenses:
+        require_lens(anatomy)
+        lens.layers_in(anatomy)
     if check is not None:
         check.check(anatomy)
     receipt = Receipt(
@@ -183,7 +192,9 @@ def attach_mitigation(
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
         check=None if check is None else CheckReceipt(check.name, _options(check)),
+        lenses=tuple(LensReceipt(one.name, _options(one)) for one in lenses),
     )
+    head = TokenHead.of(model, anatomy) if lenses else None
     added: AddedContrast | None = None
     if mitigation.contrast is not None:
         mitigation.contrast.check(anatomy)
@@ -194,13 +205,18 @@ def attach_mitigation(
         around = None
         if check is not None and receipt.check is not None:
             around = check.around(model, anatomy, processor, tracker, receipt.check)
-        if interventions or watchers:
+        if interventions or watchers or lenses:
             undo.enter_context(installed(anatomy, tracker))
+        weighing = None
+        if head is not None:
+            read = [layer for one in lenses for layer in one.layers_in(anatomy)]
+            undo.enter_context(StreamHooks(anatomy, tracker, head, read).installed())
+            weighing = AddedLenses(lenses, receipt.lenses, tracker, head, anatomy)
         if mitigation.contrast is not None and receipt.second_stream is not None:
-            together = OnePass(model, anatomy, _why_apart(one_pass, check))
+            together = OnePass(model, anatomy, _why_apart(one_pass, check, bool(lenses)))
             added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, contrast_processor)
             undo.enter_context(together.installed())
-        undo.enter_context(refusing(model, added, _calling(tracker, added), around))
+        undo.enter_context(refusing(model, _changes(weighing, added), _calling(tracker, added), around))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
@@ -218,10 +234,24 @@ def _calling(tracker: Tracker, added: AddedContrast | None) -> Callable[[Generat
     return calling
 
 
-def _why_apart(one_pass: bool, check: Check | None) -> str:
+def _changes(*changes: Change | None) -> Change | None:
+    """Return one change of a call of `generate` that makes all of these, one after the other; None for none."""
+    wanted = [one for one in changes if one is not None]
+
+    def change(call: GenerateCall) -> Mapping[str, Any]:
+        for one in wanted:
+            call = replace(call, arguments=one(call))
+        return call.arguments
+
+    return change if wanted else None
+
+
+def _why_apart(one_pass: bool, check: Check | None, lens: bool) -> str:
     """Return why both streams are not to run in one forward, whatever the model can; empty where they may."""
     if check is not None:
         return "a check takes words back"
+    if lens:
+        return "a lens reads the first stream's layers"
     return "" if one_pass else "as was asked for"
 
 
@@ -251,13 +281,16 @@ def _plain(value: Any) -> Any:
 
 
 def _why_idle(receipt: Receipt, attention_calls: int) -> str:
-    idle = ", ".join(one.name for one in receipt.interventions if not one.fired)
+    unfired = [one.name for one in receipt.interventions if not one.fired]
+    idle = ", ".join(unfired + [one.name for one in receipt.lenses if not one.fired])
     if receipt.generations == 0:
         reason = "the model was not run with a prompt"
     elif attention_calls == 0:
         reason = "its attention never went through the attention interface"
     elif receipt.imageless == receipt.generations:
         reason = "no prompt had image tokens"
+    elif not unfired:
+        reason = "generate() was not called inside"
     else:
         reason = "no head was chosen on any layer"
     return f"{idle} was attached and never fired: {reason}; pass allow_idle=True if that is intended"

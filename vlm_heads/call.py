@@ -31,6 +31,8 @@ class GenerationState:
         memories: one dictionary per attached intervention.
         touched: whether any plan was applied in this forward.
         marked: int8 `[B, T]` by layer, the prompt's classes where an intervention told sinks from other keys.
+        entering: `[B, width]` by layer, what entered it in the last column of the last forward; only of layers that a
+            lens reads.
     """
 
     key_map: KeyMap
@@ -41,6 +43,7 @@ class GenerationState:
     memories: list[dict[Any, Any]] = field(default_factory=list)
     touched: bool = False
     marked: dict[int, Tensor] = field(default_factory=dict)
+    entering: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Every method by its name, and everything that a method of your own is made of.
 
-A method is a subclass of `Intervention`, `Contrast` or `Check`. Those of the package are found by looking into its
-folders. Those of other packages are found by the entry-point group `vlm_heads.methods`:
+A method is a subclass of `Intervention`, `Lens`, `Contrast` or `Check`. Those of the package are found by looking into
+its folders. Those of other packages are found by the entry-point group `vlm_heads.methods`:
 
     [project.entry-points."vlm_heads.methods"]
     mine = "my_package.my_module:MyMethod"
@@ -17,6 +17,7 @@ from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass, Redistribution
 import vlm_heads.checks
 import vlm_heads.contrasts
 import vlm_heads.interventions
+import vlm_heads.lenses
 from vlm_heads.asking.named import Named
 from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.attached.watcher import Watcher
@@ -25,7 +26,9 @@ from vlm_heads.checks.base import Check
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.names import METHODS
+from vlm_heads.lenses.base import Lens
+from vlm_heads.names import KINDS, METHODS
+from vlm_heads.token_step import TokenStep, implausible
 from vlm_heads.toolkit.discovery import Discovered, discover
 from vlm_heads.toolkit.head_choice import HeadChoice, HeadChooser, head_awareness
 from vlm_heads.toolkit.head_list import GainList, GainListForm, HeadList, HeadListForm, layers_of_heads
@@ -60,19 +63,23 @@ __all__ = [
     "Intervention",
     "KeyClass",
     "Layers",
+    "Lens",
     "Method",
     "Named",
     "Option",
     "Paper",
     "Redistribution",
     "SecondStream",
+    "TokenStep",
     "Watcher",
     "generated_keys",
     "head_awareness",
     "image_keys",
+    "implausible",
     "known_checks",
     "known_contrasts",
     "known_interventions",
+    "known_lenses",
     "known_methods",
     "last_row",
     "layers_of_heads",
@@ -93,13 +100,19 @@ __all__ = [
 
 
 def known_methods() -> Mapping[str, type[Method]]:
-    """Return every method by its name, in alphabetical order: interventions, contrasts and checks, ours and others'."""
+    """Return every method by its name, in alphabetical order: interventions, lenses, contrasts and checks."""
     return _found().kinds
 
 
 def known_interventions() -> dict[str, type[Intervention]]:
     """Return every intervention by its name, in alphabetical order."""
     return {name: kind for name, kind in known_methods().items() if issubclass(kind, Intervention)}
+
+
+def known_lenses() -> dict[str, type[Lens]]:
+    """Return every lens by its name, in alphabetical order; interventions that weigh token logits too are not here."""
+    kinds = known_methods().items()
+    return {name: kind for name, kind in kinds if issubclass(kind, Lens) and not issubclass(kind, Intervention)}
 
 
 def known_contrasts() -> dict[str, type[Contrast]]:
@@ -118,7 +131,7 @@ def parse_method(word: str) -> Method:
     Raises:
         BadOption: if the name or an option is unknown, or a value is out of its range; the nearest known is named.
     """
-    return _found().made(word, known_methods(), "intervention, contrast or check")
+    return _found().made(word, known_methods(), KINDS)
 
 
 def parse_intervention(word: str) -> Intervention:
@@ -134,5 +147,5 @@ def parse_intervention(word: str) -> Intervention:
 
 @cache
 def _found() -> Discovered[Method]:
-    folders = (vlm_heads.interventions, vlm_heads.contrasts, vlm_heads.checks)
-    return discover(Method, folders, METHODS, "Intervention, Contrast or Check")
+    folders = (vlm_heads.interventions, vlm_heads.lenses, vlm_heads.contrasts, vlm_heads.checks)
+    return discover(Method, folders, METHODS, "Intervention, Lens, Contrast or Check")

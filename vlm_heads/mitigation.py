@@ -15,6 +15,7 @@ from vlm_heads.checks.base import Check
 from vlm_heads.contrasts.base import Contrast
 from vlm_heads.errors import BadOption
 from vlm_heads.interventions.base import Intervention
+from vlm_heads.lenses.base import Lens
 from vlm_heads.methods import parse_method
 from vlm_heads.names import words_in
 from vlm_heads.profile import CONFIG_NAME, WEIGHTS_NAME, HeadProfile
@@ -26,19 +27,21 @@ MITIGATION_NAME = "mitigation.json"
 
 @dataclass(frozen=True)
 class Mitigation:
-    """Interventions, at most one contrast and one check, and the head profile that they read; each may be missing.
+    """Interventions, lenses, at most one contrast and one check, and the head profile read; each may be missing.
 
     Attributes:
         interventions: act inside the first stream alone.
         contrast: a second stream, or None.
         profile: head scores or gains that the interventions read, or None.
         check: reads the model's words before they are said, or None.
+        lenses: weigh the first stream's token logits, in this order, before the contrast does.
     """
 
     interventions: tuple[Intervention, ...] = ()
     contrast: Contrast | None = None
     profile: HeadProfile | None = None
     check: Check | None = None
+    lenses: tuple[Lens, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.methods())
@@ -65,6 +68,7 @@ class Mitigation:
             raise BadOption(f"profile={profile!r} is no head profile; give HeadProfile.from_pretrained(folder)")
         parts: list[Mitigation] = [cls((), contrast, profile), *(_one(each) for each in _flat(what))]
         interventions = tuple(one for part in parts for one in part.interventions)
+        lenses = tuple(one for part in parts for one in part.lenses)
         contrasts = [part.contrast for part in parts if part.contrast is not None]
         if len(contrasts) > 1:
             raise BadOption(f"{contrasts[0].name} and {contrasts[1].name} are both second streams: name one of them")
@@ -75,7 +79,7 @@ class Mitigation:
         if profile is None and len(profiles) > 1:
             raise BadOption("two mitigations bring a head profile each: give the one that is meant as profile=...")
         chosen = profile if profile is not None else next(iter(profiles.values()), None)
-        return cls(interventions, contrasts[0] if contrasts else None, chosen, checks[0] if checks else None)
+        return cls(interventions, next(iter(contrasts), None), chosen, next(iter(checks), None), lenses)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -90,8 +94,14 @@ class Mitigation:
         return cls.of([parse_method(word) for word in words_in(text)])
 
     def methods(self) -> tuple[Method, ...]:
-        """Return the interventions, the contrast after them, and the check last."""
-        return (*self.interventions, *(one for one in (self.contrast, self.check) if one is not None))
+        """Return the interventions, the lenses, the contrast after them, and the check last."""
+        alone = (one for one in (self.contrast, self.check) if one is not None)
+        return (*self.interventions, *self.lenses, *alone)
+
+    def weighing(self) -> tuple[Lens, ...]:
+        """Return everything that weighs the first stream's token logits: lenses, and interventions that are one too."""
+        also = (one for one in self.interventions if isinstance(one, Lens))
+        return tuple(one for one in (*also, *self.lenses) if one.weighs)
 
     def words(self) -> tuple[str, ...]:
         """Return a word for each method, as `--with` takes them."""
@@ -107,6 +117,7 @@ class Mitigation:
             "interventions": [one.stated() for one in self.interventions],
             "contrast": None if self.contrast is None else self.contrast.stated(),
         }
+        stated |= {"lenses": [one.stated() for one in self.lenses]} if self.lenses else {}
         return stated if self.check is None else stated | {"check": self.check.stated()}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -181,4 +192,6 @@ def _one(given: Any) -> Mitigation:
         return Mitigation(check=given)
     if isinstance(given, Intervention):
         return Mitigation((given,))
+    if isinstance(given, Lens):
+        return Mitigation(lenses=(given,))
     raise BadOption(f"{given!r} is no intervention; give instances, as in attach(model, [HeadReinforcement()])")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -99,6 +100,62 @@ class InterventionReceipt:
 
 
 @dataclass
+class LensReceipt:
+    """What a lens did.
+
+    Attributes:
+        name: of the lens.
+        options: of the lens.
+    """
+
+    name: str
+    options: dict[str, Any]
+    _tokens: Tensor | None = None
+    _counts: Tensor | None = None
+    _candidates: tuple[int, ...] = ()
+
+    def note(self, rows: Tensor, candidates: Sequence[int] = (), chosen: Tensor | None = None) -> None:
+        """Count one token for each of the rows, bool `[R]`.
+
+        Args:
+            rows: those whose tokens were weighed.
+            candidates: layers that one was chosen from, the same at every step.
+            chosen: int64 `[R]`, the place among them of each row's.
+        """
+        self._tokens = _plus(self._tokens, rows.sum())
+        if chosen is not None:
+            self._candidates = tuple(candidates)
+            places = torch.arange(len(self._candidates), device=chosen.device)
+            self._counts = _plus(self._counts, ((chosen[:, None] == places) & rows[:, None]).sum(dim=0))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were weighed. Waits for the device."""
+        return int(self._tokens or 0)
+
+    @property
+    def fired(self) -> bool:
+        """Whether any token was weighed."""
+        return self.tokens > 0
+
+    def layers(self) -> dict[int, int]:
+        """Return, by layer, how many tokens were weighed with what enters it; empty where a lens chooses none."""
+        counts = [] if self._counts is None else self._counts.tolist()
+        return {layer: count for layer, count in zip(self._candidates, counts, strict=True) if count}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is written as JSON."""
+        layers = {str(layer): count for layer, count in self.layers().items()}
+        return {"name": self.name, "options": self.options, "tokens": self.tokens, "layers": layers}
+
+    def __str__(self) -> str:
+        if not self.fired:
+            return f"{self.name}: nothing fired"
+        chosen = ", ".join(f"{layer} ({count})" for layer, count in self.layers().items())
+        return f"{self.name}: {_count(self.tokens, 'token')} weighed" + (f", by layer: {chosen}" if chosen else "")
+
+
+@dataclass
 class SecondStreamReceipt:
     """Which way a contrast's second stream took. Its prompt is not counted.
 
@@ -188,6 +245,7 @@ class Receipt:
         imageless: prompts in which no row had an image, so that nothing could fire.
         second_stream: of the contrast; None where there is none.
         check: what was asked and taken back; None where nothing is checked.
+        lenses: one receipt each, in the order in which they act.
     """
 
     model_type: str
@@ -200,19 +258,20 @@ class Receipt:
     imageless: int = 0
     second_stream: SecondStreamReceipt | None = None
     check: CheckReceipt | None = None
+    lenses: tuple[LensReceipt, ...] = ()
 
     def __repr__(self) -> str:
-        also = [one for one in (self.second_stream, self.check) if one is not None]
+        also = [*self.lenses, *(one for one in (self.second_stream, self.check) if one is not None)]
         names = ", ".join(one.name for one in (*self.interventions, *also)) or "nothing"
         counted = f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed"
-        if self.second_stream is not None and not self.interventions:  # nothing else was followed
+        if self.second_stream is not None and not (self.interventions or self.lenses):  # nothing else was followed
             counted = self.second_stream.counted
         return f"<Receipt of {names} on {self.model_type}: {counted}>"
 
     @property
     def fired(self) -> bool:
-        """Whether every attached intervention chose a head somewhere."""
-        return all(intervention.fired for intervention in self.interventions)
+        """Whether every attached intervention acted somewhere, and every lens on a token."""
+        return all(one.fired for one in self.interventions) and all(one.fired for one in self.lenses)
 
     def to_dict(self, row: int | None = None) -> dict[str, Any]:
         """Return what is written as JSON.
@@ -221,6 +280,7 @@ class Receipt:
             row: of the last batch, whose part of the check is written; None for all of it.
         """
         checked = {} if self.check is None else {"check": self.check.to_dict(row)}
+        weighed = {"lenses": [lens.to_dict() for lens in self.lenses]} if self.lenses else {}
         return {
             "model_type": self.model_type,
             "generations": self.generations,
@@ -230,10 +290,10 @@ class Receipt:
             "prompts_without_image": self.imageless,
             "interventions": [intervention.to_dict() for intervention in self.interventions],
             "second_stream": None if self.second_stream is None else asdict(self.second_stream),
-        } | checked
+        } | (weighed | checked)
 
     def __str__(self) -> str:
-        if self.second_stream is not None and not self.interventions:
+        if self.second_stream is not None and not (self.interventions or self.lenses):
             return str(self.second_stream)
         lines = [
             f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed, "
@@ -249,6 +309,7 @@ class Receipt:
             counted = f", {mean:.1f} of {self.heads} heads a layer, {_count(one.rows, 'row')}" if chosen else ""
             weight = "" if moved is None else f", mass moved {moved:.2f}"
             lines.append(f"{one.name}: layers {_ranges(one.layers)}{counted}{weight}")
+        lines += [str(one) for one in self.lenses]
         if self.second_stream is not None:
             lines.append(str(self.second_stream))
         lines += [] if self.check is None else [str(self.check)]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vlm_heads import Method, Paper
     from vlm_heads.methods import Option
 
-KINDS = ("intervention", "contrast", "check")  # in the order in which they are listed
+KINDS = ("intervention", "lens", "contrast", "check")  # in the order in which they are listed
 _SECTION = re.compile(r"^([A-Z][\w ]*):\n((?:(?: {4}.*)?\n?)+)", re.MULTILINE)
 _NOT_PLAIN = re.compile(r"""[\s,;"]""")
 
@@ -56,10 +56,11 @@ def label(kind: type[Method]) -> str:
 
 
 def kind_of(kind: type[Method]) -> str:
-    """Return whether a method is an intervention, a contrast or a check."""
-    from vlm_heads import Check, Contrast
+    """Return whether a method is an intervention, a lens, a contrast or a check."""
+    from vlm_heads import Check, Contrast, Intervention, Lens
 
-    return "contrast" if issubclass(kind, Contrast) else "check" if issubclass(kind, Check) else KINDS[0]
+    bases = zip(KINDS, (Intervention, Lens, Contrast, Check), strict=True)  # an intervention may be a lens too
+    return next(name for name, base in bases if issubclass(kind, base))
 
 
 def needs_image_free_pass(kind: type[Method]) -> bool:

@@ -209,12 +209,12 @@ def _answered(asking: Asking, protocol: Protocol, asked: Sequence[tuple[Sample, 
 
 
 def _margins(asking: Asking, protocol: Protocol) -> Margins | None:
-    """Return what records the margin of a metric's two words; None where there are none, or a second stream acts.
+    """Return what records the margin of a metric's two words; None where there are none, or token logits are weighed.
 
-    A second stream weighs the logits after they are recorded, so that the margin would not be the answer's.
+    A lens or a second stream weighs them after they are recorded, so that the margin would not be the answer's.
     """
     words = asked_of(protocol.metric).controls.margin
-    if words is None or asking.mitigation.contrast is not None:
+    if words is None or asking.mitigation.contrast is not None or asking.mitigation.weighing():
         return None
     return Margins.of_words(asking.vlm.processor.tokenizer, words)
 
@@ -261,7 +261,9 @@ def _check_fired(asking: Asking, answers: Iterable[Answer]) -> None:
     for answer in answers:
         answered += answer.error is None
         fired |= {one["name"] for one in (answer.receipt or {}).get("interventions", ()) if one["layers"]}
-    idle = [one.name for one in asking.mitigation.interventions if one.name not in fired]
+        fired |= {one["name"] for one in (answer.receipt or {}).get("lenses", ()) if one["tokens"]}
+    acting = (*asking.mitigation.interventions, *asking.mitigation.lenses)
+    idle = [one.name for one in acting if one.name not in fired]
     if idle and answered:
         raise NothingIntervened(
             f"{', '.join(idle)} found nothing to act on in any of {answered} samples, so the run would be the plain "

@@ -140,8 +140,9 @@ def control_arms(method: Arm, plain: Mitigation, fitting: Controls) -> list[Arm]
         checks = done.check.controls()
         arms += [replace(method, name=name, mitigation=replace(done, check=one)) for name, one in checks.items()]
     arms += [Arm(name, plain, added=sentence) for name, sentence in fitting.added.items()]
-    if done.contrast is not None and done.contrast.mask() > 0:
-        arms.append(Arm(MASK_ONLY, plain, decoding=masked(done.contrast.mask())))
+    weighing = (*done.lenses, *(() if done.contrast is None else (done.contrast,)))
+    if (bound := max((one.mask() for one in weighing), default=0.0)) > 0:
+        arms.append(Arm(MASK_ONLY, plain, decoding=masked(bound)))
     arms += [Arm(f"first-word{bias:+g}", plain, first_word=bias) for bias in fitting.first_word]
     if not arms:
         names = ", ".join(one.name for one in done.methods())

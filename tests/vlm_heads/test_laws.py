@@ -27,6 +27,7 @@ from vlm_kernels import AttentionPlan
 import vlm_heads.interventions
 from tests.support.compare import Generated, distance, equal
 from tests.support.families import CLOSE, Build, Tiny
+from tests.support.laws import fingerprint, ragged
 from vlm_heads import attach, errors, known_interventions, methods
 from vlm_heads.call import AttentionCall
 from vlm_heads.families import Anatomy
@@ -45,21 +46,6 @@ def _active(name: str, **changes: object) -> Intervention:
 
 def _neutral(name: str) -> Intervention:
     return _active(name, **known_interventions()[name].neutral)
-
-
-def _fingerprint(model: nn.Module) -> dict[str, object]:
-    """Return everything about a model that an attach could leave changed."""
-    found: dict[str, object] = {}
-    for path, module in model.named_modules():
-        found[path] = {
-            "attributes": sorted(vars(module)),
-            "hooks": {name: repr(value) for name, value in vars(module).items() if "hook" in name and value},
-            "forward": "forward" in vars(module),
-            "attention": getattr(getattr(module, "config", None), "_attn_implementation", None),
-            "training": module.training,
-        }
-    found["config"] = model.config.to_dict()
-    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,10 +67,10 @@ def test_1_active_changes_something(name: str, llava: Tiny) -> None:
 def test_2_leaving_restores_the_model(name: str, implementation: str, llava: Tiny) -> None:
     llava.model.set_attn_implementation(implementation)
     # transformers puts hooks of its own on the vision tower when it first runs
-    plain, before = llava.generate(), _fingerprint(llava.model)
+    plain, before = llava.generate(), fingerprint(llava.model)
     with attach(llava.model, [_active(name)]):
         llava.generate()
-    assert _fingerprint(llava.model) == before
+    assert fingerprint(llava.model) == before
     assert equal(plain, llava.generate())
 
 
@@ -96,7 +82,7 @@ class _Trouble(Exception):
 @pytest.mark.parametrize("where", ["body", "layer", "image-free pass"])
 def test_2_an_exception_restores_the_model(name: str, where: str, llava: Tiny) -> None:
     # transformers puts hooks of its own on the vision tower when it first runs
-    plain, before = llava.generate(), _fingerprint(llava.model)
+    plain, before = llava.generate(), fingerprint(llava.model)
     trouble = _Trouble()
 
     def fail(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -114,7 +100,7 @@ def test_2_an_exception_restores_the_model(name: str, where: str, llava: Tiny) -
         run()
     for handle in handles:
         handle.remove()
-    assert _fingerprint(llava.model) == before
+    assert fingerprint(llava.model) == before
     assert equal(plain, llava.generate())
 
 
@@ -182,22 +168,6 @@ def test_3_generations_that_take_turns_do_not_mix(name: str, llava: Tiny) -> Non
     assert equal(expected, got)
 
 
-def _padded() -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Return a left-padded batch of ragged prompts (one image, two images, none) and its rows alone."""
-    torch.manual_seed(3)
-    image = [150] * 4
-    rows = [[1, 5, *image, 7, 8, 9, 10], [1, *image, 6, *image, 9, 12, 13, 10, 11], [1, 20, 21, 22, 23]]
-    pixels = [torch.randn(1, 3, 28, 28), torch.randn(2, 3, 28, 28), None]
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-    alone: list[dict[str, Tensor]] = []
-    for row, values in zip(rows, pixels, strict=True):
-        one = {"input_ids": torch.tensor([row])}
-        alone.append(one if values is None else one | {"pixel_values": values})
-    together = torch.cat([values for values in pixels if values is not None])
-    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": together}, alone
-
-
 # a row that says the end of the text alone would be shorter than in a batch
 _FIVE_TOKENS: dict[str, Any] = {
     "max_new_tokens": 5,
@@ -212,7 +182,7 @@ _FIVE_TOKENS: dict[str, Any] = {
 @pytest.mark.parametrize("name", NAMES)
 def test_4_a_batch_gives_what_its_rows_give_alone(name: str, heads: int, tiny: Build) -> None:
     model = tiny("llava", num_key_value_heads=heads)
-    batch, rows = _padded()
+    batch, rows = ragged()
     with attach(model.model, [_active(name)]):
         together = model.model.generate(**batch, **_FIVE_TOKENS)
     for index, row in enumerate(rows):

@@ -18,6 +18,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from vlm_heads.asking.sentences import ends_sentence
 from vlm_heads.asking.whole_prompts import WholePrompts
 from vlm_heads.attached.cut_cache import can_be_cut, cut_cache
+from vlm_heads.attached.lens_processor import LensProcessor
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.generate_call import GenerateCall
@@ -205,7 +206,7 @@ class Drafts:
         cut_cache(self.cache, kept)
         ids = self._side_by_side(kept + 1)
         for processor in self._call.arguments.get("logits_processor") or ():
-            if isinstance(processor, ContrastProcessor):
+            if isinstance(processor, ContrastProcessor | LensProcessor):
                 processor.rewind(ids[:, :-1], mask[:, self._width - 1 : kept].bool())
         inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": self.cache}
         return {**rest, **inputs, **self._kinds(kept + 1)}, kept + 1
@@ -232,10 +233,10 @@ class Drafts:
 
     def _require_no_second_stream(self) -> None:
         given = self._call.arguments.get("logits_processor") or ()
-        if any(isinstance(one, ContrastProcessor) for one in given):
+        if any(isinstance(one, ContrastProcessor | LensProcessor) for one in given):
             raise UnsupportedGeneration(
-                "this family's cache cannot be cut, so a draft with a contrast cannot go on from a word that is taken "
-                "back: give askback max_rounds=0 and when=end, or leave the contrast out"
+                "this family's cache cannot be cut, so a draft with a contrast or a lens cannot go on from a word that "
+                "is taken back: give askback max_rounds=0 and when=end, or leave it out"
             )
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from vlm_kernels import Backend, KeyClass
+from vlm_kernels import Backend
 
 from vlm_heads.attached.by_layer import acting_by_layer, watching_by_layer
+from vlm_heads.attached.cached import cached_length, prefix
 from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
 from vlm_heads.attached.generations import Generations, TrackedGeneration
 from vlm_heads.attached.turns import ForwardTurns
@@ -44,12 +45,14 @@ class _OfOneThread(threading.local):
         paused: whether forwards are plain and belong to no generation.
         uncached: the generations without a cache.
         embedded_ids: ids whose embeddings are on their way to the model.
+        finished: the generation of the last forward.
     """
 
     def __init__(self) -> None:
         self.paused = False
         self.uncached: Uncached[TrackedGeneration] = Uncached()
         self.embedded_ids: Tensor | None = None
+        self.finished: TrackedGeneration | None = None
 
 
 class Tracker:
@@ -106,6 +109,16 @@ class Tracker:
         """Whether an extra pass runs, beside the model's answer."""
         return self._recording is not None
 
+    @property
+    def under_way(self) -> TrackedGeneration | Recording | None:
+        """What the forward that runs belongs to: a generation, an extra pass, or nothing that is followed."""
+        return None if self.paused else self._recording or self._current
+
+    @property
+    def finished(self) -> TrackedGeneration | None:
+        """The generation of this thread's last forward."""
+        return self._mine.finished
+
     def edits(self, module: nn.Module) -> bool:
         """Whether an intervention acts on this module's layer."""
         return self._layer_of[id(module)] in self._acting
@@ -119,7 +132,7 @@ class Tracker:
         try:
             yield
         finally:
-            self._mine.uncached, self._mine.embedded_ids = before, None
+            self._mine.uncached, self._mine.embedded_ids, self._mine.finished = before, None, None
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -244,7 +257,7 @@ class Tracker:
         cache = inputs.get("past_key_values")
         self._current = None
         known = self._generations.of(cache) if cache is not None else None
-        past = _cached_length(cache, known, inputs)
+        past = cached_length(cache, known, inputs)
         ids = self._prompt_ids(inputs)
         if past == 0:
             self._current = self._begin(ids, inputs, cached=cache is not None)
@@ -268,6 +281,7 @@ class Tracker:
         if self._recording is not None or self.paused or self._current is None:
             return
         state, self._current = self._current, None
+        self._mine.finished = state
         self._stream = state.lockstep = self._hidden = None  # they hold the prompt's activations
         self._receipt.steps += state.touched
         state.touched = False
@@ -380,7 +394,7 @@ class Tracker:
         state.blind = Recording()
         recording = recorded.recording(self._anatomy.layers) if "lockstep" in self._modes else nullcontext()
         with recording:
-            self._record(state.blind, self._entry, self._blind_inputs(text, inputs) | _prefix(text, state, inputs))
+            self._record(state.blind, self._entry, self._blind_inputs(text, inputs) | prefix(text, state, inputs))
         self._receipt.blind_passes += 1
         if "lockstep" in self._modes:
             self._stream = state.lockstep = LockstepStream(self._anatomy.layers, recorded)
@@ -408,28 +422,3 @@ class Tracker:
         finally:
             self._recording = None
             self._turns.give_back()
-
-
-def _new_columns(inputs: dict[str, Any]) -> int:
-    given = inputs.get("input_ids")
-    given = inputs["inputs_embeds"] if given is None else given
-    return int(given.shape[1])
-
-
-def _cached_length(cache: Cache | None, known: TrackedGeneration | None, inputs: dict[str, Any]) -> int:
-    """Return how many keys the cache holds already."""
-    if cache is None:
-        return 0
-    length = cache.get_seq_length()
-    if isinstance(length, Tensor) and length.is_cuda and known is not None and _new_columns(inputs) == 1:
-        return known.key_map.length  # reading a static cache's length would wait for the device on every step
-    return int(length)
-
-
-def _prefix(text: TextOnly, state: TrackedGeneration, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return what an image-free pass goes on from: nothing, or a copy of the cache of the turns before the image."""
-    start = state.key_map.turn_start
-    if not start:
-        return {}
-    seen = state.key_map.classes[:, :start] != KeyClass.PADDING
-    return {"past_key_values": copy.deepcopy(inputs["past_key_values"]), **text.after(seen)}

@@ -61,6 +61,7 @@ def _print_list(kinds: list[type[Method]]) -> None:
     width = max(len(kind.name) for kind in kinds) + 2
     titles = (
         "Interventions: several may be combined",
+        "Lenses: what earlier layers or steps say, several may be combined",
         "Contrasts: a second stream, one at a time",
         "Checks: the words are read before they are said, one at a time",
     )
