@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from vlm_heads.attached.second_stream import SecondStream, require_second_stream
+from vlm_heads.attached.second_stream import SecondStream, Showing, require_second_stream
+from vlm_heads.attached.stream_edit import StreamEdit
 from vlm_heads.blind import TextOnly, refuse_sound
 from vlm_heads.contrast import ContrastProcessor, Weights
-from vlm_heads.errors import BadOption
+from vlm_heads.errors import BadOption, UnsupportedGeneration
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.key_map import KeyMap
 from vlm_heads.toolkit.method import Method
@@ -49,6 +50,33 @@ class Asked:
         assert self.build is not None, "a contrast with needs_inputs_alone=False is given images and prompts"
         return self.build(images, self.prompts if prompts is None else prompts)
 
+    def again(self, *, edit: StreamEdit | None = None, showing: Showing | None = None) -> SecondStream:
+        """Return the stream of the same inputs, with an edit of its own or with other features of the picture.
+
+        Args:
+            edit: what becomes of its attention.
+            showing: see `SecondStream`.
+
+        Raises:
+            BadOption: if no prompt has an image.
+            UnsupportedGeneration: if the image is in an earlier turn, and not given again.
+            UnsupportedModel: if the family cannot run a second stream, or the edit cannot act on it.
+        """
+        if not self._key_map().any_image:
+            raise BadOption(
+                "no prompt has an image, so a second stream would be the first stream itself; give an image"
+            )
+        if not any(name.startswith("pixel_values") for name in self.inputs):
+            raise UnsupportedGeneration(
+                "the second stream reads the image too, and the conversation goes on from a cache without it: give the "
+                "whole conversation with its image, and no cache"
+            )
+        return SecondStream(self.model, self.inputs, edit=edit, showing=showing)
+
+    def _key_map(self) -> KeyMap:
+        anatomy = examine(self.model)
+        return KeyMap.of_prompt(self.inputs["input_ids"], self.inputs.get("attention_mask"), *anatomy.vision_token_ids)
+
     def without_image(self) -> SecondStream:
         """Return the stream of the same prompts with their image tokens deleted.
 
@@ -56,10 +84,8 @@ class Asked:
             BadOption: if no prompt has an image.
             UnsupportedGeneration: if a prompt has sound.
         """
-        ids: Tensor = self.inputs["input_ids"]
-        anatomy = examine(self.model)
-        refuse_sound(ids, anatomy)
-        key_map = KeyMap.of_prompt(ids, self.inputs.get("attention_mask"), *anatomy.vision_token_ids)
+        refuse_sound(self.inputs["input_ids"], examine(self.model))
+        key_map = self._key_map()
         if not key_map.any_image:
             raise BadOption(
                 "no prompt has an image, so a stream without the image would be the first stream itself; give an image"
@@ -95,19 +121,22 @@ class Contrast(Method):
         """Raise `UnsupportedModel` if the family cannot run a second stream; called before anything changes."""
         require_second_stream(anatomy)
 
-    @abstractmethod
     def second_stream(self, asked: Asked) -> SecondStream:
-        """Return the second stream of a batch.
+        """Return the second stream of a batch; a method with several states `streams` in its place.
 
         Raises:
             BadOption: if there is no image to contrast with.
             UnsupportedModel: if the family cannot run a second stream.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} states neither second_stream nor streams")
+
+    def streams(self, asked: Asked) -> tuple[SecondStream, ...]:
+        """Return all streams of a batch beside the first; see `second_stream`."""
+        return (self.second_stream(asked),)
 
     @abstractmethod
-    def weights(self, step: int) -> tuple[float, float]:
-        """Return the weights of the first and the second stream at a step, counted from 0."""
+    def weights(self, step: int) -> tuple[float, ...]:
+        """Return the weights of the first stream and each of the others at a step, counted from 0."""
         ...
 
     def mask(self) -> float:
@@ -125,4 +154,4 @@ class Contrast(Method):
             BadOption, UnsupportedModel: see `second_stream`.
         """
         weigh: Weights = self.weights
-        return ContrastProcessor(self.second_stream(asked), weigh, self.mask(), self.gate())
+        return ContrastProcessor(self.streams(asked), weigh, self.mask(), self.gate())
