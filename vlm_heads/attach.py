@@ -187,6 +187,7 @@ def attach_mitigation(
     added: AddedContrast | None = None
     if mitigation.contrast is not None:
         mitigation.contrast.check(anatomy)
+        mitigation.contrast.check_model(model, anatomy)
         receipt.second_stream = SecondStreamReceipt(mitigation.contrast.name)
     with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,7 @@ class Whole:
 
 
 Rule = Callable[[Whole], Tensor]
+Around = Callable[[PreTrainedModel, Inputs], AbstractContextManager[None]]
 
 
 def plainly(call: Whole) -> Tensor:
@@ -64,20 +65,35 @@ def alone(inputs: Inputs) -> list[Inputs]:
     return rows
 
 
-def streamed(model: PreTrainedModel, inputs: Inputs, answer: Tensor, rule: Rule = plainly) -> Tensor:
+@dataclass(frozen=True)
+class Stream:
+    """What a stream does otherwise than the first.
+
+    Attributes:
+        rule: computes attention.
+        around: given a model in float64 and one row, makes a context in which the picture's features are others.
+    """
+
+    rule: Rule = plainly
+    around: Around = lambda _, __: nullcontext()
+
+
+def streamed(model: PreTrainedModel, inputs: Inputs, answer: Tensor, stream: Stream = Stream()) -> Tensor:
     """Return log-probabilities `[B, V]` in float64 after the prompt and the answer so far `[B, t]`.
 
     Args:
         model: a tiny Llava; it stays as it is.
         inputs: of a batch padded on the left, a picture in each row.
         answer: may be empty.
-        rule: computes attention.
+        stream: what is otherwise.
     """
     exact = copy.deepcopy(model).double()
     found = []
     for row, said in zip(alone(inputs), answer, strict=True):
-        whole = grown(exact, {**row, "pixel_values": row["pixel_values"].double()}, said[None])
-        with _written(exact, rule, whole["input_ids"][0] == IMAGE, row["input_ids"].shape[1]), torch.no_grad():
+        row = {**row, "pixel_values": row["pixel_values"].double()}
+        whole = grown(exact, row, said[None])
+        written = _written(exact, stream.rule, whole["input_ids"][0] == IMAGE, row["input_ids"].shape[1])
+        with torch.no_grad(), stream.around(exact, row), written:
             found.append(exact(**whole).logits[0, -1])
     return torch.stack(found).log_softmax(-1)
 

@@ -104,10 +104,13 @@ class Contrast(Method):
     Attributes:
         needs_inputs_alone: whether the model's inputs are enough to make the second stream. `attach` adds such a
             contrast by itself; the others need the image and the prompt and go through `VLM.answer`.
+        trial: options under which it acts on any model that has image keys, even a tiny random one; the laws are tested
+            with them.
     """
 
     passes: ClassVar[int] = 2
     needs_inputs_alone: ClassVar[bool] = True
+    trial: ClassVar[Mapping[str, Any]] = {}
 
     bound: float = option(
         0.1,
@@ -120,6 +123,10 @@ class Contrast(Method):
     def check(self, anatomy: Anatomy) -> None:
         """Raise `UnsupportedModel` if the family cannot run a second stream; called before anything changes."""
         require_second_stream(anatomy)
+
+    def check_model(self, model: nn.Module, anatomy: Anatomy) -> None:
+        """Raise `UnsupportedModel` if another part than the language model is not as needed; called with `check`."""
+        return
 
     def second_stream(self, asked: Asked) -> SecondStream:
         """Return the second stream of a batch; a method with several states `streams` in its place.

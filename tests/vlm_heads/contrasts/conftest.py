@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from tests.support.compare import distance, rounding
 from tests.support.families import Build, Inputs, Tiny
-from tests.support.stream_oracle import Rule, plainly, streamed, weighed
+from tests.support.stream_oracle import Rule, Stream, streamed, weighed
 from vlm_heads import Contrast, attach
 
 CLOSE_SCORES = rounding(torch.float32, terms=64, size=10.0)
@@ -33,11 +33,12 @@ def _holds(
     contrast: Contrast,
     model: PreTrainedModel,
     inputs: Inputs,
-    rules: Sequence[Rule],
+    others: Sequence[Stream | Rule],
     weights: Callable[[int], Sequence[float]],
     bound: float,
     least: float = 1e-3,
 ) -> None:
+    beside = [one if isinstance(one, Stream) else Stream(one) for one in others]
     torch.nn.init.zeros_(model.get_output_embeddings().weight[150:151])  # no image token in the answer
     for one_pass in (True, False):
         with attach(model, contrast, one_pass=one_pass) as run:
@@ -47,7 +48,7 @@ def _holds(
             )  # fmt: skip
         answer = got.sequences[:, -STEPS:]
         for step in range(STEPS):
-            streams = [streamed(model, inputs, answer[:, :step], rule) for rule in (plainly, *rules)]
+            streams = [streamed(model, inputs, answer[:, :step], one) for one in (Stream(), *beside)]
             expected = weighed(streams, weights(step), bound)
             assert distance(expected, got.scores[step].double()) < CLOSE_SCORES, f"{one_pass=}, {step=}"
             for other in streams[1:]:
@@ -55,4 +56,4 @@ def _holds(
         second = run.receipt.second_stream
         assert second is not None
         assert (second.in_one_pass, second.in_two_forwards) == ((STEPS - 1, 0) if one_pass else (0, STEPS - 1))
-        assert second.streams == len(rules)
+        assert second.streams == len(beside)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.support.families import Build, Tiny
-from tests.support.stream_oracle import Rule, Whole, padded, plainly, streamed
+from tests.support.stream_oracle import Rule, Stream, Whole, padded, plainly, streamed
 from tests.vlm_heads.contrasts.conftest import Holds
 from vlm_heads import attach
 from vlm_heads.contrasts.masked_heads import MaskedHeads
@@ -44,7 +44,7 @@ def test_each_prompt_masks_the_heads_that_look_at_its_picture_most(model: Tiny, 
     inputs = padded()
     for row in range(2):
         one = {name: value[row : row + 1] for name, value in inputs.items()}
-        streamed(model.model, one, torch.empty(1, 0).long(), look)
+        streamed(model.model, one, torch.empty(1, 0).long(), Stream(look))
         chosen.append(tuple((int(at) // 4, int(at) % 4) for at in mass.flatten().argsort(descending=True)[:3]))
     assert set(chosen[0]) != set(chosen[1])
     lengths = {int(inputs["attention_mask"][row].sum()): chosen[row] for row in range(2)}
