@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.attached.stream_edit import StreamCall, StreamEdit
@@ -36,5 +37,7 @@ class _Looking(StreamEdit):
         self.weights: dict[int, Tensor] = {}
 
     def attend(self, call: StreamCall) -> Tensor:
-        self.weights[call.layer] = row_weights(call).masked_fill(~image_keys(call)[:, None], 0.0)
+        weights = row_weights(call).masked_fill(~image_keys(call)[:, None], 0.0)
+        beyond = call.key_map.length - weights.shape[-1]  # keys that a sliding layer no longer holds
+        self.weights[call.layer] = pad(weights, (beyond, 0))
         return call.plain()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from vlm_kernels import KeyClass
 
 from vlm_heads.attached.second_stream import SecondStream, Showing, require_second_stream
 from vlm_heads.attached.stream_edit import StreamEdit
@@ -72,6 +73,10 @@ class Asked:
                 "whole conversation with its image, and no cache"
             )
         return SecondStream(self.model, self.inputs, edit=edit, showing=showing)
+
+    def image_positions(self) -> Tensor:
+        """Return bool `[B, T]`: the prompt's positions that are an image's."""
+        return self._key_map().classes == KeyClass.IMAGE
 
     def _key_map(self) -> KeyMap:
         anatomy = examine(self.model)

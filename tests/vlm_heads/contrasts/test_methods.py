@@ -48,7 +48,19 @@ def _pictures() -> list[Image.Image]:
 
 
 def test_all_are_found() -> None:
-    assert NAMES == ["branch", "causalmm", "icd", "lqcd", "m3id", "maskcd", "pai-contrast", "ritual", "vcd"]
+    assert NAMES == [
+        "avisc",
+        "branch",
+        "causalmm",
+        "icd",
+        "lqcd",
+        "m3id",
+        "maskcd",
+        "pai-contrast",
+        "ritual",
+        "sid",
+        "vcd",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
