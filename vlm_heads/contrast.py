@@ -37,10 +37,10 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
     Args:
         stream: the second stream, or several.
         weights: of the first stream and each of the others at a step, counted from 0.
-        bound: tokens less probable than this share of the first stream's most probable one are excluded; 0 excludes
-            none.
+        bound: tokens less probable than this share of the most probable one are excluded; 0 excludes none.
         unsure_below: a row is contrasted where the first stream's most probable token is less probable than this, among
             the tokens that are not excluded; None contrasts every row.
+        judge: the stream whose probabilities `bound` speaks of; 0 is the first.
     """
 
     def __init__(
@@ -49,9 +49,11 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         weights: Weights,
         bound: float,
         unsure_below: float | None = None,
+        judge: int = 0,
     ) -> None:
         require_number("bound", bound, at_least=0.0, at_most=1.0)
         self._unsure_below = unsure_below
+        self._judge = judge
         self.streams = (stream,) if isinstance(stream, SecondStream) else tuple(stream)
         self._weights = weights
         self._bound = bound
@@ -74,7 +76,8 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
             weighed = weighed + weight * stream
         plausible = first > -torch.inf  # where the first stream weighs nothing, what it excludes would be undefined
         if self._bound > 0.0:
-            plausible &= first >= first.amax(dim=-1, keepdim=True) + math.log(self._bound)
+            judge = (first, *streams)[self._judge].masked_fill(~plausible, -torch.inf)
+            plausible &= judge >= judge.amax(dim=-1, keepdim=True) + math.log(self._bound)
         weighed = weighed.masked_fill(~plausible, -torch.inf)
         if self._unsure_below is not None:
             alone = first.masked_fill(~plausible, -torch.inf).log_softmax(dim=-1)

@@ -69,15 +69,13 @@ def without_keys(call: StreamCall, closed: Tensor) -> Tensor:
 
 
 def beyond_lowest(weights: Tensor, among: Tensor, kept: Tensor) -> Tensor:
-    """Return bool `[B, T]`: those of some keys that are not among their row's lowest.
+    """Return bool `[..., T]`: those of some keys that are not among the lowest.
 
     Args:
-        weights: `[B, T]`; where they are equal, the earlier key is the lower.
-        among: bool `[B, T]`, the keys that are compared.
-        kept: int64 `[B]`, how many are lowest.
+        weights: `[..., T]`; where they are equal, the earlier key is the lower.
+        among: bool, the keys that are compared; it broadcasts to `weights`.
+        kept: int64, how many are lowest; it broadcasts to `weights`.
     """
-    order = weights.masked_fill(~among, torch.inf).argsort(dim=1, stable=True)
-    place = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
-    return among & (place >= kept[:, None])
+    order = weights.masked_fill(~among, torch.inf).argsort(dim=-1, stable=True)
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return among & (torch.empty_like(order).scatter_(-1, order, places) >= kept)

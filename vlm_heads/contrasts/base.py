@@ -109,12 +109,17 @@ class Contrast(Method):
     Attributes:
         needs_inputs_alone: whether the model's inputs are enough to make the second stream. `attach` adds such a
             contrast by itself; the others need the image and the prompt and go through `VLM.answer`.
+        judge: the stream whose probabilities tell plausible tokens; 0 is the first.
+        weighs_the_first: whether the first stream is weighed at all. Interventions act in no other, so none goes beside
+            a contrast that does not weigh it.
         trial: options under which it acts on any model that has image keys, even a tiny random one; the laws are tested
             with them.
     """
 
     passes: ClassVar[int] = 2
     needs_inputs_alone: ClassVar[bool] = True
+    judge: ClassVar[int] = 0
+    weighs_the_first: ClassVar[bool] = True
     trial: ClassVar[Mapping[str, Any]] = {}
 
     bound: float = option(
@@ -166,4 +171,4 @@ class Contrast(Method):
             BadOption, UnsupportedModel: see `second_stream`.
         """
         weigh: Weights = self.weights
-        return ContrastProcessor(self.streams(asked), weigh, self.mask(), self.gate())
+        return ContrastProcessor(self.streams(asked), weigh, self.mask(), self.gate(), self.judge)

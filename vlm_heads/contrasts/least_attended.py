@@ -79,5 +79,5 @@ class LeastImageKeys(ClosedKeys):
     def closed(self, call: StreamCall, weights: Tensor) -> Tensor:
         classes = call.key_map.classes
         image = (classes == KeyClass.IMAGE) | (classes == KeyClass.IMAGE_SINK)
-        kept = (self.share * image.sum(dim=1)).round().clamp_min(1).long()
+        kept = (self.share * image.sum(dim=1, keepdim=True)).round().clamp_min(1).long()
         return beyond_lowest(weights, image, kept)

@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from vlm_kernels import AttentionPlan
 
-from vlm_heads.attached.looked import image_weights
 from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.attached.stream_edit import PlannedEdit, StreamCall
 from vlm_heads.contrasts.base import Asked, Contrast
+from vlm_heads.contrasts.image_heads import ImageHeads
 from vlm_heads.families import Anatomy, examine
-from vlm_heads.toolkit.head_list import HeadList, HeadListForm, layers_of_heads
-from vlm_heads.toolkit.head_ranking import highest, read_ranking
+from vlm_heads.toolkit.head_list import HeadList, HeadListForm
 from vlm_heads.toolkit.method import Paper
 from vlm_heads.toolkit.options import option
 from vlm_heads.toolkit.row_attention import require_image_keys
@@ -67,65 +65,36 @@ class MaskedHeads(Contrast):
     def check(self, anatomy: Anatomy) -> None:
         super().check(anatomy)
         require_image_keys(anatomy)
-        self._listed(anatomy)
+        self._heads(anatomy)
 
     def second_stream(self, asked: Asked) -> SecondStream:
-        return asked.again(edit=_WithoutHeads(self._listed(examine(asked.model)), self.share))
+        return asked.again(edit=_WithoutHeads(self._heads(examine(asked.model))))
 
     def weights(self, step: int) -> tuple[float, float]:
         return 1.0 + self.alpha, -self.alpha
 
-    def _listed(self, anatomy: Anatomy) -> Mapping[int, frozenset[int]] | None:
-        """Return the heads that are masked in each layer; None where each prompt has its own.
-
-        Raises:
-            BadOption: if a head is not in the model.
-            BadProfile: if the ranking cannot be read.
-        """
-        if not isinstance(self.heads, str):
-            return layers_of_heads(anatomy, self.heads, self.name)
-        if self.ranking == "none":
-            return None
-        count = round(self.share * len(anatomy.attentions) * anatomy.heads)
-        return layers_of_heads(anatomy, highest(read_ranking(self.ranking), count), self.name)
+    def _heads(self, anatomy: Anatomy) -> ImageHeads:
+        return ImageHeads.of(self.name, anatomy, self.heads, self.ranking, self.share, least=False)
 
 
 @dataclass(frozen=True)
 class _WithoutHeads(PlannedEdit):
-    """Lets listed heads give nothing; without a list, each prompt's own share of heads that look at the image most."""
+    """Lets heads give nothing.
 
-    listed: Mapping[int, frozenset[int]] | None
-    share: float
+    Attributes:
+        heads: which.
+    """
+
+    heads: ImageHeads
 
     def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
-        return super().layers_in(anatomy) if self.listed is None else frozenset(self.listed)
+        return self.heads.layers(anatomy)
 
     def learnt(self, model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[Any, Any]:
-        if self.listed is not None:
-            return {}
-        mass = {layer: weights.sum(dim=-1) for layer, weights in image_weights(model, inputs).items()}
-        return {"masked": dict(zip(mass, _highest(torch.stack([*mass.values()], dim=1), self.share), strict=True))}
+        return self.heads.learnt(model, inputs)
 
     def plan(self, call: StreamCall) -> AttentionPlan | None:
         known: dict[int, AttentionPlan] = call.memory.setdefault("plans", {})
         if call.layer not in known:
-            masked = self._masked(call) & call.key_map.has_image[:, None]
-            known[call.layer] = AttentionPlan(head_gain=call.gains(masked, 0.0))
+            known[call.layer] = AttentionPlan(head_gain=call.gains(self.heads.chosen(call), 0.0))
         return known[call.layer]
-
-    def _masked(self, call: StreamCall) -> Tensor:
-        """Return bool `[B or 1, Hq]`: the heads of this layer that give nothing."""
-        if self.listed is None:
-            own: Tensor = call.memory["masked"][call.layer]
-            return own
-        heads = torch.zeros(1, call.query.shape[1], dtype=torch.bool, device=call.query.device)
-        heads[:, list(self.listed[call.layer])] = True
-        return heads
-
-
-def _highest(mass: Tensor, share: float) -> tuple[Tensor, ...]:
-    """Return bool `[B, Hq]` for each layer: the share of all heads with the highest values of `mass` `[B, L, Hq]`."""
-    flat = mass.flatten(1)
-    chosen = torch.zeros_like(flat, dtype=torch.bool)
-    chosen.scatter_(1, flat.topk(round(share * flat.shape[1]), dim=1).indices, True)
-    return chosen.view_as(mass).unbind(dim=1)

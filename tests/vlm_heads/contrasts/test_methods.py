@@ -49,6 +49,7 @@ def _pictures() -> list[Image.Image]:
 
 def test_all_are_found() -> None:
     assert NAMES == [
+        "ascd",
         "avisc",
         "branch",
         "causalmm",
@@ -56,6 +57,7 @@ def test_all_are_found() -> None:
         "lqcd",
         "m3id",
         "maskcd",
+        "owl",
         "pai-contrast",
         "ritual",
         "sid",
