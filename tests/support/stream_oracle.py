@@ -72,10 +72,12 @@ class Stream:
     Attributes:
         rule: computes attention.
         around: given a model in float64 and one row, makes a context in which the picture's features are others.
+        text_only: whether image tokens are deleted.
     """
 
     rule: Rule = plainly
     around: Around = lambda _, __: nullcontext()
+    text_only: bool = False
 
 
 def streamed(model: PreTrainedModel, inputs: Inputs, answer: Tensor, stream: Stream = Stream()) -> Tensor:
@@ -91,6 +93,9 @@ def streamed(model: PreTrainedModel, inputs: Inputs, answer: Tensor, stream: Str
     found = []
     for row, said in zip(alone(inputs), answer, strict=True):
         row = {**row, "pixel_values": row["pixel_values"].double()}
+        if stream.text_only:
+            ids = row["input_ids"][row["input_ids"] != IMAGE][None]
+            row = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         whole = grown(exact, row, said[None])
         written = _written(exact, stream.rule, whole["input_ids"][0] == IMAGE, row["input_ids"].shape[1])
         with torch.no_grad(), stream.around(exact, row), written:

@@ -82,8 +82,11 @@ class Asked:
         anatomy = examine(self.model)
         return KeyMap.of_prompt(self.inputs["input_ids"], self.inputs.get("attention_mask"), *anatomy.vision_token_ids)
 
-    def without_image(self) -> SecondStream:
+    def without_image(self, *, edit: StreamEdit | None = None) -> SecondStream:
         """Return the stream of the same prompts with their image tokens deleted.
+
+        Args:
+            edit: what becomes of its attention.
 
         Raises:
             BadOption: if no prompt has an image.
@@ -97,7 +100,7 @@ class Asked:
             )
         kept = TextOnly.of_classes(key_map.classes).of_inputs(self.inputs, {})
         inputs = {name: kept[name] for name in kept if name not in ("use_cache", "position_ids")}
-        return SecondStream(self.model, inputs)
+        return SecondStream(self.model, inputs, edit=edit)
 
 
 @dataclass(frozen=True)

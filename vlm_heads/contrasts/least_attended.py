@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
-from vlm_kernels import KeyClass
-
-from vlm_heads.attached.closed_keys import ClosedKeys, beyond_lowest
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.attached.stream_edit import StreamCall
 from vlm_heads.contrasts.base import Asked, Contrast
+from vlm_heads.contrasts.least_image_keys import LeastImageKeys
 from vlm_heads.families import Anatomy
 from vlm_heads.toolkit.method import Paper
 from vlm_heads.toolkit.options import option
@@ -64,20 +60,3 @@ class LeastAttended(Contrast):
 
     def mask(self) -> float:
         return 0.0 if self.mode == "code" else self.bound
-
-
-@dataclass(frozen=True)
-class LeastImageKeys(ClosedKeys):
-    """Keeps the share of the image keys that are attended to least.
-
-    Attributes:
-        share: of each row's image keys; one at least is kept.
-    """
-
-    share: float
-
-    def closed(self, call: StreamCall, weights: Tensor) -> Tensor:
-        classes = call.key_map.classes
-        image = (classes == KeyClass.IMAGE) | (classes == KeyClass.IMAGE_SINK)
-        kept = (self.share * image.sum(dim=1, keepdim=True)).round().clamp_min(1).long()
-        return beyond_lowest(weights, image, kept)

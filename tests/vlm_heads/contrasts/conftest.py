@@ -37,9 +37,11 @@ def _holds(
     weights: Callable[[int], Sequence[float]],
     bound: float,
     least: float = 1e-3,
+    sure: float | None = None,
 ) -> None:
     beside = [one if isinstance(one, Stream) else Stream(one) for one in others]
     torch.nn.init.zeros_(model.get_output_embeddings().weight[150:151])  # no image token in the answer
+    gated: set[bool] = set()
     for one_pass in (True, False):
         with attach(model, contrast, one_pass=one_pass) as run:
             got = model.generate(
@@ -50,6 +52,11 @@ def _holds(
         for step in range(STEPS):
             streams = [streamed(model, inputs, answer[:, :step], one) for one in (Stream(), *beside)]
             expected = weighed(streams, weights(step), bound)
+            if sure is not None:
+                alone = weighed(streams, [1.0, *[0.0] * len(beside)], bound)
+                is_sure = alone.amax(-1, keepdim=True).exp() >= sure
+                gated |= set(is_sure.flatten().tolist())
+                expected = torch.where(is_sure, alone, expected)
             assert distance(expected, got.scores[step].double()) < CLOSE_SCORES, f"{one_pass=}, {step=}"
             for other in streams[1:]:
                 assert distance(streams[0], other) > least, f"{step=}: a second stream that is the first shows nothing"
@@ -57,3 +64,4 @@ def _holds(
         assert second is not None
         assert (second.in_one_pass, second.in_two_forwards) == ((STEPS - 1, 0) if one_pass else (0, STEPS - 1))
         assert second.streams == len(beside)
+    assert sure is None or gated == {True, False}, "rows on both sides of the gate show what it does"

@@ -53,6 +53,7 @@ def test_all_are_found() -> None:
         "avisc",
         "branch",
         "causalmm",
+        "crops",
         "icd",
         "lqcd",
         "m3id",
