@@ -198,6 +198,12 @@ def attach_mitigation(
     added: AddedContrast | None = None
     if mitigation.contrast is not None:
         mitigation.contrast.check(anatomy)
+        mitigation.contrast.check_model(model, anatomy)
+        if interventions and not mitigation.contrast.weighs_the_first:
+            raise BadOption(
+                f"{mitigation.contrast.name} weighs streams of its own and not the first, and {interventions[0].name} "
+                "acts in the first alone: name one of them"
+            )
         receipt.second_stream = SecondStreamReceipt(mitigation.contrast.name)
     with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]

@@ -6,6 +6,7 @@ State is found by attention module, never by a context variable: a streamer gene
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PlainAttention = Callable[..., tuple[Tensor, Tensor | None]]
+Attending = Callable[..., tuple[Tensor, Tensor | None]]  # as `LayerRunner.run`
 
 # The kinds of plain attention whose masks we understand. The model keeps the one it came with, so attaching alone
 # changes no bit of its output.
@@ -59,6 +61,15 @@ class LayerRunner(Protocol):
 
 
 _RUNNERS: WeakKeyDictionary[nn.Module, LayerRunner] = WeakKeyDictionary()
+
+
+class _OfOneThread(threading.local):
+    """What computes the attention of forwards that belong to no generation; a thread runs them from end to end."""
+
+    attend: Attending | None = None
+
+
+_ASIDE = _OfOneThread()
 
 
 def registered_name(base: str) -> str:
@@ -120,6 +131,22 @@ def plain_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
             runner.paused = False
 
 
+@contextmanager
+def forwards_aside(modules: Iterable[nn.Module], attend: Attending | None) -> Iterator[None]:
+    """While the context lasts, let forwards of this thread belong to no generation.
+
+    Args:
+        modules: whose attention they ask for.
+        attend: computes it; None leaves it plain.
+    """
+    before, _ASIDE.attend = _ASIDE.attend, attend
+    try:
+        with plain_forwards(modules):
+            yield
+    finally:
+        _ASIDE.attend = before
+
+
 def _stand_in(base: str) -> PlainAttention:
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
@@ -127,6 +154,8 @@ def _stand_in(base: str) -> PlainAttention:
         plain = _plain_attention(base, module)
         runner = _RUNNERS.get(module)
         if runner is None or runner.paused:
+            if _ASIDE.attend is not None:
+                return _ASIDE.attend(plain, module, query, key, value, attention_mask, settings)
             return plain(module, query, key, value, attention_mask, **settings)
         return runner.run(plain, module, query, key, value, attention_mask, settings)
 

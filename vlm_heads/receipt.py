@@ -157,19 +157,21 @@ class LensReceipt:
 
 @dataclass
 class SecondStreamReceipt:
-    """Which way a contrast's second stream took. Its prompt is not counted.
+    """Which way a contrast's second stream took, or its several. Their prompts are not counted.
 
     Attributes:
         name: of the contrast.
-        in_one_pass: tokens whose two streams ran in one forward.
-        in_two_forwards: tokens for which the second stream ran a forward of its own.
+        in_one_pass: tokens whose streams ran in one forward.
+        in_two_forwards: tokens for which each of the others ran a forward of its own.
         why: why it did, in words; empty where it did not.
+        streams: how many there are beside the first.
     """
 
     name: str
     in_one_pass: int = 0
     in_two_forwards: int = 0
     why: str = ""
+    streams: int = 1
 
     def note(self, in_one_pass: int, in_two_forwards: int, why: str) -> None:
         """Count what became of one call of `generate`."""
@@ -181,7 +183,8 @@ class SecondStreamReceipt:
     def counted(self) -> str:
         """How many tokens went which way, in words."""
         reason = f" ({self.why})" if self.why else ""
-        ways = {"in one pass": self.in_one_pass, f"in two forwards each{reason}": self.in_two_forwards}
+        forwards = "two" if self.streams == 1 else str(self.streams + 1)
+        ways = {"in one pass": self.in_one_pass, f"in {forwards} forwards each{reason}": self.in_two_forwards}
         said = [f"{_count(tokens, 'token')} {way}" for way, tokens in ways.items() if tokens]
         return ", ".join(said) or "no token after the first"
 

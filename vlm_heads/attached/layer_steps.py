@@ -1,16 +1,17 @@
-"""What becomes of a decoder layer's call while two streams go through one forward."""
+"""What becomes of a decoder layer's call while several streams go through one forward."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from vlm_heads.attached.stacked_rows import JoinedCache, StackedArguments
+from vlm_heads.attention import Attending
 
 Layer = Callable[..., Any]
 Arguments = dict[str, Any]
@@ -31,7 +32,7 @@ class UnderWay(threading.local):
     Attributes:
         step: what becomes of its layers' calls; None leaves them alone.
         stacked: the forked step whose rows are in the layer that runs, until its attention is computed.
-        one_pass: whether the forward may hold rows of both streams.
+        one_pass: whether the forward may hold rows of all streams.
     """
 
     def __init__(self) -> None:
@@ -92,47 +93,59 @@ class Seeing:
         return output
 
 
-class Forked:
-    """Both streams through one forward. From the layer where they part, each has rows of its own.
+class Beside(NamedTuple):
+    """One stream beside the first, in one forward.
 
-    Between layers the model sees the first stream's rows alone; the last layer returns those of both, so that the
+    Attributes:
+        arguments: returns what it enters a layer with, where its rows begin there, and its arguments.
+        attending: computes the attention of its rows; None leaves it plain.
+        alone: makes a context in which forwards are its own.
+    """
+
+    arguments: SecondArguments
+    attending: Attending | None
+    alone: Callable[[], AbstractContextManager[object]]
+
+
+class Forked:
+    """All streams through one forward. From the layer where they part, each has rows of its own.
+
+    Between layers the model sees the first stream's rows alone; the last layer returns those of all, so that the
     norm, the head and what a family does to token logits run once.
 
     Attributes:
         rows: of each stream.
-        cache: of both, as stacked layers see it.
-        mask: the second stream's, in the layer that runs.
+        cache: of all, as stacked layers see it.
+        beside: the streams beside the first.
+        masks: theirs, in the layer that runs.
 
     Args:
         rows: of each stream.
-        layers: the first layer with rows of both, and the last layer.
-        second: returns what the second stream enters a layer with, where its rows begin there, and its arguments.
-        cache: of both.
-        stacks: layers in which both streams' rows run at once; in the others one runs after the other.
+        layers: the first layer with rows of all, and the last layer.
+        beside: the streams beside the first.
+        cache: of all.
+        stacks: layers in which all streams' rows run at once; in the others one runs after the other.
         under_way: of this thread.
-        plain: makes a context in which attention is nobody's.
     """
 
     def __init__(
         self,
         rows: int,
         layers: tuple[int, int],
-        second: SecondArguments,
+        beside: Sequence[Beside],
         cache: JoinedCache,
         stacks: frozenset[int],
         under_way: UnderWay,
-        plain: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.rows = rows
         self.cache = cache
-        self.mask: Tensor | None = None
+        self.beside = beside
+        self.masks: list[Tensor | None] = []
         self._start, self._last = layers
-        self._second = second
         self._stacks = stacks
         self._under_way = under_way
-        self._plain = plain
         self._arguments = StackedArguments(rows)
-        self._hidden: Tensor | None = None
+        self._hidden: list[Tensor] | None = None
 
     def run(self, layer: int, forward: Layer, args: Sequence[Any], kwargs: Arguments) -> Any:
         self._under_way.step = None  # what a layer calls itself is no layer of this walk
@@ -142,24 +155,35 @@ class Forked:
             self._under_way.step = self
 
     def _both(self, layer: int, forward: Layer, args: Sequence[Any], kwargs: Arguments) -> Any:
-        first = args[0]
-        entering, others = self._second(layer, first, kwargs)
-        second = entering if self._hidden is None else self._hidden
+        given = [one.arguments(layer, args[0], kwargs) for one in self.beside]
+        hidden = [entering for entering, _ in given] if self._hidden is None else self._hidden
+        others = [arguments for _, arguments in given]
         stacked = self._arguments.of(kwargs, others, self.cache) if layer in self._stacks and len(args) == 1 else None
         if stacked is None:
-            output = forward(*args, **kwargs)
-            with self._plain():
-                self._hidden = _hidden(forward(second, *args[1:], **others))
-            both = torch.cat([_hidden(output), self._hidden]) if layer == self._last else None
-            return output if both is None else _with_hidden(output, both)
-        self.mask, self._under_way.stacked = others.get("attention_mask"), self
+            return self._one_by_one(layer, forward, args, kwargs, hidden, others)
+        self.masks, self._under_way.stacked = [one.get("attention_mask") for one in others], self
         try:
-            output = forward(torch.cat([first, second]), **stacked)
+            output = forward(torch.cat([args[0], *hidden]), **stacked)
         finally:
             self._under_way.stacked = None
-        both = _hidden(output)
-        self._hidden = both[self.rows :]
-        return output if layer == self._last else _with_hidden(output, both[: self.rows])
+        first, *self._hidden = _hidden(output).chunk(len(hidden) + 1)
+        return output if layer == self._last else _with_hidden(output, first)
+
+    def _one_by_one(
+        self,
+        layer: int,
+        forward: Layer,
+        args: Sequence[Any],
+        kwargs: Arguments,
+        hidden: Sequence[Tensor],
+        others: Sequence[Arguments],
+    ) -> Any:
+        output = forward(*args, **kwargs)
+        self._hidden = []
+        for one, entering, arguments in zip(self.beside, hidden, others, strict=True):
+            with one.alone():
+                self._hidden.append(_hidden(forward(entering, *args[1:], **arguments)))
+        return _with_hidden(output, torch.cat([_hidden(output), *self._hidden])) if layer == self._last else output
 
 
 def _hidden(output: Any) -> Tensor:

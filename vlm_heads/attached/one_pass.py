@@ -1,4 +1,4 @@
-"""Two streams, one pass: the rows of a second stream run in the forwards of the first.
+"""Two streams, one pass: the rows of a second stream, or of several, run in the forwards of the first.
 
 Decoding reads the weights once for each forward, so two rows cost little more than one. The model's forward, its
 decoder layers and their linear layers are stood in for while an attach lasts, and the caller's `generate` sees its own
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -69,14 +69,14 @@ class OnePass:
                 undo.enter_context(_standing_in(linear, functools.partial(self._linear_forward, linear)))
             yield
 
-    def begin(self, stream: SecondStream) -> None:
-        """Let what this thread generates next have this second stream."""
-        self._mine.pair = Pair(stream, self._parts, self.why)
+    def begin(self, streams: Sequence[SecondStream]) -> None:
+        """Let what this thread generates next have these streams beside it."""
+        self._mine.pair = Pair(streams, self._parts, self.why)
 
-    def end(self) -> tuple[SecondStream | None, str]:
-        """Let go of this thread's second stream; return it, and why it ran forwards of its own, empty if it did not."""
+    def end(self) -> tuple[Sequence[SecondStream], str]:
+        """Let go of this thread's other streams; return them, and why they ran forwards of their own, or nothing."""
         pair, self._mine.pair = self._mine.pair, None
-        return (None, "") if pair is None else (pair.stream, pair.end())
+        return ((), "") if pair is None else (pair.streams, pair.end())
 
     def _model_forward(self, forward: Layer, *args: Any, **kwargs: Any) -> Any:
         pair = self._mine.pair

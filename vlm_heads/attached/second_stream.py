@@ -1,9 +1,12 @@
-"""A second stream of token logits beside a generation: its own inputs, its own cache, never edited by an attach."""
+"""A second stream of token logits beside a generation: its own inputs, its own cache, and at wish an edit of its own.
+
+Interventions never act in it. A `StreamEdit` acts in it alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -14,12 +17,16 @@ from transformers.utils import ModelOutput
 
 from vlm_heads import attention
 from vlm_heads.attached.cut_cache import cut_cache
+from vlm_heads.attached.installing import switched
 from vlm_heads.attached.layer_steps import SecondArguments
+from vlm_heads.attached.stream_edit import EditedAttention, StreamEdit
+from vlm_heads.attention import Attending
 from vlm_heads.blind import remembering, untouched
 from vlm_heads.errors import UnsupportedModel
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.wrappers import unwrapped
 
+Showing = Callable[[], AbstractContextManager[object]]
 Noted = Callable[[Callable[[], object]], SecondArguments]
 
 
@@ -39,22 +46,36 @@ class SecondStream:
     Args:
         model: a vision-language model of transformers.
         inputs: what its forward takes, with another image, none, or another prompt; as many rows as the first stream.
+        edit: what becomes of its attention; None leaves it plain.
+        showing: makes a context around its prompt's forward, in which the picture's features are others; None leaves
+            them as they are.
 
     Raises:
-        UnsupportedModel: if the family generates past its own forward, or ignores logits processors.
+        UnsupportedModel: if the family generates past its own forward, or ignores logits processors, or if the edit
+            cannot act on the model.
     """
 
     begins_with_the_first: ClassVar[bool] = False
 
-    def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        *,
+        edit: StreamEdit | None = None,
+        showing: Showing | None = None,
+    ) -> None:
         anatomy = examine(model)
         require_second_stream(anatomy)
         self.rows = int(inputs["input_ids"].shape[0])
         self.start = self.in_one_pass = self.in_two_forwards = 0
         self._model: Any = unwrapped(model)
         self._remembering = remembering(self._model)
+        self._anatomy = anatomy
         self._attentions = tuple(anatomy.attentions.values())
         self._inputs = dict(inputs)
+        self._edited = None if edit is None else EditedAttention(edit, self._model, anatomy, self._inputs)
+        self._showing: Showing = nullcontext if showing is None else showing
         self._kwargs: dict[str, Any] = {}
         self._told: Tensor | None = None
         self._reordered = False
@@ -63,6 +84,11 @@ class SecondStream:
     def cache(self) -> Cache | None:
         """Its own keys and values; None before it began."""
         return self._kwargs.get("past_key_values")
+
+    @property
+    def attending(self) -> Attending | None:
+        """What computes the attention of its rows; None where it is plain."""
+        return None if self._edited is None else self._edited.run
 
     @property
     def told(self) -> bool:
@@ -79,7 +105,9 @@ class SecondStream:
         kwargs |= {"past_key_values": DynamicCache(config=self._model.config.get_text_config()), "use_cache": True}
         if self._model._supports_logits_to_keep():  # as generate does: a head over the whole prompt is dear
             kwargs["logits_to_keep"] = 1
-        with self._plain():
+        if self._edited is not None:
+            self._edited.begin()
+        with self._showing(), self._aside():
             if "position_ids" not in kwargs and hasattr(self._model, "_prepare_position_ids_for_generation"):
                 kwargs["position_ids"] = self._model._prepare_position_ids_for_generation(ids, kwargs)
             logits = self._forward(ids, kwargs, first=True)
@@ -88,6 +116,8 @@ class SecondStream:
             rows = torch.arange(self.rows, device=ids.device).repeat_interleave(copies)
             self._kwargs["past_key_values"].reorder_cache(rows)
             self._kwargs = {name: self._repeated(name, value, copies) for name, value in self._kwargs.items()}
+            if self._edited is not None:
+                self._edited.repeat(copies)
         return logits.repeat_interleave(copies, dim=0)
 
     def step(self, tokens: Tensor, parents: Tensor | None = None) -> Tensor:
@@ -105,7 +135,8 @@ class SecondStream:
         self.in_two_forwards += 1
         if parents is not None and not reordered:
             self._kwargs["past_key_values"].reorder_cache(parents)
-        with self._plain():
+        self._grow()
+        with self._aside():
             return self._forward(tokens[:, None], self._kwargs, first=False)
 
     def rewind(self, said: Tensor) -> None:
@@ -127,6 +158,8 @@ class SecondStream:
         for name in ("token_type_ids", "mm_token_type_ids"):
             if (kinds := self._kwargs.get(name)) is not None:
                 self._kwargs[name] = kinds[:, : end + 1]
+        if self._edited is not None:
+            self._edited.rewind(said)
 
     def beside_prompt(self, rows: int) -> SecondArguments | None:
         """Return what it gives each layer beside the `rows` rows of the first stream's prompt.
@@ -144,9 +177,10 @@ class SecondStream:
         """
 
         def forward() -> None:
-            with self._plain():
+            with self._aside():
                 self._model(**self._prepared(tokens, self._kwargs, first=False), return_dict=True)
 
+        self._grow()
         return noted(forward)
 
     def reorder(self, parents: Tensor) -> None:
@@ -159,6 +193,14 @@ class SecondStream:
         self._told = logits.float()
         own = type(output)(past_key_values=self._kwargs["past_key_values"])
         self._kwargs = self._model._update_model_kwargs_for_generation(own, self._kwargs, is_encoder_decoder=False)
+
+    def attending_alone(self) -> AbstractContextManager[None]:
+        """Return a context in which forwards of this thread are the second stream's alone."""
+        return attention.forwards_aside(self._attentions, self.attending)
+
+    def _grow(self) -> None:
+        if self._edited is not None:
+            self._edited.grow()
 
     def _prepared(self, ids: Tensor, kwargs: dict[str, Any], first: bool) -> dict[str, Any]:
         # the families' own steps of generation: they know which inputs grow, and how positions go on
@@ -174,8 +216,11 @@ class SecondStream:
         return logits[:, -1].float()
 
     @contextmanager
-    def _plain(self) -> Iterator[None]:
-        with attention.plain_forwards(self._attentions), untouched(self._model, self._remembering):
+    def _aside(self) -> Iterator[None]:
+        """Let forwards of this thread be the second stream's, whether something is attached to the model or not."""
+        own = self._edited is not None and not attention.is_bound(self._attentions[0])
+        ours = switched(self._anatomy) if own else nullcontext()
+        with ours, self.attending_alone(), untouched(self._model, self._remembering):
             yield
 
     def _repeated(self, name: str, value: Any, copies: int) -> Any:

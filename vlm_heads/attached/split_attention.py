@@ -1,4 +1,4 @@
-"""The attention of rows of two streams: each attends to keys of its own, and the first alone is edited."""
+"""The attention of rows of several streams: each attends to keys of its own, with edits of its own."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vlm_heads.attention import LayerRunner, PlainAttention
 
 
 class SplitAttention:
-    """Computes the attention of a model in which a second stream may have rows of its own.
+    """Computes the attention of a model in which other streams may have rows of their own.
 
     Attributes:
         first: computes the first stream's attention; None leaves it plain.
 
     Args:
-        under_way: says whether the layer that runs has rows of both streams.
+        under_way: says whether the layer that runs has rows of all streams.
         modules: whose attention it computes.
     """
 
@@ -80,16 +80,22 @@ class SplitAttention:
         mask: Tensor | None,
         settings: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the output `[R, Tq, Hq, D]`, or `[2 R, Tq, Hq, D]` of both streams; weights are the first stream's."""
+        """Return the output `[R, Tq, Hq, D]`, or `[n R, Tq, Hq, D]` of `n` streams; weights are the first stream's."""
         first = plain if self.first is None else self._edited(plain)
         step, self._under_way.stacked = self._under_way.stacked, None  # an edit may run layers of its own
         if step is None:
             return first(module, query, key, value, mask, **settings)
-        rows = step.rows
-        assert step.cache.second is not None, "an attention that only appends has updated its cache"
-        output, weights = first(module, query[:rows], key, value, mask, **settings)
-        second, _ = plain(module, query[rows:], *step.cache.second, step.mask, **settings)
-        return torch.cat([output, second]), weights
+        queries = query.chunk(len(step.beside) + 1)
+        assert step.cache.others, "an attention that only appends has updated its cache"
+        output, weights = first(module, queries[0], key, value, mask, **settings)
+        outputs = [output]
+        for one, rows, states, own in zip(step.beside, queries[1:], step.cache.others, step.masks, strict=True):
+            attend = one.attending
+            if attend is None:
+                outputs.append(plain(module, rows, *states, own, **settings)[0])
+            else:
+                outputs.append(attend(plain, module, rows, *states, own, settings)[0])
+        return torch.cat(outputs), weights
 
     def _edited(self, plain: PlainAttention) -> PlainAttention:
         runner = self.first

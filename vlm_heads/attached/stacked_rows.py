@@ -1,8 +1,8 @@
-"""Rows of two streams as rows of one layer call: what the layer is given, and the two caches behind it."""
+"""Rows of several streams as rows of one layer call: what the layer is given, and the caches behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,28 +16,31 @@ _OF_ATTENTION = ("attention_mask", "past_key_values")  # each stream keeps its o
 
 
 class JoinedCache:
-    """Stands in for the cache in a layer that runs the rows of both streams, the first stream's before the second's.
+    """Stands in for the cache in a layer that runs the rows of all streams, the first stream's before the others'.
 
     Attributes:
-        second: the second stream's keys and values of the layer that was updated last.
+        others: the other streams' keys and values of the layer that was updated last.
     """
 
-    def __init__(self, first: Cache, second: Cache, rows: int) -> None:
-        self.second: tuple[Tensor, Tensor] | None = None
+    def __init__(self, first: Cache, others: Sequence[Cache]) -> None:
+        self.others: list[tuple[Tensor, Tensor]] = []
         self._first = first
-        self._second = second
-        self._rows = rows
+        self._others = others
 
     def update(self, key: Tensor, value: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Give each stream's cache its rows of keys and values `[2 R, Hkv, T, D]`; return all of the first stream's."""
-        rows = self._rows
-        self.second = self._second.update(key[rows:], value[rows:], layer, *args, **kwargs)
-        found: tuple[Tensor, Tensor] = self._first.update(key[:rows], value[:rows], layer, *args, **kwargs)
+        """Give each stream's cache its rows of keys and values; return all of the first stream's."""
+        streams = len(self._others) + 1
+        keys, values = key.chunk(streams), value.chunk(streams)
+        self.others = [
+            cache.update(one, other, layer, *args, **kwargs)
+            for cache, one, other in zip(self._others, keys[1:], values[1:], strict=True)
+        ]
+        found: tuple[Tensor, Tensor] = self._first.update(keys[0], values[0], layer, *args, **kwargs)
         return found
 
 
 class StackedArguments:
-    """Makes one layer call's arguments of those of two; what layers share is stacked once.
+    """Makes one layer call's arguments of those of several; what layers share is stacked once.
 
     Args:
         rows: rows `R` of each stream.
@@ -45,32 +48,40 @@ class StackedArguments:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
-        self._known: dict[int, tuple[Any, Any, Any]] = {}  # by what the first stream is given
+        self._known: dict[int, tuple[list[Any], Any]] = {}  # by what the first stream is given
 
-    def of(self, first: Mapping[str, Any], second: Mapping[str, Any], cache: JoinedCache) -> dict[str, Any] | None:
-        """Return the arguments for `2 R` rows, with the first stream's mask; None where there are others by row."""
+    def of(
+        self, first: Mapping[str, Any], others: Sequence[Mapping[str, Any]], cache: JoinedCache
+    ) -> dict[str, Any] | None:
+        """Return the arguments for the rows of all streams, with the first stream's mask.
+
+        None where there are others by row.
+        """
         stacked: dict[str, Any] = dict(first)
         for name, value in first.items():
             if name == "past_key_values":
                 stacked[name] = cache
             elif name in _ROWS:
-                stacked[name] = self._once(value, second.get(name), _ROWS[name])
+                stacked[name] = self._once([value, *(other.get(name) for other in others)], _ROWS[name])
             elif name not in _OF_ATTENTION and _holds_tensors(value):
                 return None
         return stacked
 
-    def _once(self, first: Any, second: Any, axis: int) -> Any:
-        known = self._known.get(id(first))
-        if known is None or known[0] is not first or known[1] is not second:
-            known = self._known[id(first)] = (first, second, self._stack(first, second, axis))
-        return known[2]
+    def _once(self, values: list[Any], axis: int) -> Any:
+        known = self._known.get(id(values[0]))
+        if known is None or any(one is not other for one, other in zip(known[0], values, strict=True)):
+            known = self._known[id(values[0])] = (values, self._stack(values, axis))
+        return known[1]
 
-    def _stack(self, first: Any, second: Any, axis: int) -> Any:
+    def _stack(self, values: Sequence[Any], axis: int) -> Any:
+        first = values[0]
         if isinstance(first, tuple):
-            return tuple(self._stack(one, other, axis) for one, other in zip(first, second, strict=True))
-        if not isinstance(first, Tensor) or first.dim() < -axis or (first is second and first.shape[axis] == 1):
+            return tuple(self._stack(parts, axis) for parts in zip(*values, strict=True))
+        if not isinstance(first, Tensor) or first.dim() < -axis:
             return first
-        return torch.cat([self._of_all_rows(first, axis), self._of_all_rows(second, axis)], dim=axis)
+        if first.shape[axis] == 1 and all(one is first for one in values):
+            return first
+        return torch.cat([self._of_all_rows(one, axis) for one in values], dim=axis)
 
     def _of_all_rows(self, value: Tensor, axis: int) -> Tensor:
         shape = [-1] * value.dim()

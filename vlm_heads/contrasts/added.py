@@ -60,20 +60,21 @@ class AddedContrast:
             BadOption: if the call has no token ids.
         """
         processor = self._made(call) if self._processor is None else self._processor
-        self._one_pass.begin(processor.stream)
+        self._one_pass.begin(processor.streams)
         self.uses += 1
         given = call.arguments
         return {**given, "logits_processor": [*(given.get("logits_processor") or ()), processor]}
 
     @contextmanager
     def during(self) -> Iterator[None]:
-        """Let go of the call's second stream when the context ends, and note what became of it."""
+        """Let go of the call's other streams when the context ends, and note what became of them."""
         try:
             yield
         finally:
-            stream, why = self._one_pass.end()
-            if stream is not None:
-                self._receipt.note(stream.in_one_pass, stream.in_two_forwards, why)
+            streams, why = self._one_pass.end()
+            if streams:  # they go the same way
+                self._receipt.streams = len(streams)
+                self._receipt.note(streams[0].in_one_pass, streams[0].in_two_forwards, why)
 
     def _made(self, call: GenerateCall) -> ContrastProcessor:
         if "input_ids" not in call.inputs:

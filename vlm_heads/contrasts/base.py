@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor, nn
+from vlm_kernels import KeyClass
 
-from vlm_heads.attached.second_stream import SecondStream, require_second_stream
+from vlm_heads.attached.second_stream import SecondStream, Showing, require_second_stream
+from vlm_heads.attached.stream_edit import StreamEdit
 from vlm_heads.blind import TextOnly, refuse_sound
 from vlm_heads.contrast import ContrastProcessor, Weights
-from vlm_heads.errors import BadOption
+from vlm_heads.errors import BadOption, UnsupportedGeneration
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.key_map import KeyMap
 from vlm_heads.toolkit.method import Method
@@ -49,24 +51,56 @@ class Asked:
         assert self.build is not None, "a contrast with needs_inputs_alone=False is given images and prompts"
         return self.build(images, self.prompts if prompts is None else prompts)
 
-    def without_image(self) -> SecondStream:
+    def again(self, *, edit: StreamEdit | None = None, showing: Showing | None = None) -> SecondStream:
+        """Return the stream of the same inputs, with an edit of its own or with other features of the picture.
+
+        Args:
+            edit: what becomes of its attention.
+            showing: see `SecondStream`.
+
+        Raises:
+            BadOption: if no prompt has an image.
+            UnsupportedGeneration: if the image is in an earlier turn, and not given again.
+            UnsupportedModel: if the family cannot run a second stream, or the edit cannot act on it.
+        """
+        if not self._key_map().any_image:
+            raise BadOption(
+                "no prompt has an image, so a second stream would be the first stream itself; give an image"
+            )
+        if not any(name.startswith("pixel_values") for name in self.inputs):
+            raise UnsupportedGeneration(
+                "the second stream reads the image too, and the conversation goes on from a cache without it: give the "
+                "whole conversation with its image, and no cache"
+            )
+        return SecondStream(self.model, self.inputs, edit=edit, showing=showing)
+
+    def image_positions(self) -> Tensor:
+        """Return bool `[B, T]`: the prompt's positions that are an image's."""
+        return self._key_map().classes == KeyClass.IMAGE
+
+    def _key_map(self) -> KeyMap:
+        anatomy = examine(self.model)
+        return KeyMap.of_prompt(self.inputs["input_ids"], self.inputs.get("attention_mask"), *anatomy.vision_token_ids)
+
+    def without_image(self, *, edit: StreamEdit | None = None) -> SecondStream:
         """Return the stream of the same prompts with their image tokens deleted.
+
+        Args:
+            edit: what becomes of its attention.
 
         Raises:
             BadOption: if no prompt has an image.
             UnsupportedGeneration: if a prompt has sound.
         """
-        ids: Tensor = self.inputs["input_ids"]
-        anatomy = examine(self.model)
-        refuse_sound(ids, anatomy)
-        key_map = KeyMap.of_prompt(ids, self.inputs.get("attention_mask"), *anatomy.vision_token_ids)
+        refuse_sound(self.inputs["input_ids"], examine(self.model))
+        key_map = self._key_map()
         if not key_map.any_image:
             raise BadOption(
                 "no prompt has an image, so a stream without the image would be the first stream itself; give an image"
             )
         kept = TextOnly.of_classes(key_map.classes).of_inputs(self.inputs, {})
         inputs = {name: kept[name] for name in kept if name not in ("use_cache", "position_ids")}
-        return SecondStream(self.model, inputs)
+        return SecondStream(self.model, inputs, edit=edit)
 
 
 @dataclass(frozen=True)
@@ -78,10 +112,18 @@ class Contrast(Method):
     Attributes:
         needs_inputs_alone: whether the model's inputs are enough to make the second stream. `attach` adds such a
             contrast by itself; the others need the image and the prompt and go through `VLM.answer`.
+        judge: the stream whose probabilities tell plausible tokens; 0 is the first.
+        weighs_the_first: whether the first stream is weighed at all. Interventions act in no other, so none goes beside
+            a contrast that does not weigh it.
+        trial: options under which it acts on any model that has image keys, even a tiny random one; the laws are tested
+            with them.
     """
 
     passes: ClassVar[int] = 2
     needs_inputs_alone: ClassVar[bool] = True
+    judge: ClassVar[int] = 0
+    weighs_the_first: ClassVar[bool] = True
+    trial: ClassVar[Mapping[str, Any]] = {}
 
     bound: float = option(
         0.1,
@@ -95,19 +137,26 @@ class Contrast(Method):
         """Raise `UnsupportedModel` if the family cannot run a second stream; called before anything changes."""
         require_second_stream(anatomy)
 
-    @abstractmethod
+    def check_model(self, model: nn.Module, anatomy: Anatomy) -> None:
+        """Raise `UnsupportedModel` if another part than the language model is not as needed; called with `check`."""
+        return
+
     def second_stream(self, asked: Asked) -> SecondStream:
-        """Return the second stream of a batch.
+        """Return the second stream of a batch; a method with several states `streams` in its place.
 
         Raises:
             BadOption: if there is no image to contrast with.
             UnsupportedModel: if the family cannot run a second stream.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} states neither second_stream nor streams")
+
+    def streams(self, asked: Asked) -> tuple[SecondStream, ...]:
+        """Return all streams of a batch beside the first; see `second_stream`."""
+        return (self.second_stream(asked),)
 
     @abstractmethod
-    def weights(self, step: int) -> tuple[float, float]:
-        """Return the weights of the first and the second stream at a step, counted from 0."""
+    def weights(self, step: int) -> tuple[float, ...]:
+        """Return the weights of the first stream and each of the others at a step, counted from 0."""
         ...
 
     def mask(self) -> float:
@@ -125,4 +174,4 @@ class Contrast(Method):
             BadOption, UnsupportedModel: see `second_stream`.
         """
         weigh: Weights = self.weights
-        return ContrastProcessor(self.second_stream(asked), weigh, self.mask(), self.gate())
+        return ContrastProcessor(self.streams(asked), weigh, self.mask(), self.gate(), self.judge)

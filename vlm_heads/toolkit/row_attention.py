@@ -66,6 +66,30 @@ def row_weights(call: AttentionCall) -> Tensor:
     return row_logits(call).softmax(dim=-1)
 
 
+def seen_keys(call: AttentionCall) -> Tensor:
+    """Return bool `[B, 1, Tq, Tk]`: the keys that each row of a call sees."""
+    rows, keys = call.query.shape[2], call.key.shape[2]
+    present = (call.key_class() >= 0)[:, None, None]
+    if call.mask is None:
+        before = torch.ones(rows, keys, dtype=torch.bool, device=call.key.device).tril(keys - rows)
+        return present & before
+    mask = call.mask[..., :keys]
+    return present & (mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2)
+
+
+def all_weights(call: AttentionCall) -> Tensor:
+    """Return `[B, Hq, Tq, Tk]`: the weights of every row of a call, 0 in a row that sees no key.
+
+    float32, or float64 where the query is.
+    """
+    batch, heads, rows, size = call.query.shape
+    packed = call.query.reshape(batch, call.key.shape[1], -1, size)  # query heads by the key head they share
+    logits = (packed @ call.key.transpose(-1, -2)).reshape(batch, heads, rows, -1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits * (size**-0.5 if call.scale is None else call.scale)
+    return logits.masked_fill(~seen_keys(call), -torch.inf).softmax(dim=-1).nan_to_num(0.0)
+
+
 def require_image_keys(anatomy: Anatomy) -> None:
     """Raise `UnsupportedModel` where the language model's self-attention has no image keys that can be weighed."""
     if anatomy.quirks.cross_attention:

@@ -34,7 +34,11 @@ class TowerAttention:
     recorded: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def weights(self, layer: str) -> Tensor:
-        """Return `[N, 1 + P, 1 + P]`: softmax weights, the mean over heads, in float32.
+        """Return `[N, 1 + P, 1 + P]`: softmax weights, the mean over heads; see `head_weights`."""
+        return self.head_weights(layer).mean(dim=1)
+
+    def head_weights(self, layer: str) -> Tensor:
+        """Return `[N, heads, 1 + P, 1 + P]`: softmax weights in float32.
 
         Raises:
             UnsupportedModel: if the tower has not run since the attach began.
@@ -42,7 +46,7 @@ class TowerAttention:
         if (layer, "k_proj") not in self.recorded:
             raise UnsupportedModel("the image was encoded before attach, so its vision attention was not seen")
         query, key = (self._split(self.recorded[layer, name]) for name in ("q_proj", "k_proj"))
-        return (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1).mean(dim=1)
+        return (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1)
 
     def _split(self, projected: Tensor) -> Tensor:
         images, tokens, width = projected.shape
@@ -136,6 +140,11 @@ def _keep(recorded: dict[tuple[str, str], Tensor], place: tuple[str, str]) -> Ca
         recorded[place] = output.detach()
 
     return keep
+
+
+def require_class_token(model: nn.Module, decoder: nn.Module) -> None:
+    """Raise `UnsupportedModel` if there is no tower with a class token and separate query and key projections."""
+    _tower_layers(model, decoder)
 
 
 def _tower_layers(model: nn.Module, decoder: nn.Module) -> list[Any]:

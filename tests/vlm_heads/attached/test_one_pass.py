@@ -145,7 +145,7 @@ def test_the_comparison_sees_a_second_stream_at_wrong_positions(tiny: Build, mon
     from vlm_heads.attached.stacked_rows import StackedArguments
 
     own = StackedArguments._stack
-    monkeypatch.setattr(StackedArguments, "_stack", lambda self, first, _, axis: own(self, first, first, axis))
+    monkeypatch.setattr(StackedArguments, "_stack", lambda self, of, axis: own(self, [of[0]] * len(of), axis))
     with pytest.raises(AssertionError):
         compared("m3id", tiny("llava").model, padded())
 
