@@ -73,4 +73,7 @@ def _later(plan: AttentionPlan, first: int) -> AttentionPlan:
     if rule is not None and rule.rows is not None:
         rule = replace(rule, rows=(rule.rows - first).clamp_min(0))
     rows = None if plan.rows is None else (plan.rows - first).clamp_min(0)
-    return replace(plan, redistribution=rule, rows=rows)
+    empty = plan.empty_key
+    if empty is not None and empty.shape[2] > 1:
+        empty = empty[:, :, first:]
+    return replace(plan, redistribution=rule, rows=rows, empty_key=empty)

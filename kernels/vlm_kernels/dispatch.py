@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlm_kernels import differentiable, reference, torch_backend
 from vlm_kernels.differentiable import records
-from vlm_kernels.plan import AttentionPlan, Aux
+from vlm_kernels.plan import PER_KEY, AttentionPlan, Aux
 from vlm_kernels.torch_decode import PreparedDecode
 
 Backend = Literal["auto", "reference", "torch", "triton"]
@@ -47,8 +47,9 @@ def attend(
         key: `[B, Hkv, Tk, D]`, not repeated for grouped queries; `Hq` is a multiple of `Hkv`.
         value: `[B, Hkv, Tk, D]`.
         plan: what to change.
-        key_class: int8 `[B, Tk]`, see `KeyClass`; needed by everything but a head gain and a boost. Keys below zero
-            are hidden on edited rows; on the other rows of a prefill the mask has to hide them.
+        key_class: int8 `[B, Tk]`, see `KeyClass`; needed by redistribution, class gains, "mass" and "blinded". Keys
+            below zero are hidden on edited rows; on the other rows of a prefill, and where a plan has no more than a
+            head gain and head sources, the mask has to hide them.
         mask: as transformers passes it: None (several rows are causal, counted from the first key, and keys beyond
             the last row are an unused cache; a single row sees all keys), bool `[B or 1, 1 or Hq, Tq, Tk]` with True
             where a key is seen, or floating point and added to the logits.
@@ -65,8 +66,11 @@ def attend(
     if mask is None and 1 < query.shape[2] < key.shape[2]:
         key, value, key_class, plan = _without_unused_cache(query.shape[2], key, value, key_class, plan)
     _check_shapes(query, key, value, plan, key_class, mask, want)
-    if backend == "reference":
+    if backend == "reference":  # by itself, so that it also specifies what is prepared here
         return reference.attend(query, key, value, plan=plan, key_class=key_class, mask=mask, scale=scale, want=want)
+    if plan.head_source is not None:
+        query, key, value = _with_heads_of(plan.head_source, query, key, value)
+        plan, plain_output = replace(plan, head_source=None), None
     if records(query, key, value):
         if backend == "triton":
             raise RuntimeError(
@@ -144,8 +148,11 @@ def _check_shapes(
     _check_fit("key_class", key_class, (batch, keys))
     _check_fit("mask", mask, (batch, heads, rows, keys), broadcast=3)
     _check_fit("plan.head_gain", plan.head_gain, (batch, heads))
-    _check_fit("plan.logit_boost", plan.logit_boost, (batch, heads, keys), broadcast=2)
-    _check_fit("plan.logit_factor", plan.logit_factor, (batch, heads, keys), broadcast=2)
+    for name in PER_KEY:
+        if (given := getattr(plan, name)) is not None:
+            _check_fit(f"plan.{name}", given, (batch, heads, keys), broadcast=2)
+    _check_fit("plan.empty_key", plan.empty_key, (batch, heads, rows), broadcast=3)
+    _check_fit("plan.head_source", plan.head_source, (batch, heads), broadcast=1)
     if plan.class_gain is not None:
         _check_fit("plan.class_gain", plan.class_gain, (batch, heads, plan.class_gain.shape[-1]))
     _check_fit("plan.rows", plan.rows, (batch,))
@@ -173,11 +180,18 @@ def _without_unused_cache(
     rows: int, key: Tensor, value: Tensor, key_class: Tensor | None, plan: AttentionPlan
 ) -> tuple[Tensor, Tensor, Tensor | None, AttentionPlan]:
     """Cut a static cache to its filled part, as transformers does at prefill."""
-    if plan.logit_boost is not None:
-        plan = replace(plan, logit_boost=plan.logit_boost[..., :rows])
-    if plan.logit_factor is not None:
-        plan = replace(plan, logit_factor=plan.logit_factor[..., :rows])
+    stated = {name: given for name in PER_KEY if (given := getattr(plan, name)) is not None}
+    if stated:
+        plan = replace(plan, **{name: given[..., :rows] for name, given in stated.items()})
     return key[:, :, :rows], value[:, :, :rows], None if key_class is None else key_class[:, :rows], plan
+
+
+def _with_heads_of(source: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return states under which each head attends with the logits of its source; no key head is shared any more."""
+    groups = query.shape[1] // key.shape[1]
+    index = source.to(query.device)[:, :, None, None]
+    query, key = torch.take_along_dim(query, index, dim=1), torch.take_along_dim(key, index // groups, dim=1)
+    return query, key, value.repeat_interleave(groups, dim=1)
 
 
 def _takes_triton(query: Tensor, value: Tensor, backend: str) -> bool:

@@ -1,6 +1,7 @@
 """What to change in one attention call, as data: `AttentionPlan`, `Redistribution` and the key classes they speak of.
 
-The order on one layer is fixed: mask, factor, boost, softmax, redistribution and class gain, value sum, head gain.
+The order on one layer is fixed: head source, mask, factor, boost, key weight, softmax with the empty key,
+redistribution and class gain, value gain, value sum, head gain.
 Nothing here computes attention; `reference.py` says in plain PyTorch what every field means.
 """
 
@@ -9,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 MAX_CLASSES = 8
+PER_KEY = ("logit_boost", "logit_factor", "key_weight", "value_gain")  # fields of a plan that end in the keys
+
+Only = TypeVar("Only")
+_DIMENSIONS = {"head_gain": 2, "class_gain": 3, "empty_key": 3, **dict.fromkeys(PER_KEY, 3)}
 
 
 class KeyClass(IntEnum):
@@ -81,10 +87,16 @@ class AttentionPlan:
             rows, without renormalising. Classes beyond its last column have gain 1; at most `MAX_CLASSES` columns.
         redistribution: weight moved after softmax; it carries its own rows.
         logit_boost: float `[B or 1, Hq or 1, Tk]`, logits `z` become `z + boost * |z|` on the plan's rows.
-        rows: int64 `[B]`, the first query row of this call on which class gain, boost and factor act; None means all.
-            The head gain acts on every row whatever it says. Kept on the CPU it tells how many rows are edited
-            without waiting for a device.
+        rows: int64 `[B]`, the first query row of this call on which the fields that name the plan's rows act; None
+            means all. Head gain and head source act on every row whatever it says. Kept on the CPU it tells how many
+            rows are edited without waiting for a device.
         logit_factor: float `[B or 1, Hq or 1, Tk]`, multiplies logits before the boost on the plan's rows.
+        key_weight: float `[B or 1, Hq or 1, Tk]`, 0 or more: how many times each key counts in softmax on the plan's
+            rows. Weights `e^z` become `key_weight * e^z`, and a row still sums to 1; 0 drops the key.
+        value_gain: float `[B or 1, Hq or 1, Tk]`, multiplies each key's value on the plan's rows; weights stay.
+        empty_key: float `[B or 1, Hq or 1, Tq or 1]`, 0 or more, added to the denominator of softmax on the plan's
+            rows: a key of weight `empty_key` beside the others' `e^z`, which takes its share and adds nothing.
+        head_source: int64 `[B or 1, Hq]`, the head whose logits each head attends with; its values stay its own.
 
     Raises:
         ValueError: if a tensor has another shape or dtype than written here.
@@ -96,9 +108,13 @@ class AttentionPlan:
     logit_boost: Tensor | None = None
     rows: Tensor | None = None
     logit_factor: Tensor | None = None
+    key_weight: Tensor | None = None
+    value_gain: Tensor | None = None
+    empty_key: Tensor | None = None
+    head_source: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name, dims in (("head_gain", 2), ("class_gain", 3), ("logit_boost", 3), ("logit_factor", 3)):
+        for name, dims in _DIMENSIONS.items():
             value = getattr(self, name)
             if value is not None and (value.dim() != dims or not value.is_floating_point()):
                 raise ValueError(
@@ -108,12 +124,17 @@ class AttentionPlan:
             raise ValueError(
                 f"AttentionPlan.class_gain has {self.class_gain.shape[-1]} classes; {MAX_CLASSES} is the most"
             )
+        if self.head_source is not None and (self.head_source.dim() != 2 or self.head_source.dtype is not torch.int64):
+            raise ValueError(
+                "AttentionPlan.head_source must be int64 [B or 1, Hq], the head that each head takes its logits from, "
+                f"not {_described(self.head_source)}"
+            )
         _check_rows(self.rows, "AttentionPlan.rows")
 
     @property
     def edits_weights(self) -> bool:
         """Whether more than a head gain is asked for, so that key classes or logits are needed."""
-        return self.uses_rows or self.moves_weight
+        return self.uses_rows or self.moves_weight or self.head_source is not None
 
     @property
     def moves_weight(self) -> bool:
@@ -123,7 +144,13 @@ class AttentionPlan:
     @property
     def uses_rows(self) -> bool:
         """Whether anything in the plan is governed by `rows`."""
-        return self.class_gain is not None or self.logit_boost is not None or self.logit_factor is not None
+        return self.class_gain is not None or self.empty_key is not None or self.changes_keys
+
+    @property
+    def changes_keys(self) -> bool:
+        """Whether anything is stated key by key."""
+        changed = self.logit_boost is not None or self.logit_factor is not None
+        return changed or self.key_weight is not None or self.value_gain is not None
 
     @property
     def classes(self) -> int:
@@ -131,10 +158,10 @@ class AttentionPlan:
         return max(CLASS_COUNT, self.class_gain.shape[-1]) if self.class_gain is not None else CLASS_COUNT
 
     def __or__(self, other: AttentionPlan) -> AttentionPlan:
-        """Return both edits as one: gains and factors multiply, boosts add, and there is one redistribution at most.
+        """Return both edits as one: gains, factors and key weights multiply, boosts and empty keys add.
 
         Raises:
-            ValueError: if both plans redistribute, or if both boost or gain classes but on different rows.
+            ValueError: if both plans redistribute or both name head sources, or if both use rows, but different ones.
         """
         if not isinstance(other, AttentionPlan):
             return NotImplemented
@@ -142,10 +169,14 @@ class AttentionPlan:
             self,
             head_gain=_merge(self.head_gain, other.head_gain, torch.mul),
             class_gain=_merge(self.class_gain, other.class_gain, _multiply_classes),
-            redistribution=_one_of(self.redistribution, other.redistribution),
+            redistribution=_one_of(self.redistribution, other.redistribution, "redistribute weight"),
             logit_boost=_merge(self.logit_boost, other.logit_boost, torch.add),
             rows=_common_rows(self, other),
             logit_factor=_merge(self.logit_factor, other.logit_factor, torch.mul),
+            key_weight=_merge(self.key_weight, other.key_weight, torch.mul),
+            value_gain=_merge(self.value_gain, other.value_gain, torch.mul),
+            empty_key=_merge(self.empty_key, other.empty_key, torch.add),
+            head_source=_one_of(self.head_source, other.head_source, "let heads attend as another head does"),
         )
 
 
@@ -157,9 +188,9 @@ class Aux:
 
     Attributes:
         mass: `[B, Hq, Tq, classes]`, softmax mass of every key class after the boost and before anything is
-            redistributed; a row sums to 1, or to 0 where the whole row is masked.
-        blinded: `[B, Hq, Tq, D]` in the dtype of the query: the output had the image keys (classes 2 and 3) not been
-            there, without any gain; 0 where a row sees nothing but image.
+            redistributed; a row sums to 1, less what an empty key takes, or to 0 where the whole row is masked.
+        blinded: `[B, Hq, Tq, D]` in the dtype of the query: the output had the image keys (classes 2 and 3) and the
+            empty key not been there, without any gain but that of values; 0 where a row sees nothing but image.
         moved: `[B, Hq, Tq]`, the mass that the redistribution took from the sinks of that row.
     """
 
@@ -190,9 +221,9 @@ def _multiply_classes(left: Tensor, right: Tensor) -> Tensor:
     return filled[0] * filled[1]
 
 
-def _one_of(left: Redistribution | None, right: Redistribution | None) -> Redistribution | None:
+def _one_of(left: Only | None, right: Only | None, what: str) -> Only | None:
     if left is not None and right is not None and left is not right:
-        raise ValueError("two plans for one layer both redistribute weight; attach one redistributing method only")
+        raise ValueError(f"two plans for one layer both {what}; attach one method only that does")
     return right if left is None else left
 
 
@@ -204,6 +235,6 @@ def _common_rows(left: AttentionPlan, right: AttentionPlan) -> Tensor | None:
         same = torch.equal(left.rows, right.rows.to(left.rows.device))
     if not same:
         raise ValueError(
-            "two plans for one layer boost logits or gain classes on different rows; give both the same rows"
+            "two plans for one layer change logits, keys or classes on different rows; give both the same rows"
         )
     return left.rows

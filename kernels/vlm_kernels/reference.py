@@ -37,16 +37,21 @@ def attend(
         key_class = torch.full((key.shape[0], key.shape[2]), int(KeyClass.TEXT), dtype=torch.int8, device=key.device)
 
     logits = query.to(dtype) @ key.transpose(-1, -2) * scale
-    weights = masked_softmax(boosted(logits, plan), mask, key_class)
+    if plan.head_source is not None:
+        logits = torch.take_along_dim(logits, plan.head_source[:, :, None, None], dim=1)
+    rows = rows_from(plan.rows, logits.shape[2], logits.device)[..., None]
+    logits = counted(boosted(logits, plan), plan, rows)
+    weights = masked_softmax(logits, mask, key_class, None if plan.empty_key is None else plan.empty_key * rows[..., 0])
     mass = class_mass(weights, key_class, plan.classes)
     factors, moved = class_factors(mass, key_class, plan)
     edited = weights * factors.gather(-1, _as_index(key_class, weights))
-    output = edited @ value
+    gain = 1.0 if plan.value_gain is None else torch.where(rows, plan.value_gain.to(dtype)[:, :, None, :], 1.0)
+    output = edited * gain @ value
     if plan.head_gain is not None:
         output = output * plan.head_gain.to(dtype)[:, :, None, None]
     return output.to(query.dtype), Aux(
         mass=mass.to(_mass_dtype(query)) if "mass" in want else None,
-        blinded=blinded(weights, value, key_class).to(query.dtype) if "blinded" in want else None,
+        blinded=blinded(weights, value, key_class, gain).to(query.dtype) if "blinded" in want else None,
         moved=moved.to(_mass_dtype(query)) if "moved" in want else None,
     )
 
@@ -65,10 +70,18 @@ def boosted(logits: Tensor, plan: AttentionPlan) -> Tensor:
     return logits + rows * plan.logit_boost.to(logits.dtype)[:, :, None, :] * logits.abs()
 
 
-def masked_softmax(logits: Tensor, mask: Tensor | None, key_class: Tensor) -> Tensor:
+def counted(logits: Tensor, plan: AttentionPlan, rows: Tensor) -> Tensor:
+    """Return logits under which softmax counts each key as often as the plan says, and one of weight 0 not at all."""
+    if plan.key_weight is None:
+        return logits
+    return torch.where(rows, logits + plan.key_weight.to(logits.dtype).log()[:, :, None, :], logits)
+
+
+def masked_softmax(logits: Tensor, mask: Tensor | None, key_class: Tensor, empty_key: Tensor | None = None) -> Tensor:
     """Return weights over the visible keys, each row summing to 1, or to 0 where no key is visible.
 
     Without a mask several query rows are causal, the first row seeing the first key only, and a single row sees all.
+    An empty key `[B or 1, Hq or 1, Tq or 1]` is one more column of softmax, whose weight is left out.
     """
     rows, keys = logits.shape[-2:]
     if mask is None:
@@ -79,7 +92,11 @@ def masked_softmax(logits: Tensor, mask: Tensor | None, key_class: Tensor) -> Te
         mask = torch.ones_like(mask, dtype=torch.bool)
     logits = logits.masked_fill(~(mask & (key_class >= 0)[:, None, None, :]), -torch.inf)
     alive = (logits > -torch.inf).any(-1, keepdim=True)
-    return torch.where(alive, logits, 0.0).softmax(-1) * alive
+    logits = torch.where(alive, logits, 0.0)
+    if empty_key is None:
+        return logits.softmax(-1) * alive
+    column = empty_key.to(logits.dtype).log()[..., None].expand(*logits.shape[:-1], 1)
+    return torch.cat([logits, column], dim=-1).softmax(-1)[..., :-1] * alive
 
 
 def class_mass(weights: Tensor, key_class: Tensor, classes: int) -> Tensor:
@@ -125,12 +142,15 @@ def rows_from(first: Tensor | None, rows: int, device: torch.device) -> Tensor:
     return (numbers >= 0)[None, None] if first is None else (numbers >= first.to(device)[:, None])[:, None]
 
 
-def blinded(weights: Tensor, value: Tensor, key_class: Tensor) -> Tensor:
-    """Return the output over the keys that are no image, renormalised; 0 where there are none."""
+def blinded(weights: Tensor, value: Tensor, key_class: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    """Return the output over the keys that are no image, renormalised; 0 where there are none.
+
+    `gain` multiplies the keys' values.
+    """
     image = (key_class == KeyClass.IMAGE_SINK) | (key_class == KeyClass.IMAGE)
     rest = weights * ~image[:, None, None, :]
     total = rest.sum(-1, keepdim=True)
-    return rest @ value / torch.where(total > 0, total, 1.0)
+    return rest * gain @ value / torch.where(total > 0, total, 1.0)
 
 
 def _as_index(key_class: Tensor, weights: Tensor) -> Tensor:

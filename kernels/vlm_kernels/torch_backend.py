@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vlm_kernels.plan import AttentionPlan, Aux, KeyClass, Redistribution
+from vlm_kernels.plan import PER_KEY, AttentionPlan, Aux, KeyClass, Redistribution
 from vlm_kernels.torch_decode import PreparedDecode, StepMask
 from vlm_kernels.torch_rule import RuleTables
 
@@ -181,9 +181,9 @@ class _Call:
             head_gain=own(plan.head_gain),
             class_gain=own(plan.class_gain),
             redistribution=None if rule is None else replace(rule, heads=own(rule.heads), rows=own(rule.rows)),
-            logit_boost=own(plan.logit_boost),
             rows=own(plan.rows),
-            logit_factor=own(plan.logit_factor),
+            empty_key=own(plan.empty_key),
+            **{name: own(getattr(plan, name)) for name in PER_KEY},
         )
         states = (self.query[batch], self.key[batch], self.value[batch])
         return _Call(*states, plan, own(self.key_class), own(self.mask), self.scale)
@@ -198,17 +198,20 @@ class _Call:
         if alive is not None:
             weights *= alive
         mass = blind = chosen = moved = None
+        value_gain = self._by_key("value_gain", start, stop, seen, weights.dtype)
         if key_class is not None:
             if "mass" in want:
                 mass = _per_class(weights, _indicators(key_class, self.plan.classes, weights.dtype))
             if "blinded" in want:
-                blind = _blinded(weights, self.value, key_class).to(self.query.dtype)
+                blind = _blinded(weights, self.value, key_class, value_gain).to(self.query.dtype)
             if self.plan.moves_weight and self.plan.redistribution is not None:
                 chosen, moved = _redistribute(weights, self.tables, self.plan.redistribution, start)
             if self.plan.class_gain is not None:
                 self._gain_classes(weights, key_class, start, stop)
         if "moved" in want and moved is None:
             moved = weights.new_zeros(weights.shape[:3])
+        if value_gain is not None:
+            weights *= value_gain
         return _Rows(_weighted(weights, self.value), chosen, mass, blind, moved if "moved" in want else None)
 
     @functools.cached_property
@@ -227,11 +230,9 @@ class _Call:
         query = self.query if stop - start == rows else self.query[:, :, start:stop]
         query = (query.to(self.key.dtype) * self.scale).reshape(batch * self.key.shape[1], -1, size)
         logits = torch.bmm(query, _flat(self.key, seen).transpose(1, 2)).view(batch, heads, stop - start, seen)
-        if self.plan.logit_factor is not None:
-            change = self.plan.logit_factor[:, :, None, :seen].to(logits.dtype) - 1.0
-            if self.plan.rows is not None:
-                change = change * _rows_from(self.plan.rows, start, stop, logits.device)
-            logits.addcmul_(change, logits)
+        factor = self._by_key("logit_factor", start, stop, seen, logits.dtype)
+        if factor is not None:
+            logits *= factor
         if self.plan.logit_boost is not None:
             boost = self.plan.logit_boost[:, :, None, :seen].to(logits.dtype)
             if self.plan.rows is not None:
@@ -239,11 +240,36 @@ class _Call:
             logits.addcmul_(boost, logits.abs())
         visible = self._visible(start, stop, key_class, seen)
         if visible is None:
-            return logits.softmax(-1), None
+            return self._softmax(logits, start, stop), None
         alive = visible.any(-1, keepdim=True)
         hidden = torch.where(alive, -torch.inf, 0.0).to(logits.dtype)
         added = 0.0 if self.mask is None or self.mask.dtype is torch.bool else _rows_of(self.mask, start, stop)
-        return logits.add_(torch.where(visible, added, hidden)).softmax(-1), alive.to(logits.dtype)
+        return self._softmax(logits.add_(torch.where(visible, added, hidden)), start, stop), alive.to(logits.dtype)
+
+    def _softmax(self, logits: Tensor, start: int, stop: int) -> Tensor:
+        """Return softmax weights in which keys count as often as the plan says, and an empty key takes its share."""
+        weights, total, empty = logits.softmax(-1), None, self.plan.empty_key
+        counts = self._by_key("key_weight", start, stop, logits.shape[-1], logits.dtype)
+        if counts is not None:
+            weights *= counts
+            total = weights.sum(-1, keepdim=True)
+        if empty is not None:
+            empty = (empty if empty.shape[2] == 1 else empty[:, :, start:stop]).to(logits.dtype)[..., None]
+            if self.plan.rows is not None:
+                empty = empty * _rows_from(self.plan.rows, start, stop, logits.device)
+            share = (empty.log() - logits.logsumexp(-1, keepdim=True)).exp()  # beside weights that sum to 1
+            total = share + (1.0 if total is None else total)
+        return weights if total is None else weights.div_(torch.where(total > 0, total, 1.0))
+
+    def _by_key(self, name: str, start: int, stop: int, seen: int, dtype: torch.dtype) -> Tensor | None:
+        """Return what a field of the plan multiplies with, `[B or 1, Hq or 1, rows or 1, seen]`; 1 above its rows."""
+        given: Tensor | None = getattr(self.plan, name)
+        if given is None:
+            return None
+        given = given[:, :, None, :seen].to(dtype)
+        if self.plan.rows is None:
+            return given
+        return torch.where(_rows_from(self.plan.rows, start, stop, given.device), given, 1.0)
 
     def _visible(self, start: int, stop: int, key_class: Tensor | None, seen: int) -> Tensor | None:
         """Return which keys each row sees, bool and broadcast over heads; None where every row sees every key."""
@@ -345,10 +371,12 @@ def _per_class(weights: Tensor, indicators: Tensor) -> Tensor:
     return torch.bmm(weights.view(batch, heads * rows, seen), indicators.transpose(1, 2)).view(batch, heads, rows, -1)
 
 
-def _blinded(weights: Tensor, value: Tensor, key_class: Tensor) -> Tensor:
+def _blinded(weights: Tensor, value: Tensor, key_class: Tensor, gain: Tensor | None) -> Tensor:
     """Return the output over the keys that are no image, renormalised; 0 where there are none."""
     rest = weights * ((key_class != KeyClass.IMAGE_SINK) & (key_class != KeyClass.IMAGE))[:, None, None, :]
     total = rest.sum(-1, keepdim=True)
+    if gain is not None:
+        rest *= gain
     return _weighted(rest, value) / torch.where(total > 0, total, 1.0)
 
 

@@ -77,8 +77,9 @@ class PreparedDecode:
 
     @staticmethod
     def takes(plan: AttentionPlan, device: torch.device) -> bool:
-        """Whether a plan can be made ready: changes of logits are made for the keys of one step."""
-        return plan.edits_weights and plan.logit_boost is None and plan.logit_factor is None and device.type == "cpu"
+        """Whether a plan can be made ready: what is stated key by key is made for the keys of one step."""
+        made_anew = plan.changes_keys or plan.empty_key is not None or plan.head_source is not None
+        return plan.edits_weights and not made_anew and device.type == "cpu"
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: StepMask, scale: float | None

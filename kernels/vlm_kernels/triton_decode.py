@@ -38,7 +38,8 @@ def _each_class(
 @triton.jit(
     do_not_specialize=[
         "keys", "span", "mask_batch", "mask_head", "boost_batch",
-        "boost_head", "factor_batch", "factor_head", "class_batch",
+        "boost_head", "factor_batch", "factor_head", "shift_batch", "shift_head", "gain_batch", "gain_head",
+        "empty_batch", "empty_head", "class_batch",
     ]
 )  # fmt: skip
 def decode_kernel(
@@ -49,6 +50,9 @@ def decode_kernel(
     mask,
     boost,
     factor,
+    shift,  # logarithm of each key's weight, base 2
+    gain,
+    empty,  # logarithm of the empty key's weight, base 2
     head_gain,
     class_gain,
     rule_heads,
@@ -81,6 +85,12 @@ def decode_kernel(
     boost_head,
     factor_batch,
     factor_head,
+    shift_batch,
+    shift_head,
+    gain_batch,
+    gain_head,
+    empty_batch,
+    empty_head,
     class_batch,
     scale,  # times log2(e)
     moved,
@@ -147,6 +157,9 @@ def decode_kernel(
             place = boost + batch * boost_batch + tile_head[:, None] * boost_head + number[None, :]
             strength = tl.load(place, mask=known & planned, other=0.0)
             logits += _each_class(strength.to(tl.float32), HEADS, BLOCK) * tl.abs(logits)
+        if shift is not None:
+            place = shift + batch * shift_batch + tile_head[:, None] * shift_head + number[None, :]
+            logits += _each_class(tl.load(place, mask=known & planned, other=0.0), HEADS, BLOCK)
         kind = tl.load(key_class + number, mask=here, other=-1) if key_class is not None else tl.where(here, 0, -1)
         seen = kind[None, :] == row_class[:, None]
         if mask is not None:
@@ -163,6 +176,10 @@ def decode_kernel(
         weights = tl.exp2(logits - base[:, None])
         rescale = tl.exp2(top - base)
         total = total * rescale + tl.sum(weights, 1)
+        if gain is not None:
+            place = gain + batch * gain_batch + tile_head[:, None] * gain_head + number[None, :]
+            times = tl.load(place, mask=known & planned, other=1.0)
+            weights *= _each_class(times.to(tl.float32), HEADS, BLOCK)
         v = tl.load(  # [BLOCK, PADDED]
             value_base + number[:, None] * value_row + column[None, :],
             mask=here[:, None] & (column[None, :] < SIZE),
@@ -214,6 +231,9 @@ def decode_kernel(
             mass_out=mass_out,
             blinded_out=blinded_out,
             moved_out=moved_out,
+            empty=empty,
+            empty_batch=empty_batch,
+            empty_head=empty_head,
             head_gain=head_gain,
             class_gain=class_gain,
             rule_heads=rule_heads,
@@ -247,9 +267,10 @@ class DecodeShape:
     def of(size: int, group: int, dtype: torch.dtype, rich: bool) -> DecodeShape:
         """Return tile sizes; two heads at least, since sixteen rows are the least that tensor cores take.
 
-        Rich calls have a mask or a boost or want the image-blinded output. Without a bound the compiler gives some of
-        them far more registers than they need; with one it gives others more than it would by itself. Rich calls in
-        float32 load one block at a time: loading the next one meanwhile makes them spill on sm_90.
+        Rich calls have a mask or something stated key by key, or want the image-blinded output. Without a bound the
+        compiler gives some of them far more registers than they need; with one it gives others more than it would by
+        itself. Rich calls in float32 load one block at a time: loading the next one meanwhile makes them spill on
+        sm_90.
         """
         padded = launch.power_of_two(size)
         if dtype is torch.float32:
@@ -283,7 +304,7 @@ def decode_operator(query: Tensor, key: Tensor, value: Tensor, edit: Edit) -> tu
     batch, heads, _, size = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     key, value, query = launch.unit_stride(key), launch.unit_stride(value), launch.unit_stride(query)
-    shape = DecodeShape.of(size, heads // kv_heads, query.dtype, rich=edit.changes_logits or edit.want_blinded)
+    shape = DecodeShape.of(size, heads // kv_heads, query.dtype, rich=edit.changes_keys or edit.want_blinded)
     tiles = batch * kv_heads * launch.ceil_div(heads // kv_heads, shape.heads)
     span = keys_per_split(keys, tiles, shape.block, launch.processors(query.device))
     splits = launch.ceil_div(keys, span)

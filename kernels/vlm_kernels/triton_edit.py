@@ -33,7 +33,11 @@ class Edit(NamedTuple):
         class_gain: float `[B, Hq, classes]`, at most eight classes.
         logit_boost: float `[B or 1, Hq or 1, Tk]`.
         logit_factor: float `[B or 1, Hq or 1, Tk]`.
-        plan_rows: int64 `[B]`, the first query row on which class gain, boost and factor act; None means all.
+        key_weight: float `[B or 1, Hq or 1, Tk]`.
+        value_gain: float `[B or 1, Hq or 1, Tk]`.
+        empty_key: float `[B or 1, Hq or 1, Tq or 1]`.
+        plan_rows: int64 `[B]`, the first query row on which class gain, what is stated key by key and the empty key
+            act; None means all.
         rule_heads: bool `[B, Hq]`, heads that redistribute; None means all.
         rule_rows: int64 `[B]`, the first query row that may redistribute; None means all.
         moved: share of every sink's weight that is handed on, above 0; None means no redistribution.
@@ -54,6 +58,9 @@ class Edit(NamedTuple):
     class_gain: Tensor | None
     logit_boost: Tensor | None
     logit_factor: Tensor | None
+    key_weight: Tensor | None
+    value_gain: Tensor | None
+    empty_key: Tensor | None
     plan_rows: Tensor | None
     rule_heads: Tensor | None
     rule_rows: Tensor | None
@@ -81,6 +88,9 @@ class Edit(NamedTuple):
             class_gain=plan.class_gain,
             logit_boost=plan.logit_boost,
             logit_factor=plan.logit_factor,
+            key_weight=plan.key_weight,
+            value_gain=plan.value_gain,
+            empty_key=plan.empty_key,
             plan_rows=plan.rows if plan.uses_rows else None,
             rule_heads=rule.heads if rule else None,
             rule_rows=rule.rows if rule else None,
@@ -97,9 +107,10 @@ class Edit(NamedTuple):
         )
 
     @property
-    def changes_logits(self) -> bool:
-        """Whether logits are changed key by key, so that a kernel loads more than keys and values."""
-        return self.mask is not None or self.logit_boost is not None or self.logit_factor is not None
+    def changes_keys(self) -> bool:
+        """Whether anything is stated key by key, so that a kernel loads more than keys and values."""
+        changed = self.mask is not None or self.logit_boost is not None or self.logit_factor is not None
+        return changed or self.key_weight is not None or self.value_gain is not None
 
 
 def flat(function: Callable[..., Result]) -> Callable[..., Result]:

@@ -51,6 +51,9 @@ def finish_heads(
     mass_out,
     blinded_out,
     moved_out,
+    empty,  # logarithm of the empty key's weight, base 2
+    empty_batch,
+    empty_head,
     head_gain,
     class_gain,
     rule_heads,
@@ -75,11 +78,17 @@ def finish_heads(
     rescale = tl.exp2(top - highest[:, None])
     sums = total * rescale
     row_sum = tl.sum(sums, 1)
+    local = tl.arange(0, HEADS)
+    valid = first_head + local < head_limit
+    if empty is not None:
+        acting = valid
+        if plan_rows is not None:
+            acting = acting & (tl.load(plan_rows + batch) <= 0)
+        own = empty + batch * empty_batch + (first_head + local) * empty_head
+        row_sum += tl.exp2(tl.load(own, mask=acting, other=float("-inf")) - highest)
     inverse = 1.0 / tl.where(row_sum > 0.0, row_sum, 1.0)
     mass = sums * inverse[:, None]
 
-    local = tl.arange(0, HEADS)
-    valid = first_head + local < head_limit
     head = batch * heads + first_head + local
     classes = tl.arange(0, CLASS_SLOTS)[None, :]
     factors = tl.full((HEADS, CLASS_SLOTS), 1.0, tl.float32)

@@ -49,6 +49,9 @@ def operands(edit: Edit, query: Tensor, keys: int, results: tuple[Tensor, Tensor
     mask = spread(edit.mask, (batch, heads, rows, keys))
     boost = spread(edit.logit_boost, (batch, heads, keys))
     factor = spread(edit.logit_factor, (batch, heads, keys))
+    shift = spread(_log2(edit.key_weight), (batch, heads, keys))
+    gain = spread(edit.value_gain, (batch, heads, keys))
+    empty = spread(_log2(edit.empty_key), (batch, heads, rows))
     mass, blinded, moved = results
     return {
         "key_class": key_class,
@@ -62,6 +65,15 @@ def operands(edit: Edit, query: Tensor, keys: int, results: tuple[Tensor, Tensor
         "factor": factor,
         "factor_batch": stride(factor, 0),
         "factor_head": stride(factor, 1),
+        "shift": shift,
+        "shift_batch": stride(shift, 0),
+        "shift_head": stride(shift, 1),
+        "gain": gain,
+        "gain_batch": stride(gain, 0),
+        "gain_head": stride(gain, 1),
+        "empty": empty,
+        "empty_batch": stride(empty, 0),
+        "empty_head": stride(empty, 1),
         "head_gain": dense(edit.head_gain, query.device),
         "class_gain": dense(edit.class_gain, query.device),
         "gain_classes": 0 if edit.class_gain is None else edit.class_gain.shape[-1],
@@ -79,6 +91,11 @@ def operands(edit: Edit, query: Tensor, keys: int, results: tuple[Tensor, Tensor
         "blinded_out": blinded if edit.want_blinded else None,
         "moved_out": moved if edit.want_moved else None,
     }
+
+
+def _log2(times: Tensor | None) -> Tensor | None:
+    """Return float32 logarithms to base 2, in which the kernels count: what multiplies `e^z` is added to a logit."""
+    return None if times is None else times.float().log2()
 
 
 def arrival_counters(query: Tensor, tiles: int) -> Tensor:

@@ -19,6 +19,8 @@ from vlm_kernels import triton_launch as launch
 from vlm_kernels.triton_edit import Edit, flat
 from vlm_kernels.triton_epilogue import rule_factors
 
+EMPTY_KEY_REGISTERS = 128
+
 
 @triton.jit
 def _tile(
@@ -30,16 +32,18 @@ def _tile(
     row,  # [ROWS], number of the query row
     head,  # [ROWS]
     valid,  # [ROWS]
-    planned,  # [ROWS], whether factor and boost act
+    planned,  # [ROWS], whether factor, boost and shift act
     scale,
-    key_class,  # this and the next three of this batch row, or None
+    key_class,  # this and the next four of this batch row, or None
     mask,
     boost,
     factor,
+    shift,
     mask_head,
     mask_row,
     boost_head,
     factor_head,
+    shift_head,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -61,6 +65,8 @@ def _tile(
     if boost is not None:
         strength = tl.load(boost + head[:, None] * boost_head + number[None, :], mask=acting, other=0.0)
         logits += strength.to(tl.float32) * tl.abs(logits)
+    if shift is not None:
+        logits += tl.load(shift + head[:, None] * shift_head + number[None, :], mask=acting, other=0.0)
     kind = tl.load(key_class + number, mask=here, other=-1) if key_class is not None else tl.where(here, 0, -1)
     seen = (kind >= 0)[None, :] & valid[:, None]
     if mask is None:
@@ -81,7 +87,8 @@ def _tile(
 @triton.jit(
     do_not_specialize=[
         "first", "rows", "keys", "mask_batch", "mask_head", "mask_row",
-        "boost_batch", "boost_head", "factor_batch", "factor_head", "class_batch",
+        "boost_batch", "boost_head", "factor_batch", "factor_head", "shift_batch", "shift_head",
+        "gain_batch", "gain_head", "empty_batch", "empty_head", "empty_row", "class_batch",
     ]
 )  # fmt: skip
 def tail_kernel(
@@ -92,6 +99,9 @@ def tail_kernel(
     mask,
     boost,
     factor,
+    shift,  # logarithm of each key's weight, base 2
+    gain,
+    empty,  # logarithm of the empty key's weight, base 2
     head_gain,
     class_gain,
     rule_heads,
@@ -123,6 +133,13 @@ def tail_kernel(
     boost_head,
     factor_batch,
     factor_head,
+    shift_batch,
+    shift_head,
+    gain_batch,
+    gain_head,
+    empty_batch,
+    empty_head,
+    empty_row,
     class_batch,
     scale,  # times log2(e)
     moved,
@@ -164,6 +181,12 @@ def tail_kernel(
         boost += batch * boost_batch
     if factor is not None:
         factor += batch * factor_batch
+    if shift is not None:
+        shift += batch * shift_batch
+    if gain is not None:
+        gain += batch * gain_batch
+    if empty is not None:
+        empty += batch * empty_batch
     stop = keys
     if mask is None:
         stop = tl.minimum(keys, first + (tl.program_id(0) * ROWS + ROWS - 1) // GROUP + 1)
@@ -176,7 +199,8 @@ def tail_kernel(
         logits, kind = _tile(
             q, key_base, key_row, start, keys, row, head, valid, planned, scale,
             key_class=key_class, mask=mask, mask_head=mask_head, mask_row=mask_row, boost=boost,
-            boost_head=boost_head, factor=factor, factor_head=factor_head, SIZE=SIZE, PADDED=PADDED, BLOCK=BLOCK,
+            boost_head=boost_head, factor=factor, factor_head=factor_head, shift=shift, shift_head=shift_head,
+            SIZE=SIZE, PADDED=PADDED, BLOCK=BLOCK,
         )  # fmt: skip
         new_top = tl.maximum(top, tl.max(logits, 1))
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -195,6 +219,9 @@ def tail_kernel(
         top = new_top
 
     highest = tl.where(top == float("-inf"), 0.0, top)
+    if empty is not None:
+        own = empty + head * empty_head + row * empty_row
+        total += tl.exp2(tl.load(own, mask=planned, other=float("-inf")) - highest)
     inverse = 1.0 / tl.where(total > 0.0, total, 1.0)
     place = batch * heads + head
     factors = tl.full((ROWS, 8), 1.0, tl.float32)
@@ -232,7 +259,8 @@ def tail_kernel(
         logits, kind = _tile(
             q, key_base, key_row, start, keys, row, head, valid, planned, scale,
             key_class=key_class, mask=mask, mask_head=mask_head, mask_row=mask_row, boost=boost,
-            boost_head=boost_head, factor=factor, factor_head=factor_head, SIZE=SIZE, PADDED=PADDED, BLOCK=BLOCK,
+            boost_head=boost_head, factor=factor, factor_head=factor_head, shift=shift, shift_head=shift_head,
+            SIZE=SIZE, PADDED=PADDED, BLOCK=BLOCK,
         )  # fmt: skip
         weights = tl.exp2(logits - highest[:, None])
         number = start + tl.arange(0, BLOCK)
@@ -241,14 +269,21 @@ def tail_kernel(
             mask=(number < keys)[:, None] & (column[None, :] < SIZE),
             other=0.0,
         )
+        if gain is not None:
+            acting = planned[:, None] & (number < keys)[None, :]
+            gains = tl.load(gain + head[:, None] * gain_head + number[None, :], mask=acting, other=1.0)
         if blinded_out is not None:
             text = tl.where(((kind != 2) & (kind != 3))[None, :], weights, 0.0)
             text_sum += tl.sum(text, 1)
+            if gain is not None:
+                text *= gains.to(tl.float32)
             text_acc += tl.dot(text.to(v.dtype), v, input_precision="ieee")
         times = tl.zeros((ROWS, BLOCK), tl.float32)
         for other in tl.static_range(8):
             mine = tl.sum(tl.where(classes == other, factors, 0.0), 1)
             times = tl.where(kind[None, :] == other, mine[:, None], times)
+        if gain is not None:
+            times *= gains.to(tl.float32)
         acc += tl.dot((weights * times * inverse[:, None]).to(v.dtype), v, input_precision="ieee")
 
     here = ((place * rows + row) * SIZE)[:, None] + column[None, :]
@@ -267,14 +302,16 @@ class TailShape:
     block: int
     warps: int
     stages: int
+    registers: int | None = None  # the most a thread may use; unbounded, ptxas takes 80 for an empty key and spills
 
     @staticmethod
-    def of(size: int, pairs: int, dtype: torch.dtype) -> TailShape:
+    def of(size: int, pairs: int, dtype: torch.dtype, empty_key: bool) -> TailShape:
         """Return tile sizes; short tails get sixteen rows a block, so that more blocks share the work."""
         padded = launch.power_of_two(size)
         heavy = dtype is torch.float32 or padded == 256
         rows = 16 if pairs <= 512 or heavy else 64
-        return TailShape(padded, rows, block=32 if heavy else 64, warps=8, stages=2)
+        registers = EMPTY_KEY_REGISTERS if empty_key else None
+        return TailShape(padded, rows, block=32 if heavy else 64, warps=8, stages=2, registers=registers)
 
 
 def tail(
@@ -309,7 +346,7 @@ def tail_operator(
     group = heads // kv_heads
     key, value, query = launch.unit_stride(key), launch.unit_stride(value), launch.unit_stride(query)
     pairs = (count - first) * group
-    shape = TailShape.of(size, pairs, query.dtype)
+    shape = TailShape.of(size, pairs, query.dtype, edit.empty_key is not None)
     results = launch.empty_results(query, edit)
     if edit.want_moved:
         results[2][:, :, :first] = 0.0
@@ -324,6 +361,7 @@ def tail_operator(
             output=output,
             **operands,
             mask_row=launch.stride(operands["mask"], 2),
+            empty_row=launch.stride(operands["empty"], 2),
             first=first,
             rows=count,
             heads=heads,
@@ -337,6 +375,7 @@ def tail_operator(
             BLOCK=shape.block,
             num_warps=shape.warps,
             num_stages=shape.stages,
+            maxnreg=shape.registers,
         )
     return results
 

@@ -58,6 +58,9 @@ def plan_of(name: str, heads: int, keys: int) -> AttentionPlan:
         return AttentionPlan(logit_boost=boost)
     if name == "var and vhr":
         return AttentionPlan(head_gain=gain, redistribution=Redistribution())
+    alone = {"key weight": "key_weight", "value gain": "value_gain", "empty key": "empty_key"}
+    if name in alone:
+        return AttentionPlan(rows=first, **{alone[name]: boost if name != "empty key" else torch.ones(1, heads, 1)})
     picked = Redistribution(heads=torch.ones(1, heads, dtype=torch.bool), rows=first, share_epsilon=1e-6)
     return AttentionPlan(
         head_gain=gain,
@@ -76,6 +79,8 @@ def launch(kernel: str, size: int, group: int, dtype: torch.dtype, name: str) ->
     states = [torch.zeros(1, count, length, size, dtype=dtype) for count, length in ((heads, rows), (KV_HEADS, keys))]
     mask = {
         "everything": torch.ones(1, 1, rows, keys, dtype=torch.bool),
+        "key weight": torch.ones(1, 1, rows, keys, dtype=torch.bool),
+        "value gain": torch.ones(1, 1, rows, keys, dtype=torch.bool),
         "boost": torch.zeros(1, 1, rows, keys, dtype=dtype),
     }.get(name)
     triton_backend.attend(
@@ -128,9 +133,22 @@ CHECKED = (  # kernel, head size, group, dtype, plan, capabilities
     ("decode", 128, 4, SINGLE, "everything", (90,)),
     ("decode", 256, 2, SINGLE, "everything", (80, 90)),
     ("decode", 128, 4, HALF, "boost", (90,)),
+    ("decode", 128, 7, HALF, "key weight", (80, 90)),
+    ("decode", 128, 7, HALF, "value gain", (80, 90)),
+    ("tail", 128, 4, HALF, "empty key", (80, 90)),
     ("tail", 128, 1, HALF, "var and vhr", (80, 90)),
 )
 OTHERS = (
+    *(
+        (kernel, size, group, dtype, name, (80, 90))
+        for name in ("key weight", "value gain", "empty key")
+        for kernel, size, group, dtype in (
+            ("decode", 128, 1, HALF),
+            ("decode", 256, 2, HALF),
+            ("decode", 128, 2, SINGLE),
+            ("tail", 256, 2, HALF),
+        )
+    ),
     *(("decode", size, 4, torch.float16, "var and vhr", (80, 90)) for size in (64, 96, 256)),
     *(("decode", size, group, HALF, "everything", (80, 90)) for size, group in ((80, 8), (128, 1), (128, 4), (256, 2))),
     ("decode", 128, 7, HALF, "var and vhr", (80, 90)),

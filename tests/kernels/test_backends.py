@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from vlm_kernels import AttentionPlan, KeyClass, Redistribution, attend, torch_backend
+from vlm_kernels.plan import PER_KEY
 
 from tests.support.compare import distance, equal
 from tests.support.specification import TOLERANCE
@@ -92,7 +93,7 @@ def test_a_batch_gives_what_its_rows_give_alone(any_plan, make_call):
         rule = call.plan.redistribution
         if rule is not None:
             rule = replace(rule, heads=alone(rule.heads), rows=alone(rule.rows))
-        names = ("head_gain", "class_gain", "logit_boost", "logit_factor", "rows")
+        names = ("head_gain", "class_gain", "empty_key", "head_source", "rows", *PER_KEY)
         plan = AttentionPlan(redistribution=rule, **{name: alone(getattr(call.plan, name)) for name in names})
         states = (call.query[here], call.key[here], call.value[here])
         output, _ = attend(*states, plan=plan, key_class=call.key_class[here], backend="torch")

@@ -16,6 +16,16 @@ def test_gains_multiply_and_boosts_add():
     assert both.logit_boost.tolist() == (2 * boost).tolist()
 
 
+def test_key_weights_and_value_gains_multiply_and_empty_keys_add():
+    one = AttentionPlan(
+        key_weight=torch.full((1, 1, 6), 3.0), value_gain=torch.full((1, 2, 6), 2.0), empty_key=torch.ones(1, 1, 1)
+    )
+    both = one | one
+    assert both.key_weight.unique().tolist() == [9.0]
+    assert both.value_gain.unique().tolist() == [4.0]
+    assert both.empty_key.tolist() == [[[2.0]]]
+
+
 def test_class_gains_of_different_length_multiply_as_if_filled_with_ones():
     short, long = torch.full((1, 2, 4), 2.0), torch.full((1, 2, 6), 3.0)
     both = AttentionPlan(class_gain=short) | AttentionPlan(class_gain=long)
@@ -41,9 +51,12 @@ def test_rows_belong_to_the_plan_that_uses_them():
 def test_what_cannot_be_combined_is_refused():
     with pytest.raises(ValueError, match="both redistribute"):
         AttentionPlan(redistribution=Redistribution()) | AttentionPlan(redistribution=Redistribution())
+    with pytest.raises(ValueError, match="as another head does"):
+        AttentionPlan(head_source=torch.zeros(1, 2).long()) | AttentionPlan(head_source=torch.zeros(1, 2).long())
     boosting = AttentionPlan(logit_boost=torch.ones(1, 1, 6), rows=ROWS)
-    with pytest.raises(ValueError, match="same rows"):
-        boosting | AttentionPlan(class_gain=torch.ones(1, 2, 5))
+    for other in ({"class_gain": torch.ones(1, 2, 5)}, {"key_weight": torch.ones(1, 1, 6)}):
+        with pytest.raises(ValueError, match="same rows"):
+            boosting | AttentionPlan(**other)
     with pytest.raises(TypeError):
         boosting | 3
 
@@ -58,6 +71,9 @@ def test_what_cannot_be_combined_is_refused():
         (lambda: AttentionPlan(head_gain=torch.ones(2)), "2 dimensions"),
         (lambda: AttentionPlan(class_gain=torch.ones(1, 2, 9)), "9 classes"),
         (lambda: AttentionPlan(logit_boost=torch.ones(1, 2, 3, dtype=torch.int64)), "floating point"),
+        (lambda: AttentionPlan(key_weight=torch.ones(3)), "3 dimensions"),
+        (lambda: AttentionPlan(empty_key=torch.ones(1, 2)), "3 dimensions"),
+        (lambda: AttentionPlan(head_source=torch.ones(1, 2)), "int64"),
         (lambda: AttentionPlan(rows=torch.tensor(3)), "int64"),
     ],
 )
@@ -71,6 +87,9 @@ def test_a_malformed_plan_is_refused(make, message):
     [
         ({"plan": AttentionPlan(head_gain=torch.ones(2, 2))}, "plan.head_gain"),
         ({"plan": AttentionPlan(logit_boost=torch.ones(1, 1, 5))}, "plan.logit_boost"),
+        ({"plan": AttentionPlan(value_gain=torch.ones(1, 1, 5))}, "plan.value_gain"),
+        ({"plan": AttentionPlan(empty_key=torch.ones(1, 1, 4))}, "plan.empty_key"),
+        ({"plan": AttentionPlan(head_source=torch.zeros(1, 3).long())}, "plan.head_source"),
         ({"plan": AttentionPlan(redistribution=Redistribution())}, "key_class"),
         ({"want": ("mass",)}, "key_class"),
         ({"want": ("weights",)}, "want takes"),

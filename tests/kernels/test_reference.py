@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from vlm_kernels import AttentionPlan, KeyClass, Redistribution, reference
+from vlm_kernels import AttentionPlan, KeyClass, Redistribution, attend, reference
 
 from tests.support.compare import distance, rounding
 
@@ -77,6 +77,81 @@ def test_boost_worked_by_hand():
     boost = torch.tensor([[[0.0, 0.0, 0.0, 0.0, 0.5]]])
     weights, _ = one_row(AttentionPlan(logit_boost=boost))
     assert weights[-1] == pytest.approx(math.sqrt(0.3) / (0.7 + math.sqrt(0.3)))
+
+
+def test_key_weight_worked_by_hand():
+    # 0.3, 0.2, 0.1, 0 * 0.1, 2 * 0.3 of their sum 1.2
+    weights, aux = one_row(AttentionPlan(key_weight=torch.tensor([[[1.0, 1.0, 1.0, 0.0, 2.0]]])))
+    assert weights == pytest.approx([0.25, 1 / 6, 1 / 12, 0.0, 0.5])
+    assert aux.mass.flatten().tolist() == pytest.approx([0.25, 1 / 6, 1 / 12, 0.5, 0.0])
+
+
+def test_value_gain_worked_by_hand():
+    # the weights stay 0.3, 0.2, 0.1, 0.1, 0.3; without image 0.6 and 0.4, of values that are 2 and 3 times as large
+    weights, aux = one_row(AttentionPlan(value_gain=torch.tensor([[[2.0, 3.0, 1.0, 1.0, 0.0]]])))
+    assert weights == pytest.approx([0.6, 0.6, 0.1, 0.1, 0.0])
+    assert aux.mass.flatten().tolist() == pytest.approx([0.3, 0.2, 0.1, 0.4, 0.0])
+    assert aux.blinded.flatten().tolist() == pytest.approx([1.2, 1.2, 0, 0, 0])
+
+
+def test_empty_key_worked_by_hand():
+    # e^z are the weights themselves, sum 1: beside an empty key of 0.25 each is divided by 1.25
+    weights, aux = one_row(AttentionPlan(empty_key=torch.tensor([[[0.25]]])))
+    assert weights == pytest.approx([0.24, 0.16, 0.08, 0.08, 0.24])
+    assert aux.mass.sum().item() == pytest.approx(0.8)
+    assert aux.blinded.flatten().tolist() == pytest.approx([0.6, 0.4, 0, 0, 0])
+
+
+def test_a_head_attends_as_its_source_does():
+    query = torch.tensor([[[[1.0]], [[-2.0]]]], dtype=torch.float64)
+    key = torch.tensor([[[[1.0], [3.0]], [[2.0], [5.0]]]], dtype=torch.float64)
+    value = torch.tensor([[[[1.0], [0.0]], [[0.0], [1.0]]]], dtype=torch.float64)
+    plan = AttentionPlan(head_source=torch.tensor([[1, 1]]))
+    output, _ = reference.attend(query, key, value, plan=plan, scale=1.0)
+    # both heads have head 1's logits -4 and -10; head 0 shows the first weight, head 1 the second
+    first = 1 / (1 + math.exp(-6))
+    assert output.flatten().tolist() == pytest.approx([first, 1 - first])
+
+
+@pytest.mark.parametrize("shape", ["decode-96-group-7", "prefill-continued"])
+def test_a_key_of_weight_two_is_a_key_that_is_there_twice(shape, make_call):
+    call = make_call(shape, "head-gain").to(torch.float64)
+    keys, twice = call.key.shape[2], 3
+    weight = torch.ones(1, 1, keys)
+    weight[..., twice] = 2.0
+    once, _ = attend(**call.arguments() | {"plan": AttentionPlan(key_weight=weight)}, backend="reference")
+    again = [torch.cat([part, part[..., twice : twice + 1, :]], dim=2) for part in (call.key, call.value)]
+    classes = torch.cat([call.key_class, call.key_class[:, twice : twice + 1]], dim=1)
+    mask = None if call.mask is None else torch.cat([call.mask, call.mask[..., twice : twice + 1]], dim=-1)
+    both, _ = attend(call.query, *again, plan=AttentionPlan(), key_class=classes, mask=mask, backend="reference")
+    assert distance(once, both) < rounding(torch.float64, terms=keys)
+
+
+def test_a_key_of_weight_zero_is_a_key_that_is_hidden(make_call):
+    call = make_call("prefill-continued", "head-gain").to(torch.float64)
+    dropped = torch.arange(call.key.shape[2]) % 3 == 1
+    plan = AttentionPlan(key_weight=(~dropped).double()[None, None])
+    output, aux = attend(**call.arguments() | {"plan": plan}, backend="reference", want=("mass",))
+    mask = call.mask & ~dropped
+    hidden = call.arguments() | {"plan": AttentionPlan(), "mask": mask}
+    expected, seen = attend(**hidden, backend="reference", want=("mass",))
+    close = rounding(torch.float64, terms=call.key.shape[2])
+    assert distance(output, expected) < close
+    assert distance(aux.mass, seen.mass) < close
+
+
+def test_an_empty_key_is_a_key_without_value(make_call):
+    call = make_call("prefill-float-mask", "head-gain").to(torch.float64)
+    size = torch.rand(2, 1, 17, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    output, _ = attend(**call.arguments() | {"plan": AttentionPlan(empty_key=size)}, backend="reference")
+    nothing = torch.zeros_like(call.key[:, :, :1])
+    key, value = (torch.cat([part, nothing], dim=2) for part in (call.key, call.value))
+    classes = torch.cat([call.key_class, torch.zeros_like(call.key_class[:, :1])], dim=1)
+    mask = torch.cat([call.mask.double(), size.log()[..., None]], dim=-1)
+    expected, _ = attend(
+        call.query, key, value, plan=AttentionPlan(), key_class=classes, mask=mask, backend="reference"
+    )
+    assert distance(output, expected) < rounding(torch.float64, terms=call.key.shape[2])
 
 
 def test_redistribution_is_softmax_with_the_logarithm_of_the_factor_added(make_call):

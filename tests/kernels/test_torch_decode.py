@@ -85,8 +85,14 @@ def test_what_changes_with_every_step_is_not_made_ready(make_call):
     assert ready(make_call("decode", "boost")) is None
     assert ready(make_call("decode", "head-gain")) is None
     call = make_call("decode", "redistribution")
-    factor = AttentionPlan(logit_factor=torch.ones(1, 1, call.key.shape[2]))
-    assert ready(replace(call, plan=call.plan | factor)) is None
+    by_key = torch.ones(1, 1, call.key.shape[2])
+    for other in (
+        {"logit_factor": by_key},
+        {"key_weight": by_key},
+        {"value_gain": by_key},
+        {"empty_key": by_key[..., :1]},
+    ):
+        assert ready(replace(call, plan=call.plan | AttentionPlan(**other))) is None
     states = (call.query, call.key, call.value)
     for backend in ("triton", "reference"):
         assert prepare_decode(*states, plan=call.plan, key_class=call.key_class, backend=backend) is None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from vlm_kernels import AttentionPlan, Aux, KeyClass, Redistribution, attend
 from vlm_kernels.dispatch import Backend
+from vlm_kernels.plan import PER_KEY
 
 WANT = ("mass", "blinded", "moved")
 
@@ -103,7 +104,7 @@ def plan_on(plan: AttentionPlan, device: torch.device) -> AttentionPlan:
     rule = plan.redistribution
     if rule is not None and rule.heads is not None:
         rule = replace(rule, heads=rule.heads.to(device))
-    names = ("head_gain", "class_gain", "logit_boost", "logit_factor")
+    names = ("head_gain", "class_gain", "empty_key", "head_source", *PER_KEY)
     moved = {name: getattr(plan, name).to(device) for name in names if getattr(plan, name) is not None}
     return replace(plan, redistribution=rule, **moved)
 
@@ -149,6 +150,8 @@ def plan_of(name: str, shape: Shape, generator: torch.Generator) -> AttentionPla
     first = torch.arange(shape.batch) * 3 if shape.rows > 1 else torch.arange(shape.batch)
     head_gain = 2.0 * rand(shape.batch, heads)
     rule = Redistribution(moved=0.6, max_sink_share=0.5, min_image_mass=0.2)
+    dropping = 2.0 * rand(shape.batch, heads, shape.keys) * (rand(shape.batch, 1, shape.keys) > 0.3)
+    source = torch.randint(heads, (shape.batch, heads), generator=generator)
     plans = {
         "head-gain": AttentionPlan(head_gain=head_gain),
         "redistribution": AttentionPlan(redistribution=rule),
@@ -171,13 +174,29 @@ def plan_of(name: str, shape: Shape, generator: torch.Generator) -> AttentionPla
             logit_boost=rand(shape.batch, heads, shape.keys),
             rows=first,
         ),
+        "key-weight": AttentionPlan(key_weight=dropping, rows=first),
+        "shared-key-weight": AttentionPlan(key_weight=2.0 * rand(1, 1, shape.keys), redistribution=rule),
+        "value-gain": AttentionPlan(value_gain=2.0 * rand(shape.batch, 1, shape.keys), rows=first),
+        "empty-key": AttentionPlan(empty_key=rand(shape.batch, heads, shape.rows), redistribution=rule),
+        "copied-heads": AttentionPlan(head_source=source, head_gain=head_gain),
+        "counted": AttentionPlan(
+            head_gain=head_gain,
+            class_gain=2.0 * rand(shape.batch, heads, 4),
+            redistribution=replace(rule, rows=first.flip(0), max_sink_share=0.7),
+            rows=first,
+            key_weight=2.0 * rand(shape.batch, 1, shape.keys),
+            value_gain=2.0 * rand(1, heads, shape.keys),
+            empty_key=40.0 * rand(1, 1, 1),
+            head_source=source[:1],
+        ),
     }
     return plans[name]
 
 
 PLAN_NAMES = (
     "head-gain", "redistribution", "redistribution-strict", "redistribution-picked", "class-gain", "eight-classes",
-    "boost", "shared-boost", "factor", "factor-and-boost", "everything",
+    "boost", "shared-boost", "factor", "factor-and-boost", "everything", "key-weight", "shared-key-weight",
+    "value-gain", "empty-key", "copied-heads", "counted",
 )  # fmt: skip
 
 
@@ -189,6 +208,6 @@ def call_of(shape_name: str, plan_name: str, seed: int = 0) -> Call:
     key, value = torch.randn(2, shape.batch, shape.kv_heads, shape.keys, shape.size, generator=generator)
     key_class = classes_of(shape, generator)
     mask = mask_of(shape, key_class)
-    if plan_name == "head-gain" and shape.classes == "padding":
+    if plan_name in ("head-gain", "copied-heads") and shape.classes == "padding":
         mask = (key_class >= 0)[:, None, None, :]  # rows without an edit of their weights go by the mask alone
     return Call(query, key, value, key_class, mask, plan_of(plan_name, shape, generator))
