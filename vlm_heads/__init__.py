@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vlm_heads.fold import fold_gains
     from vlm_heads.grounding import TokenGrounding, token_grounding
     from vlm_heads.interventions.base import Intervention
+    from vlm_heads.interventions.evidence_attention import EvidenceAttention
     from vlm_heads.interventions.head_reinforcement import HeadReinforcement
     from vlm_heads.interventions.image_boost import ImageBoost
     from vlm_heads.interventions.listed_heads import ListedHeads
@@ -86,6 +87,7 @@ __all__ = [
     "Check",
     "Contrast",
     "DisturbedPrompt",
+    "EvidenceAttention",
     "FadingImage",
     "Folded",
     "HeadProfile",
@@ -152,6 +154,7 @@ _HOMES = {
     "fold": "fold_gains",
     "grounding": "TokenGrounding token_grounding",
     "interventions.base": "Intervention",
+    "interventions.evidence_attention": "EvidenceAttention",
     "interventions.head_reinforcement": "HeadReinforcement",
     "interventions.image_boost": "ImageBoost",
     "interventions.listed_heads": "ListedHeads",

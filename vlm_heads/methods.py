@@ -27,6 +27,7 @@ from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.names import METHODS
 from vlm_heads.toolkit.discovery import Discovered, discover
+from vlm_heads.toolkit.first_pass import FirstPass
 from vlm_heads.toolkit.head_choice import HeadChoice, HeadChooser, head_awareness
 from vlm_heads.toolkit.head_list import GainList, GainListForm, HeadList, HeadListForm, layers_of_heads
 from vlm_heads.toolkit.layer_sets import Layers, layers_option, resolve_layers
@@ -36,9 +37,11 @@ from vlm_heads.toolkit.row_attention import (
     image_keys,
     last_row,
     over_keys,
+    over_prompt,
     require_image_keys,
     row_logits,
     row_weights,
+    rows_weights,
     text_after_image,
 )
 
@@ -50,6 +53,7 @@ __all__ = [
     "Check",
     "Contrast",
     "ContrastProcessor",
+    "FirstPass",
     "GainList",
     "GainListForm",
     "HeadChoice",
@@ -78,6 +82,7 @@ __all__ = [
     "option",
     "options_of",
     "over_keys",
+    "over_prompt",
     "parse_intervention",
     "parse_method",
     "parse_options",
@@ -86,6 +91,7 @@ __all__ = [
     "resolve_layers",
     "row_logits",
     "row_weights",
+    "rows_weights",
     "text_after_image",
 ]
 

@@ -12,16 +12,18 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from vlm_kernels import Backend, KeyClass
+from vlm_kernels import Backend
 
 from vlm_heads.attached.by_layer import acting_by_layer, watching_by_layer
+from vlm_heads.attached.cached_turns import cached_length, prefix
 from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
-from vlm_heads.attached.generations import Generations, TrackedGeneration
+from vlm_heads.attached.generations import Generations, TrackedGeneration, rows_repeated
 from vlm_heads.attached.turns import ForwardTurns
 from vlm_heads.attached.uncached import Uncached
 from vlm_heads.attached.watcher import Watcher
@@ -35,6 +37,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.key_map import KeyMap
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import LayerTally, Receipt
+from vlm_heads.toolkit.first_pass import FirstPass
 
 
 class _OfOneThread(threading.local):
@@ -44,12 +47,16 @@ class _OfOneThread(threading.local):
         paused: whether forwards are plain and belong to no generation.
         uncached: the generations without a cache.
         embedded_ids: ids whose embeddings are on their way to the model.
+        reading: sees a first pass; None outside of one.
+        told: what first passes found, by intervention; empty where there was none.
     """
 
     def __init__(self) -> None:
         self.paused = False
         self.uncached: Uncached[TrackedGeneration] = Uncached()
         self.embedded_ids: Tensor | None = None
+        self.reading: FirstPass | None = None
+        self.told: Sequence[Mapping[Any, Any]] = ()
 
 
 class Tracker:
@@ -122,6 +129,24 @@ class Tracker:
             self._mine.uncached, self._mine.embedded_ids = before, None
 
     @contextmanager
+    def reading(self, first: FirstPass) -> Iterator[None]:
+        """Let this thread's forwards be plain and seen by a first pass alone while the context lasts."""
+        self._mine.reading = first
+        try:
+            yield
+        finally:
+            self._mine.reading = None
+
+    @contextmanager
+    def told(self, found: Sequence[Mapping[Any, Any]]) -> Iterator[None]:
+        """Let generations of this thread begin with what first passes found, by intervention."""
+        before, self._mine.told = self._mine.told, found
+        try:
+            yield
+        finally:
+            self._mine.told = before
+
+    @contextmanager
     def following(self) -> Iterator[None]:
         """Watch the model's forwards while the context lasts."""
         enter, leave = (torch.compiler.disable(one) for one in (self._enter, self._leave))  # type: ignore[no-untyped-call]
@@ -164,7 +189,7 @@ class Tracker:
             return self._stream.reinforced(compute()[0]), None
         acting = self._acting.get(layer, ()) if state is not None and state.key_map.any_image else ()
         watching = self._watching.get(layer, ()) if state is None or not state.aside else ()
-        if state is None or not (acting or watching):
+        if state is None or not (acting or watching or self._mine.reading):
             if state is None:
                 self._refuse_stray()
             return compute()
@@ -172,6 +197,8 @@ class Tracker:
             layer, module, query, key, value, mask, state, self._profile, compute, {}, self._idle_tally
         )
         call.scale, call.hidden = settings.get("scaling"), self._hidden
+        if self._mine.reading is not None:
+            return self._mine.reading.attend(call)
         moving = self._plan(call, state, acting)
         output, weights = state.edits.edit_for(layer, call.planned).apply(call, moving, self._backend)
         for index, watcher in watching:
@@ -244,7 +271,7 @@ class Tracker:
         cache = inputs.get("past_key_values")
         self._current = None
         known = self._generations.of(cache) if cache is not None else None
-        past = _cached_length(cache, known, inputs)
+        past = cached_length(cache, known, inputs)
         ids = self._prompt_ids(inputs)
         if past == 0:
             self._current = self._begin(ids, inputs, cached=cache is not None)
@@ -314,7 +341,12 @@ class Tracker:
 
     def _begun(self, key_map: KeyMap, inputs: dict[str, Any]) -> TrackedGeneration:
         """Return a new generation, its extra passes made."""
-        state = TrackedGeneration(key_map, memories=[dict(known) for known in self._prepared])
+        if self._mine.reading is not None:
+            return TrackedGeneration(key_map)
+        told = [rows_repeated(found, key_map.rows) for found in self._mine.told]
+        nothing: Mapping[Any, Any] = {}
+        known = zip_longest(self._prepared, told, fillvalue=nothing)
+        state = TrackedGeneration(key_map, memories=[{**prepared, **found} for prepared, found in known])
         self._receipt.generations += 1
         self._receipt.imageless += not key_map.any_image
         if key_map.any_image and self._modes:
@@ -380,7 +412,7 @@ class Tracker:
         state.blind = Recording()
         recording = recorded.recording(self._anatomy.layers) if "lockstep" in self._modes else nullcontext()
         with recording:
-            self._record(state.blind, self._entry, self._blind_inputs(text, inputs) | _prefix(text, state, inputs))
+            self._record(state.blind, self._entry, self._blind_inputs(text, inputs) | prefix(text, state, inputs))
         self._receipt.blind_passes += 1
         if "lockstep" in self._modes:
             self._stream = state.lockstep = LockstepStream(self._anatomy.layers, recorded)
@@ -408,28 +440,3 @@ class Tracker:
         finally:
             self._recording = None
             self._turns.give_back()
-
-
-def _new_columns(inputs: dict[str, Any]) -> int:
-    given = inputs.get("input_ids")
-    given = inputs["inputs_embeds"] if given is None else given
-    return int(given.shape[1])
-
-
-def _cached_length(cache: Cache | None, known: TrackedGeneration | None, inputs: dict[str, Any]) -> int:
-    """Return how many keys the cache holds already."""
-    if cache is None:
-        return 0
-    length = cache.get_seq_length()
-    if isinstance(length, Tensor) and length.is_cuda and known is not None and _new_columns(inputs) == 1:
-        return known.key_map.length  # reading a static cache's length would wait for the device on every step
-    return int(length)
-
-
-def _prefix(text: TextOnly, state: TrackedGeneration, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return what an image-free pass goes on from: nothing, or a copy of the cache of the turns before the image."""
-    start = state.key_map.turn_start
-    if not start:
-        return {}
-    seen = state.key_map.classes[:, :start] != KeyClass.PADDING
-    return {"past_key_values": copy.deepcopy(inputs["past_key_values"]), **text.after(seen)}

@@ -66,6 +66,29 @@ def row_weights(call: AttentionCall) -> Tensor:
     return row_logits(call).softmax(dim=-1)
 
 
+def rows_weights(call: AttentionCall, first: int) -> Tensor:
+    """Return `[B, Hq, R, Tk]`: the weights of the call's rows from `first` on; 0 all along a row that sees nothing.
+
+    float32, or float64 where the query is.
+    """
+    batch, heads, rows, size = call.query.shape
+    query = call.query[:, :, first:]
+    packed = query.reshape(batch, call.key.shape[1], -1, rows - first, size)  # query heads by the key head they share
+    logits = (packed @ call.key[:, :, None].transpose(-1, -2)).reshape(batch, heads, rows - first, -1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits * (size**-0.5 if call.scale is None else call.scale)
+    logits = logits.masked_fill((call.key_class() < 0)[:, None, None], -torch.inf)
+    keys = logits.shape[-1]
+    if call.mask is None and rows > 1:
+        later = torch.ones(rows, keys, dtype=torch.bool, device=logits.device).triu(1)
+        logits = logits.masked_fill(later[first:], -torch.inf)
+    elif call.mask is not None:
+        seen = call.mask[:, :, first:, :keys]
+        logits = logits.masked_fill(~seen, -torch.inf) if seen.dtype is torch.bool else logits + seen
+    alive = (logits > torch.finfo(logits.dtype).min / 2).any(-1, keepdim=True)  # an additive mask has the least number
+    return torch.where(alive, logits, 0.0).softmax(dim=-1) * alive
+
+
 def require_image_keys(anatomy: Anatomy) -> None:
     """Raise `UnsupportedModel` where the language model's self-attention has no image keys that can be weighed."""
     if anatomy.quirks.cross_attention:
@@ -96,6 +119,14 @@ def over_keys(call: AttentionCall, prompt: Tensor) -> Tensor:
     keys, length = call.key.shape[2], call.key_map.length
     values = torch.nn.functional.pad(prompt, (0, max(keys, length) - prompt.shape[1]))
     return values if keys >= length else values[:, length - keys : length]
+
+
+def over_prompt(call: AttentionCall, values: Tensor) -> Tensor:
+    """Return values of this layer's keys `[..., Tk]` at the prompt's keys `[..., T]`, 0 at those it has lost."""
+    keys, length = call.key.shape[2], call.key_map.length
+    held = values if keys < length else values[..., :length]
+    whole = torch.nn.functional.pad(held, (length - held.shape[-1], 0))
+    return whole[..., : call.key_map.prompt_length]
 
 
 def _from_the_start(call: AttentionCall) -> bool:
