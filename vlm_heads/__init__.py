@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vlm_heads.grounding import TokenGrounding, token_grounding
     from vlm_heads.interventions.adaptive_generated_boost import AdaptiveGeneratedBoost
     from vlm_heads.interventions.base import Intervention
+    from vlm_heads.interventions.evidence_attention import EvidenceAttention
     from vlm_heads.interventions.generated_boost import GeneratedBoost
     from vlm_heads.interventions.head_reinforcement import HeadReinforcement
     from vlm_heads.interventions.image_boost import ImageBoost
@@ -95,6 +96,7 @@ __all__ = [
     "Contrast",
     "DisturbedPrompt",
     "EarlyAnswer",
+    "EvidenceAttention",
     "FadingImage",
     "FirstLogits",
     "Folded",
@@ -167,6 +169,7 @@ _HOMES = {
     "grounding": "TokenGrounding token_grounding",
     "interventions.adaptive_generated_boost": "AdaptiveGeneratedBoost",
     "interventions.base": "Intervention",
+    "interventions.evidence_attention": "EvidenceAttention",
     "interventions.generated_boost": "GeneratedBoost",
     "interventions.head_reinforcement": "HeadReinforcement",
     "interventions.image_boost": "ImageBoost",

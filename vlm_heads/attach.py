@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -13,10 +13,11 @@ from torch import nn
 from vlm_kernels import Backend
 
 from vlm_heads.attached.copies import no_copies
+from vlm_heads.attached.first_passes import FirstPasses
 from vlm_heads.attached.installing import installed
 from vlm_heads.attached.lens_processor import AddedLenses
 from vlm_heads.attached.one_pass import OnePass
-from vlm_heads.attached.refused_modes import Change, refusing
+from vlm_heads.attached.refused_modes import Change, During, refusing
 from vlm_heads.attached.stream_hooks import StreamHooks
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.attached.turns import ModelTurn, turn_of
@@ -208,6 +209,7 @@ def attach_mitigation(
     with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
         tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watchers)
+        first = FirstPasses(anatomy, interventions, tracker, receipt)
         around = None
         if check is not None and receipt.check is not None:
             around = check.around(model, anatomy, processor, tracker, receipt.check)
@@ -222,19 +224,23 @@ def attach_mitigation(
             together = OnePass(model, anatomy, _why_apart(one_pass, check, bool(lenses)))
             added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, contrast_processor)
             undo.enter_context(together.installed())
-        undo.enter_context(refusing(model, _changes(weighing, added), _calling(tracker, added), around))
+        undo.enter_context(refusing(model, _changes(weighing, added), _calling(first, tracker, added), around))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
     return attachment
 
 
-def _calling(tracker: Tracker, added: AddedContrast | None) -> Callable[[GenerateCall], AbstractContextManager[None]]:
+def _calling(first: FirstPasses, tracker: Tracker, added: AddedContrast | None) -> During:
     """Return what makes a context for each call of `generate`."""
 
     @contextmanager
-    def calling(call: GenerateCall) -> Iterator[None]:
-        with tracker.calling(call), nullcontext() if added is None else added.during():
+    def calling(call: GenerateCall, generate: Callable[..., Any]) -> Iterator[None]:
+        with (
+            first.before(call, generate),
+            tracker.calling(call),
+            nullcontext() if added is None else added.during(),
+        ):
             yield
 
     return calling

@@ -30,6 +30,7 @@ from vlm_heads.lenses.base import Lens
 from vlm_heads.names import KINDS, METHODS
 from vlm_heads.token_step import TokenStep, implausible
 from vlm_heads.toolkit.discovery import Discovered, discover
+from vlm_heads.toolkit.first_pass import FirstPass
 from vlm_heads.toolkit.head_choice import HeadChoice, HeadChooser, head_awareness
 from vlm_heads.toolkit.head_list import GainList, GainListForm, HeadList, HeadListForm, layers_of_heads
 from vlm_heads.toolkit.layer_sets import Layers, layers_option, resolve_layers
@@ -40,9 +41,11 @@ from vlm_heads.toolkit.row_attention import (
     image_keys,
     last_row,
     over_keys,
+    over_prompt,
     require_image_keys,
     row_logits,
     row_weights,
+    rows_weights,
     text_after_image,
 )
 
@@ -54,6 +57,7 @@ __all__ = [
     "Check",
     "Contrast",
     "ContrastProcessor",
+    "FirstPass",
     "GainList",
     "GainListForm",
     "HeadChoice",
@@ -87,6 +91,7 @@ __all__ = [
     "option",
     "options_of",
     "over_keys",
+    "over_prompt",
     "parse_intervention",
     "parse_method",
     "parse_options",
@@ -95,6 +100,7 @@ __all__ = [
     "resolve_layers",
     "row_logits",
     "row_weights",
+    "rows_weights",
     "text_after_image",
 ]
 

@@ -245,6 +245,7 @@ class Receipt:
         steps: forwards in which any attention was changed, the prompt's included.
         blind_passes: extra image-free passes.
         extra_passes: extra passes with the image ("two-pass" scoring).
+        first_passes: answers that the model gave for a method, before the caller's own.
         imageless: prompts in which no row had an image, so that nothing could fire.
         second_stream: of the contrast; None where there is none.
         check: what was asked and taken back; None where nothing is checked.
@@ -258,6 +259,7 @@ class Receipt:
     steps: int = 0
     blind_passes: int = 0
     extra_passes: int = 0
+    first_passes: int = 0
     imageless: int = 0
     second_stream: SecondStreamReceipt | None = None
     check: CheckReceipt | None = None
@@ -282,8 +284,9 @@ class Receipt:
         Args:
             row: of the last batch, whose part of the check is written; None for all of it.
         """
-        checked = {} if self.check is None else {"check": self.check.to_dict(row)}
-        weighed = {"lenses": [lens.to_dict() for lens in self.lenses]} if self.lenses else {}
+        more: dict[str, Any] = {} if self.check is None else {"check": self.check.to_dict(row)}
+        more |= {"first_passes": self.first_passes} if self.first_passes else {}
+        more |= {"lenses": [lens.to_dict() for lens in self.lenses]} if self.lenses else {}
         return {
             "model_type": self.model_type,
             "generations": self.generations,
@@ -293,7 +296,7 @@ class Receipt:
             "prompts_without_image": self.imageless,
             "interventions": [intervention.to_dict() for intervention in self.interventions],
             "second_stream": None if self.second_stream is None else asdict(self.second_stream),
-        } | (weighed | checked)
+        } | more
 
     def __str__(self) -> str:
         if self.second_stream is not None and not (self.interventions or self.lenses):
@@ -301,6 +304,7 @@ class Receipt:
         lines = [
             f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed, "
             f"{_count(self.blind_passes, 'image-free pass', 'es')}"
+            + (f", {_count(self.first_passes, 'first pass', 'es')}" if self.first_passes else "")
         ]
         for one in self.interventions:
             if not one.fired:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -121,6 +122,19 @@ def rows_of(value: Any, rows: Tensor, count: int) -> Any:
     if isinstance(value, dict):
         return {name: rows_of(part, rows, count) for name, part in value.items()}
     return value
+
+
+def rows_repeated(found: Mapping[Any, Any], rows: int) -> dict[Any, Any]:
+    """Return what was found about the rows of a prompt, for a batch that holds each of them as often as another.
+
+    Beams and several answers repeat rows, each row's copies one after the other.
+    """
+    counts = [value.shape[0] for value in found.values() if isinstance(value, Tensor) and value.dim()]
+    count = max(counts, default=rows)
+    if count == rows or rows % count:
+        return dict(found)
+    copies = torch.arange(count).repeat_interleave(rows // count)
+    return {name: rows_of(value, copies, count) for name, value in found.items()}
 
 
 def _nothing() -> None:

@@ -33,13 +33,14 @@ _CONTINUOUS_METHODS = ("generate_batch", "init_continuous_batching")
 
 Change = Callable[[GenerateCall], Mapping[str, Any]]
 Around = Callable[[GenerateCall, Callable[..., Any]], Any]
+During = Callable[[GenerateCall, Callable[..., Any]], AbstractContextManager[object]]
 
 
 @contextmanager
 def refusing(
     model: nn.Module,
     change: Change | None = None,
-    during: Callable[[GenerateCall], AbstractContextManager[object]] = nullcontext,
+    during: During | None = None,
     around: Around | None = None,
 ) -> Iterator[None]:
     """Let the model's own `generate` refuse these ways of generating while the context lasts.
@@ -51,7 +52,7 @@ def refusing(
     Args:
         model: whose `generate` it is.
         change: takes a call and returns the arguments to use, by name.
-        during: makes a context for each call that goes through.
+        during: makes a context for each call that goes through, with the `generate` that it may use before.
         around: runs in place of `generate`, with the call and the `generate` that it may use.
     """
     before = {name: vars(model)[name] for name in ("generate", *_CONTINUOUS_METHODS) if name in vars(model)}
@@ -71,7 +72,7 @@ def _checked(
     model: Any,
     generate: Callable[..., Any],
     change: Change | None,
-    during: Callable[[GenerateCall], AbstractContextManager[object]],
+    during: During | None,
     around: Around | None,
 ) -> Callable[..., Any]:
     @functools.wraps(generate)
@@ -81,7 +82,7 @@ def _checked(
             return model.generate(*args, **kwargs)
         call = GenerateCall.of(model, args, kwargs)
         _refuse(call)
-        with turn.generating(), during(call):
+        with turn.generating(), nullcontext() if during is None else during(call, generate):
             if change is not None:
                 call = replace(call, arguments=change(call))
             if around is not None:

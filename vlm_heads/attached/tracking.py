@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from vlm_kernels import Backend
 from vlm_heads.attached.by_layer import acting_by_layer, watching_by_layer
 from vlm_heads.attached.cached import cached_length, prefix
 from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
-from vlm_heads.attached.generations import Generations, TrackedGeneration
+from vlm_heads.attached.generations import Generations, TrackedGeneration, rows_repeated
 from vlm_heads.attached.turns import ForwardTurns
 from vlm_heads.attached.uncached import Uncached
 from vlm_heads.attached.watcher import Watcher
@@ -36,6 +37,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.key_map import KeyMap
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import LayerTally, Receipt
+from vlm_heads.toolkit.first_pass import FirstPass
 
 
 class _OfOneThread(threading.local):
@@ -46,6 +48,8 @@ class _OfOneThread(threading.local):
         uncached: the generations without a cache.
         embedded_ids: ids whose embeddings are on their way to the model.
         finished: the generation of the last forward.
+        reading: sees a first pass; None outside of one.
+        told: what first passes found, by intervention; empty where there was none.
     """
 
     def __init__(self) -> None:
@@ -53,6 +57,8 @@ class _OfOneThread(threading.local):
         self.uncached: Uncached[TrackedGeneration] = Uncached()
         self.embedded_ids: Tensor | None = None
         self.finished: TrackedGeneration | None = None
+        self.reading: FirstPass | None = None
+        self.told: Sequence[Mapping[Any, Any]] = ()
 
 
 class Tracker:
@@ -135,6 +141,24 @@ class Tracker:
             self._mine.uncached, self._mine.embedded_ids, self._mine.finished = before, None, None
 
     @contextmanager
+    def reading(self, first: FirstPass) -> Iterator[None]:
+        """Let this thread's forwards be plain and seen by a first pass alone while the context lasts."""
+        self._mine.reading = first
+        try:
+            yield
+        finally:
+            self._mine.reading = None
+
+    @contextmanager
+    def told(self, found: Sequence[Mapping[Any, Any]]) -> Iterator[None]:
+        """Let generations of this thread begin with what first passes found, by intervention."""
+        before, self._mine.told = self._mine.told, found
+        try:
+            yield
+        finally:
+            self._mine.told = before
+
+    @contextmanager
     def following(self) -> Iterator[None]:
         """Watch the model's forwards while the context lasts."""
         enter, leave = (torch.compiler.disable(one) for one in (self._enter, self._leave))  # type: ignore[no-untyped-call]
@@ -177,7 +201,7 @@ class Tracker:
             return self._stream.reinforced(compute()[0]), None
         acting = self._acting.get(layer, ()) if state is not None and state.key_map.any_image else ()
         watching = self._watching.get(layer, ()) if state is None or not state.aside else ()
-        if state is None or not (acting or watching):
+        if state is None or not (acting or watching or self._mine.reading):
             if state is None:
                 self._refuse_stray()
             return compute()
@@ -185,6 +209,8 @@ class Tracker:
             layer, module, query, key, value, mask, state, self._profile, compute, {}, self._idle_tally
         )
         call.scale, call.hidden = settings.get("scaling"), self._hidden
+        if self._mine.reading is not None:
+            return self._mine.reading.attend(call)
         moving = self._plan(call, state, acting)
         output, weights = state.edits.edit_for(layer, call.planned).apply(call, moving, self._backend)
         for index, watcher in watching:
@@ -328,7 +354,12 @@ class Tracker:
 
     def _begun(self, key_map: KeyMap, inputs: dict[str, Any]) -> TrackedGeneration:
         """Return a new generation, its extra passes made."""
-        state = TrackedGeneration(key_map, memories=[dict(known) for known in self._prepared])
+        if self._mine.reading is not None:
+            return TrackedGeneration(key_map)
+        told = [rows_repeated(found, key_map.rows) for found in self._mine.told]
+        nothing: Mapping[Any, Any] = {}
+        known = zip_longest(self._prepared, told, fillvalue=nothing)
+        state = TrackedGeneration(key_map, memories=[{**prepared, **found} for prepared, found in known])
         self._receipt.generations += 1
         self._receipt.imageless += not key_map.any_image
         if key_map.any_image and self._modes:

@@ -18,6 +18,7 @@ from vlm_heads.blind import BlindMode
 from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
+from vlm_heads.toolkit.first_pass import FirstPass
 from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
 from vlm_heads.toolkit.method import Method
 from vlm_heads.toolkit.row_attention import require_image_keys
@@ -81,6 +82,13 @@ class Intervention(Method):
 
     def image_free(self, profile: HeadProfile | None) -> BlindMode | None:
         """Return which image-free pass it needs at prefill; None for none."""
+        return None
+
+    def first_pass(self, anatomy: Anatomy) -> FirstPass | None:
+        """Return what records an answer of the model's own before the caller's; None where the method needs none.
+
+        It is asked for at every call of `generate`. A method that needs one cannot act in a bare forward.
+        """
         return None
 
     def prepared(

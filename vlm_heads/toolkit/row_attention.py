@@ -78,16 +78,24 @@ def seen_keys(call: AttentionCall) -> Tensor:
 
 
 def all_weights(call: AttentionCall) -> Tensor:
-    """Return `[B, Hq, Tq, Tk]`: the weights of every row of a call, 0 in a row that sees no key.
+    """Return `[B, Hq, Tq, Tk]`: the weights of every row of a call; 0 all along a row that sees no key."""
+    return rows_weights(call, 0)
+
+
+def rows_weights(call: AttentionCall, first: int) -> Tensor:
+    """Return `[B, Hq, R, Tk]`: the weights of the call's rows from `first` on; 0 all along a row that sees no key.
 
     float32, or float64 where the query is.
     """
     batch, heads, rows, size = call.query.shape
-    packed = call.query.reshape(batch, call.key.shape[1], -1, size)  # query heads by the key head they share
-    logits = (packed @ call.key.transpose(-1, -2)).reshape(batch, heads, rows, -1)
+    keys = call.key.shape[2]
+    packed = call.query[:, :, first:].reshape(batch, call.key.shape[1], -1, size)  # query heads by their key head
+    logits = (packed @ call.key.transpose(-1, -2)).reshape(batch, heads, rows - first, keys)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits * (size**-0.5 if call.scale is None else call.scale)
-    return logits.masked_fill(~seen_keys(call), -torch.inf).softmax(dim=-1).nan_to_num(0.0)
+    if call.mask is not None and call.mask.dtype is not torch.bool:
+        logits = logits + call.mask[:, :, first:, :keys]
+    return logits.masked_fill(~seen_keys(call)[:, :, first:], -torch.inf).softmax(dim=-1).nan_to_num(0.0)
 
 
 def require_image_keys(anatomy: Anatomy) -> None:
@@ -130,6 +138,14 @@ def over_keys(call: AttentionCall, prompt: Tensor) -> Tensor:
     keys, length = call.key.shape[2], call.key_map.length
     values = torch.nn.functional.pad(prompt, (0, max(keys, length) - prompt.shape[1]))
     return values if keys >= length else values[:, length - keys : length]
+
+
+def over_prompt(call: AttentionCall, values: Tensor) -> Tensor:
+    """Return values of this layer's keys `[..., Tk]` at the prompt's keys `[..., T]`, 0 at those it has lost."""
+    keys, length = call.key.shape[2], call.key_map.length
+    held = values if keys < length else values[..., :length]
+    whole = torch.nn.functional.pad(held, (length - held.shape[-1], 0))
+    return whole[..., : call.key_map.prompt_length]
 
 
 def _from_the_start(call: AttentionCall) -> bool:
