@@ -68,7 +68,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench kernel": ("vlm-heads bench kernel --shape 7B --dtype bfloat16 --device cuda",),
     "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),
     "bench cost": ("vlm-heads bench cost --model mini",),
-    "bench judge": ("vlm-heads bench judge --captions 500",),
+    "bench judge": (
+        "vlm-heads bench judge --captions 500",
+        "vlm-heads bench judge --pipeline chair-opera --file captions.jsonl",
+    ),
     "world": ("vlm-heads world export scenes --split held-out --images 100",),
     "world export": ("vlm-heads world export scenes --split held-out --images 100",),
     "world train": ("vlm-heads world train my-mini --seed 1",),
