@@ -1,8 +1,8 @@
 """Words -> parts of speech: exactly what nltk's averaged perceptron says, and more than ten times as fast.
 
 A part of speech is the class with the largest sum of weights over fourteen features of a word and its neighbours. The
-published weights are multiples of 1/1000, so that they are integers here, and the weights of one feature for all classes
-stand side by side in one long integer, a lane each:
+published weights are multiples of 1/1000, and integers here. The weights of one feature for all classes stand side by
+side in one long integer, a lane each:
 
     lanes(feature) = sum over classes c of weight(feature, c) · 2^(32 · place of c)
 
