@@ -18,7 +18,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads score --scorer allpath-format --about questions --pictures 64 --out profile",
         "vlm-heads score --scorer vhd --scorer image-mass --scorer logits --pictures 64 --out scorers",
     ),
-    "compare": ("vlm-heads compare runs/chair/plain runs/chair/mitigated --out report",),
+    "compare": (
+        "vlm-heads compare runs/chair/plain runs/chair/mitigated --out report",
+        "vlm-heads compare runs/vhr runs/vcd runs/askback --budget 64 --out frontier",
+        "vlm-heads compare greedy.jsonl pai.jsonl vcd.jsonl --truth coco/annotations --pipeline chair-opera",
+    ),
     "doctor": ("vlm-heads doctor mini --cost", "vlm-heads doctor llava-hf/llava-1.5-7b-hf"),
     "methods": ("vlm-heads methods", "vlm-heads methods vhr"),
     "calibrate": (

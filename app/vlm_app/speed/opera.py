@@ -18,8 +18,8 @@ Lemmatise = Callable[[str], list[str]]
 def bench_opera(captions: Sequence[str], *, rounds: int = 3) -> dict[str, Any]:
     """Return captions per second of chair-opera and of the published program's steps, on one core.
 
-    Those steps are nltk's tokenizer, nltk's tagger, and a lemma for every word. Lemmas are looked up in a table here, and
-    in WordNet there: the published program is slower than what stands for it.
+    Those steps are nltk's tokenizer, nltk's tagger, and a lemma for every word. Lemmas are looked up in a table here
+    and in WordNet there: the published program is slower than what stands for it.
 
     Args:
         captions: what is scored.
