@@ -38,11 +38,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "eval": ("vlm-heads eval chair --with vhr --paired",),
     "eval chair": (
         "vlm-heads eval chair --with vhr --paired --curve --controls",
-        "vlm-heads eval chair --model llava-hf/llava-1.5-7b-hf --data coco --limit 500 --with vhr --paired",
+        "vlm-heads eval chair --model llava-hf/llava-1.5-7b-hf --data coco --protocol opera-500 --with vhr --paired",
     ),
     "eval pope": (
         "vlm-heads eval pope --with vcd --controls",
-        "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --limit 500",
+        "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --protocol pope-500",
     ),
     "eval mme": (
         "vlm-heads eval mme --model llava-hf/llava-1.5-7b-hf --data MME_Benchmark_release_version --with vhr --paired",
