@@ -90,6 +90,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "tasks reports",
         "report judge",
         "scored answer scenes",
+        "gathered",
+        "many",
         "arms",
         "experiment",
     ),

@@ -30,9 +30,7 @@ COMMANDS = {
     "score": Command(
         "score:score", "Score every head, by default by how far its output moves when the image is removed."
     ),
-    "compare": Command(
-        "compare:compare", "Compare two runs on the same items; differences are DIR_B minus DIR_A. No model runs."
-    ),
+    "compare": Command("compare:compare", "Compare runs on the same items; no model runs."),
     "doctor": Command(
         "doctor:doctor",
         "Say what works on a model and why the rest does not: every method generates two tokens.",

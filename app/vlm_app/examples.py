@@ -18,7 +18,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads score --scorer allpath-format --about questions --pictures 64 --out profile",
         "vlm-heads score --scorer vhd --scorer image-mass --scorer logits --pictures 64 --out scorers",
     ),
-    "compare": ("vlm-heads compare runs/chair/plain runs/chair/mitigated --out report",),
+    "compare": (
+        "vlm-heads compare runs/chair/plain runs/chair/mitigated --out report",
+        "vlm-heads compare runs/vhr runs/vcd runs/askback --budget 64 --out frontier",
+        "vlm-heads compare greedy.jsonl pai.jsonl vcd.jsonl --truth coco/annotations --pipeline chair-opera",
+    ),
     "doctor": ("vlm-heads doctor mini --cost", "vlm-heads doctor llava-hf/llava-1.5-7b-hf"),
     "methods": ("vlm-heads methods", "vlm-heads methods vhr"),
     "calibrate": (
@@ -34,11 +38,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "eval": ("vlm-heads eval chair --with vhr --paired",),
     "eval chair": (
         "vlm-heads eval chair --with vhr --paired --curve --controls",
-        "vlm-heads eval chair --model llava-hf/llava-1.5-7b-hf --data coco --limit 500 --with vhr --paired",
+        "vlm-heads eval chair --model llava-hf/llava-1.5-7b-hf --data coco --protocol opera-500 --with vhr --paired",
     ),
     "eval pope": (
         "vlm-heads eval pope --with vcd --controls",
-        "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --limit 500",
+        "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --protocol pope-500",
     ),
     "eval mme": (
         "vlm-heads eval mme --model llava-hf/llava-1.5-7b-hf --data MME_Benchmark_release_version --with vhr --paired",
@@ -69,7 +73,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),
     "bench cost": ("vlm-heads bench cost --model mini",),
     "bench gpu": ("vlm-heads bench gpu --write kernels/RESULTS.md",),
-    "bench judge": ("vlm-heads bench judge --captions 500",),
+    "bench judge": (
+        "vlm-heads bench judge --captions 500",
+        "vlm-heads bench judge --pipeline chair-opera --file captions.jsonl",
+    ),
     "world": ("vlm-heads world export scenes --split held-out --images 100",),
     "world export": ("vlm-heads world export scenes --split held-out --images 100",),
     "world train": ("vlm-heads world train my-mini --seed 1",),

@@ -18,6 +18,7 @@ from vlm_evals.protocol import Protocol
 from vlm_evals.records import Answer, Sample
 from vlm_evals.runs import Run, content_hash
 from vlm_evals.tasks import asked_of
+from vlm_evals.text.budget import text_ends
 from vlm_heads import VLM, Mitigation, attach
 from vlm_heads.errors import BadImage, BadPrompt, NothingIntervened
 from vlm_heads.models import load_image
@@ -204,8 +205,16 @@ def _answered(asking: Asking, protocol: Protocol, asked: Sequence[tuple[Sample, 
     for row, ((sample, _), one, margin) in enumerate(zip(asked, said, measured, strict=True)):
         seconds = round(one.seconds / len(asked), 6)
         receipt = receipts[min(row, len(receipts) - 1)] if receipts else None
-        answers[sample.sample_id] = Answer(sample.sample_id, one.text, one.token_ids, seconds, receipt, margin=margin)
+        ends = text_ends(one.token_ids, one.text, lambda ids: _decoded(asking.vlm, ids))
+        answers[sample.sample_id] = Answer(
+            sample.sample_id, one.text, one.token_ids, seconds, receipt, margin=margin, ends=ends
+        )
     return answers
+
+
+def _decoded(vlm: VLM, token_ids: Sequence[int]) -> str:
+    text: str = vlm.processor.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    return text.strip()
 
 
 def _margins(asking: Asking, protocol: Protocol) -> Margins | None:

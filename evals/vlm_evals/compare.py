@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from vlm_evals.ratios import Array
 
 RESAMPLES = 2000
+SWAPS = 9_999
 LEVEL = 0.95
+_SAME = 1e-12  # below it two differences are one, whatever was rounded
 _BLOCK = 4_000_000  # weights held in memory at once
 
 
@@ -73,6 +75,7 @@ class Resampled:
         names = list(dict.fromkeys(name for run in runs for name in run[0]))
         table = np.array([[[item.get(name, 0) for name in names] for item in run] for run in runs], dtype=np.float64)
         count, items, columns = table.shape
+        self._table, self._names = table, names
         self.observed = [total(run) for run in runs]
         flat = np.moveaxis(table, 0, 1).reshape(items, count * columns)
         sums = resampled_sums(flat, seed=seed, resamples=resamples).reshape(resamples, count, columns)
@@ -95,6 +98,66 @@ class Resampled:
         here, there = self.value(formula, run), self.value(formula, base)
         value = None if here is None or there is None else here - there
         return interval(value, self.samples(formula, run) - self.samples(formula, base), formula.undefined)
+
+    def swap_tests(
+        self, formulas: Mapping[str, Formula], run: int, base: int, *, seed: int, swaps: int = SWAPS
+    ) -> dict[str, float | None]:
+        """Return figure -> the two-sided p of a paired swap test of one run against another.
+
+        Where a method does nothing, which of an item's two results is whose is arbitrary. The test swaps them at random
+        in half of the items, again and again, and counts how often the difference is at least as large as it was.
+
+        Args:
+            formulas: the figures.
+            run, base: which runs.
+            seed: of the swaps.
+            swaps: how often; p is never below 1 / (swaps + 1).
+
+        Returns:
+            None where a figure has no difference.
+        """
+        here, there = self._table[run], self._table[base]
+        moved = _swapped_sums(there - here, seed=seed, swaps=swaps)
+        sums = [
+            {name: total[:, column] for column, name in enumerate(self._names)}
+            for total in (here.sum(axis=0) + moved, there.sum(axis=0) - moved)
+        ]
+        found: dict[str, float | None] = {}
+        for name, formula in formulas.items():
+            one, other = self.value(formula, run), self.value(formula, base)
+            if one is None or other is None:
+                found[name] = None
+                continue
+            chance = np.abs(formula.of_many(sums[0]) - formula.of_many(sums[1]))
+            found[name] = float(1 + (chance >= abs(one - other) - _SAME).sum()) / (1 + swaps)
+        return found
+
+
+def _swapped_sums(table: Array, *, seed: int, swaps: int) -> Array:
+    """Return the column sums `[swaps, columns]` over the items that each swap takes; an item is taken half the time."""
+    items = len(table)
+    generator = np.random.default_rng(seed)
+    block = max(_BLOCK // items, 1)
+    parts = []
+    for start in range(0, swaps, block):
+        taken = generator.integers(0, 2, size=(min(block, swaps - start), items), dtype=np.int8)
+        parts.append(taken.astype(np.float64) @ table)
+    return np.concatenate(parts)
+
+
+def holm(tested: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return p-values corrected for how many there are (Holm 1979); those that are None stay so and do not count.
+
+    In order of size the smallest of m is multiplied by m, the next by m - 1 and so on. None falls below one before it,
+    and none is above 1.
+    """
+    order = sorted((p, name) for name, p in tested.items() if p is not None)
+    found: dict[str, float | None] = dict.fromkeys(tested)
+    largest = 0.0
+    for place, (p, name) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - place)))
+        found[name] = largest
+    return found
 
 
 def resampled_sums(table: Array, *, seed: int, resamples: int) -> Array:
@@ -147,7 +210,13 @@ def mcnemar(plain: Sequence[bool], mitigated: Sequence[bool]) -> dict[str, Any]:
 
 
 def at_equal_recall(
-    resampled: Resampled, figures: Mapping[str, Formula], recall: Formula, *, method: int, curve: Sequence[int]
+    resampled: Resampled,
+    figures: Mapping[str, Formula],
+    recall: Formula,
+    *,
+    method: int,
+    curve: Sequence[int],
+    called: str = "recall",
 ) -> dict[str, Estimate]:
     """Return how far a method lies from the plain model's trade-off curve at the method's own recall.
 
@@ -157,9 +226,10 @@ def at_equal_recall(
     Args:
         resampled: the counts of all runs.
         figures: what to compare, by name.
-        recall: the figure the curve is drawn over.
+        recall: the figure the curve is drawn over; it may be another, such as length.
         method: index of the method's run.
         curve: indices of the plain runs, in any order.
+        called: that figure, in words.
 
     Returns:
         figure -> method minus curve; undefined where the method's recall is outside the curve, as it is or in more
@@ -169,7 +239,7 @@ def at_equal_recall(
     ends = [resampled.value(recall, run) for run in curve]
     known = [end for end in ends if end is not None]
     if at is None or len(known) != len(curve) or len(curve) < 2 or not min(known) <= at <= max(known):
-        reason = "the method's recall lies outside the plain model's curve; add end-of-text biases"
+        reason = f"the method's {called} lies outside the plain model's curve; add end-of-text biases"
         return {name: Estimate(None, undefined=reason) for name in figures}
     recalls = np.stack([resampled.samples(recall, run) for run in curve], axis=1)
     own = resampled.samples(recall, method)
@@ -178,15 +248,15 @@ def at_equal_recall(
         values = np.array([[resampled.value(formula, run) for run in curve]], dtype=np.float64)
         here = interpolate(np.array([known]), values, np.array([at]))[0]
         there = interpolate(recalls, np.stack([resampled.samples(formula, run) for run in curve], axis=1), own)
-        found[name] = _off_curve(resampled, formula, method, float(here), there)
+        found[name] = _off_curve(resampled, formula, method, float(here), there, called)
     return found
 
 
-def _off_curve(resampled: Resampled, formula: Formula, method: int, here: float, there: Array) -> Estimate:
+def _off_curve(resampled: Resampled, formula: Formula, method: int, here: float, there: Array, called: str) -> Estimate:
     """Return the difference from interpolated values, unless too many resamples leave the curve."""
     value = resampled.value(formula, method)
     if np.isnan(there).mean() > 1 - LEVEL:
-        return Estimate(None, undefined="the method's recall leaves the plain model's curve in too many resamples")
+        return Estimate(None, undefined=f"the method's {called} leaves the plain model's curve in too many resamples")
     if value is None or np.isnan(here):
         return Estimate(None, undefined=formula.undefined)
     return interval(value - here, resampled.samples(formula, method) - there, formula.undefined)

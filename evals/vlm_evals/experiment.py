@@ -21,7 +21,7 @@ from vlm_evals.errors import TaskError
 from vlm_evals.protocol import Protocol
 from vlm_evals.records import Sample
 from vlm_evals.runs import content_hash, keep_notes, merge_answers, open_run
-from vlm_evals.tasks import asked_of, bind, is_file, read_named, samples, shortfall, template_named
+from vlm_evals.tasks import asked_of, bind, is_file, narrowed, read_named, samples, shortfall, template_named
 from vlm_heads import HeadProfile, Mitigation
 
 MOST_IMAGES = 100_000  # of the embedded world that one run may ask about: twice as many are drawn, 3 kB each
@@ -54,11 +54,12 @@ def find_data(
     """
     asked = asked_of(metric)
     if is_file(name):
-        world = read_named(name, metric, limit).world
+        named = read_named(name, metric, limit)
+        world, name = named.world, named.name
     else:
-        world = _world(template_named(name, asked).world, limit, seed)
+        world = _world(template_named(name, asked, metric).world, limit, seed)
     if given is not None:
-        return asked.find_data(given)
+        return narrowed(name, asked.find_data(given))
     if world is None:
         raise TaskError(f"the protocol {name!r} needs --data: a folder with {asked.data_is}")
     folder = out / "data"
@@ -104,7 +105,7 @@ def choose_protocol(name: str, metric: str, data: Any, *, limit: int | None, see
     """Return a built-in protocol bound to data, or the protocol of a file, with some entries changed."""
     if is_file(name):
         return read_named(name, metric, limit).changed(**changes)
-    if limit is None and template_named(name, asked_of(metric)).world is not None:
+    if limit is None and template_named(name, asked_of(metric), metric).world is not None:
         limit = WORLD_IMAGES
     return bind(name, metric, data, limit=limit, seed=seed, **changes)
 

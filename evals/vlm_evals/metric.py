@@ -182,6 +182,22 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Plane:
+    """The plane that many runs are drawn in.
+
+    Attributes:
+        over: the figure that should be high: what is rightly said.
+        shown: the figure that should be low: what is invented.
+        length: of an answer; runs are compared at an equal value of it too. None where answers have no length to speak
+            of.
+    """
+
+    over: str
+    shown: str
+    length: str | None = None
+
+
+@dataclass(frozen=True)
 class Derived:
     """A control that is made of the answers of the plain run, and asks no model.
 
@@ -276,6 +292,7 @@ class Metric:
         controls: figures in the table of controls, the one compared first; empty for no such table.
         summary: the few figures of a card.
         curve: the trade-off that methods are compared along; None for none.
+        plane: what many runs are drawn in; None for a metric without recall.
     """
 
     name: str
@@ -307,6 +324,7 @@ class Metric:
     controls: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     curve: Curve | None = None
+    plane: Plane | None = None
 
     @property
     def counts_units(self) -> bool:

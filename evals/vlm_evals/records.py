@@ -58,6 +58,8 @@ class Answer:
         error: why there is no answer, such as an unreadable image.
         margin: log-probability of yes minus that of no as the first token, of a question that is answered so; None
             where it was not recorded.
+        ends: tokens -> where in the text so many end, for the budgets of `text.budget` that the answer exceeds; empty
+            where that was not recorded.
     """
 
     sample_id: str
@@ -67,6 +69,7 @@ class Answer:
     receipt: Mapping[str, Any] | None = None
     error: str | None = None
     margin: float | None = None
+    ends: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Answer":
@@ -78,6 +81,7 @@ class Answer:
         sample_id, text = row.get("sample_id"), row.get("text")
         tokens, seconds = row.get("token_ids", ()), row.get("seconds", 0.0)
         receipt, error, margin = row.get("receipt"), row.get("error"), row.get("margin")
+        ends = row.get("ends", {})
         if not isinstance(sample_id, str) or not isinstance(text, str):
             raise EvaluationError("an answer needs `sample_id` and `text`, both strings")
         if not isinstance(tokens, list | tuple) or not all(type(token) is int for token in tokens):
@@ -90,14 +94,29 @@ class Answer:
             raise EvaluationError("`receipt` of an answer is an object that lists `interventions`, or null")
         if margin is not None and not (type(margin) in (int, float) and math.isfinite(margin)):
             raise EvaluationError(f"`margin` of an answer is a finite number or null, and {margin!r} is neither")
-        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error, margin)
+        if not _are_ends(ends, text):
+            raise EvaluationError("`ends` of an answer tells by numbers of tokens where in its text they end")
+        return cls(
+            sample_id, text, tuple(tokens), float(seconds), receipt, error, margin,
+            {int(count): end for count, end in ends.items()},
+        )  # fmt: skip
 
     def as_row(self) -> dict[str, Any]:
-        """Return plain data for answers.jsonl; a margin stands there where it was recorded."""
+        """Return plain data for answers.jsonl; a margin and ends stand there where they were recorded."""
         row = asdict(self)
         if self.margin is None:
             del row["margin"]
+        del row["ends"]
+        if self.ends:
+            row["ends"] = {str(count): end for count, end in self.ends.items()}
         return row
+
+
+def _are_ends(value: object, text: str) -> bool:
+    """Whether a value tells by numbers of tokens where in a text they end."""
+    return isinstance(value, dict) and all(
+        name.isdecimal() and type(end) is int and 0 <= end <= len(text) for name, end in value.items()
+    )
 
 
 def _is_receipt(value: object) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 from vlm_evals.metric import Metric
 from vlm_evals.records import Score, write_json, write_text
 from vlm_evals.reports.labels import pair_under_labels, under_labels
+from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.pairs import Comparison, intervals
-from vlm_evals.reports.tables import markdown
 
 Settings = Mapping[str, Any]
 _NONE: Mapping[str, str] = {}

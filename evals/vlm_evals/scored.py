@@ -20,6 +20,9 @@ from vlm_evals.report import paired_report, single_report
 from vlm_evals.reports.pairs import MITIGATED, PLAIN, compare, derived_controls
 from vlm_evals.runs import answers_hash, answers_in, kept_notes, read_identity, read_setting
 from vlm_evals.tasks import asked_of
+from vlm_evals.text.budget import Budget
+
+FILE = "file"  # the entry of a setting that names saved answers, of which nothing else is known
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ScoredRun:
 
     Attributes:
         protocol: what was asked.
-        setting: who answered: `model`, `interventions`, `end_bias`.
+        setting: who answered: `model`, `interventions`, `end_bias`; of saved answers the name of their `file`.
         scores: of every answer.
         failures: sample id -> why there is no answer.
         facts: what a report prints beside the protocol: truth, pipeline, notes.
@@ -43,6 +46,11 @@ class ScoredRun:
     answers: str = ""
 
     @property
+    def asked(self) -> bool:
+        """Whether we know what was asked: saved answers state no protocol."""
+        return bool(self.protocol.image_ids)
+
+    @property
     def metric(self) -> Metric:
         """What was measured."""
         return find_metric(self.protocol.metric)
@@ -54,8 +62,12 @@ class ScoredRun:
         return replace(self, scores=kept)
 
 
-def score_run(folder: Path) -> ScoredRun:
+def score_run(folder: Path, budget: Budget | None = None) -> ScoredRun:
     """Return the scores of a finished run.
+
+    Args:
+        folder: the run directory.
+        budget: how much of every answer counts; None for all of it.
 
     Raises:
         RunError: if the folder is no run directory, or has not been answered to the end.
@@ -65,7 +77,8 @@ def score_run(folder: Path) -> ScoredRun:
     setting = read_setting(folder)
     answers = answers_in(folder)
     failures = {name: answer.error for name, answer in answers.items() if answer.error is not None}
-    scored = asked_of(protocol.metric).score(folder, protocol, answers)
+    said = answers if budget is None else {name: budget.answer(one) for name, one in answers.items()}
+    scored = asked_of(protocol.metric).score(folder, protocol, said)
     facts = dict(scored.facts)
     if notes := kept_notes(folder):
         facts["notes"] = [*facts.get("notes", ()), *notes]
@@ -75,7 +88,7 @@ def score_run(folder: Path) -> ScoredRun:
 def run_report(run: ScoredRun) -> dict[str, Any]:
     """Return the report of one run."""
     found = single_report(
-        run.metric, run.scores, settings=_settings(run), failures=run.failures, seed=run.protocol.seed
+        run.metric, run.scores, settings=settings_of(run), failures=run.failures, seed=run.protocol.seed
     )
     return found | {"answers": run.answers}
 
@@ -193,8 +206,10 @@ def require_same_protocol(one: Protocol, other: Protocol) -> None:
         )
 
 
-def _settings(run: ScoredRun) -> dict[str, Any]:
-    return {"protocol": run.protocol.as_json(), **_readable(run.setting), **run.facts}
+def settings_of(run: ScoredRun) -> dict[str, Any]:
+    """Return what a report says of a run beside its figures."""
+    stated = {"protocol": run.protocol.as_json()} if run.asked else {}
+    return {**stated, **_readable(run.setting), **run.facts}
 
 
 def _readable(setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,13 +217,18 @@ def _readable(setting: Mapping[str, Any]) -> dict[str, Any]:
 
     A second stream and a check stand among the interventions, as they do on the command line.
     """
+    used = {name: value for name, value in setting.items() if value and name not in ("contrast", "check")}
+    return used if FILE in setting else used | {"interventions": words_of(setting) or ["none"]}
+
+
+def words_of(setting: Mapping[str, Any]) -> list[str]:
+    """Return what was done to the model, each as one word of the command line; nothing for the plain model."""
     words = []
     others = [setting[name] for name in ("contrast", "check") if setting.get(name)]
     for one in [*setting.get("interventions", ()), *others]:
         options = ",".join(f"{name}={_written(value)}" for name, value in one.items() if name != "name")
         words.append(f"{one['name']}:{options}" if options else one["name"])
-    used = {name: value for name, value in setting.items() if value and name not in ("contrast", "check")}
-    return used | {"interventions": words or ["none"]}
+    return words
 
 
 def _written(value: Any) -> str:
@@ -224,7 +244,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _paired_settings(plain: Sequence[ScoredRun], mitigated: ScoredRun) -> dict[str, Any]:
-    base = _settings(plain[0]) | {"compared_with": _readable(plain[0].setting)} | _readable(mitigated.setting)
+    base = settings_of(plain[0]) | {"compared_with": _readable(plain[0].setting)} | _readable(mitigated.setting)
     for run in plain[1:]:
         base[f"protocol_{run.protocol.metric}"] = run.protocol.hash
         base |= {name: value for name, value in run.facts.items() if name not in base}

@@ -11,6 +11,7 @@ from vlm_evals.metric import Judging, Metric, Option, Scored
 from vlm_evals.ratios import Ratio, Sum, total
 from vlm_evals.records import Score
 from vlm_evals.report import paired_report, single_report, write_report
+from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.pairs import compare
 
 ACCURACY = Ratio("right", "questions", "there is no question")
@@ -155,14 +156,19 @@ def test_a_report_of_a_metric_of_ones_own(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(tables, "find_metric", lambda name: {"in-pairs": PAIRED}[name])
     single = single_report(PAIRED, PLAIN, settings={})
     assert tables.headline(single) == "Paired of 8 answers"
-    assert "| score | 125.00 | 25.00 | 150.00 | [" in tables.markdown(single)
+    assert "| score | 125.00 | 25.00 | 150.00 | [" in markdown(single)
     report = paired_report([compare(PAIRED, PLAIN, {"mitigated": BETTER}, resamples=50)], settings={})
-    text = tables.markdown(report)
+    text = markdown(report)
     assert text.startswith("# Paired: ")
     assert "Paired, sum over splits" in text
     assert "pairs answered rightly: 0 in the plain run alone, 2 in the mitigated run alone" in text
     assert PAIRED.label("pairs_right") == "pairs_right"  # a figure that has no name of its own
-    assert [path.name for path in write_report(tmp_path, report)] == ["report.json", "report.md", "differences.png"]
+    assert [path.name for path in write_report(tmp_path, report)] == [
+        "report.json",
+        "report.md",
+        "differences.png",
+        "differences.svg",
+    ]
 
 
 def test_an_option_names_its_choices() -> None:

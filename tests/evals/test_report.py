@@ -12,8 +12,9 @@ from vlm_evals.ratios import Ratio
 from vlm_evals.records import Score
 from vlm_evals.registry import find_metric
 from vlm_evals.report import paired_report, single_report, write_report
+from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.pairs import compare
-from vlm_evals.reports.tables import cells, columns, headline, markdown, split_tables, tables
+from vlm_evals.reports.tables import cells, columns, headline, split_tables, tables
 from vlm_evals.text.objects import CaptionObjects, Mention
 
 SETTINGS = {
@@ -124,12 +125,13 @@ def test_the_main_table_comes_first_and_is_text() -> None:
 def test_files_and_plots(tmp_path: Path) -> None:
     report = both()
     paths = write_report(tmp_path / "run", report)
-    names = ["report.json", "report.md", "invented.png", "differences.png", "curve.png"]
+    plots = [f"{name}.{kind}" for name in ("invented", "differences", "curve") for kind in ("png", "svg")]
+    names = ["report.json", "report.md", *plots]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(names)
     assert json.loads(paths[0].read_text("utf-8")) == json.loads(json.dumps(report))
     for path in paths[2:]:
-        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else b"<svg" in path.read_bytes()
     assert [path.name for path in write_report(tmp_path / "bare", report, plots=False)] == names[:2]
 
 
@@ -138,7 +140,9 @@ def test_reports_of_one_run(tmp_path: Path) -> None:
     low, high = report["intervals"]["chair_s"]
     assert low <= report["chair_s"] <= high
     assert headline(report) == "CHAIR of 4 captions"
-    assert [path.name for path in write_report(tmp_path / "a", report)] == ["report.json", "report.md", "invented.png"]
+    assert [path.name for path in write_report(tmp_path / "a", report)] == [
+        "report.json", "report.md", "invented.png", "invented.svg",
+    ]  # fmt: skip
     report = single_report(POPE, answers(["yes", "no"]), settings=SETTINGS)
     assert headline(report) == "POPE of 4 answers"
     assert "| accuracy | 50.0 | 50.0 | 50.0 | [" in markdown(report)

@@ -226,8 +226,11 @@ def judge(
     process: Annotated[
         bool, typer.Option("--process", help="Time whole calls of vlm-heads instead, beside `python -c pass`.")
     ] = False,
+    pipeline: Annotated[
+        str, typer.Option("--pipeline", help="chair-2018, or chair-opera beside the published program's steps.")
+    ] = "chair-2018",
     file: Annotated[
-        Path | None, typer.Option("--file", help="With --process: captions, in place of made ones.")
+        Path | None, typer.Option("--file", help="With --process or chair-opera: captions, in place of made ones.")
     ] = None,
     truth: Annotated[Path | None, typer.Option("--truth", help="With --process: the index of their objects.")] = None,
     captions: Annotated[
@@ -240,9 +243,16 @@ def judge(
     json: Json = False,
 ) -> None:
     """Time the scoring of captions, after finding it equal to the reference. No model runs."""
+    if process and pipeline != "chair-2018":
+        raise typer.BadParameter("--process times chair-2018: leave out --pipeline")
     if process:
         _judge_processes(file, truth, captions=captions, words=words, rounds=rounds, seed=seed, json=json)
         return
+    if pipeline == "chair-opera" and not truth:
+        _judge_opera(file, captions=captions or 500, words=words, rounds=rounds, seed=seed, json=json)
+        return
+    if pipeline != "chair-2018":
+        raise typer.BadParameter("--pipeline is chair-2018 or chair-opera; chair-opera takes --file, and no --truth")
     if file or truth:
         raise typer.BadParameter("--file and --truth are timed with --process alone: add it, or leave them out")
     from vlm_app.speed.judge import bench_judge
@@ -255,6 +265,23 @@ def judge(
     print_table("CHAIR's judge, one core", ("", ""), rows)
     for note in found["notes"]:
         remark(note)
+
+
+def _judge_opera(file: Path | None, *, captions: int, words: int, rounds: int, seed: int, json: bool) -> None:
+    from random import Random
+
+    from vlm_evals.data.formats import read_captions
+
+    from vlm_app.speed.judge import made_captions
+    from vlm_app.speed.opera import bench_opera
+
+    said = made_captions(captions, words, Random(seed)) if file is None else read_captions(file)
+    found = bench_opera([one.text for one in said], rounds=rounds)
+    if json:
+        print_json(found)
+        return
+    rows = [(name.replace("_", " "), _shown(value)) for name, value in found.items()]
+    print_table("chair-opera and the published program's steps, one core", ("", ""), rows)
 
 
 def _judge_processes(

@@ -18,7 +18,11 @@ Data = Annotated[
 ]
 ProtocolName = Annotated[
     str | None,
-    typer.Option("--protocol", help="world-held-out, world-shifted, world-scrambled, coco, or a protocol file."),
+    typer.Option(
+        "--protocol",
+        help="world-held-out, world-shifted, world-scrambled, coco, opera-500, pope-500, or a protocol file: a run's "
+        "protocol.json, which can be shared and is checked by its hash.",
+    ),
 ]
 Split = Annotated[
     str | None,

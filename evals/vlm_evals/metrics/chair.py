@@ -18,11 +18,12 @@ from vlm_evals.data.formats import Caption, read_captions, write_captions
 from vlm_evals.data.image_names import told_apart
 from vlm_evals.data.truth import Truth, load_truth, save_truth
 from vlm_evals.errors import FileFormatError, UnknownImage
-from vlm_evals.metric import Asked, Controls, Curve, Judging, Metric, Option, Scored
+from vlm_evals.metric import Asked, Controls, Curve, Judging, Metric, Option, Plane, Scored
 from vlm_evals.protocol import DESCRIBE, Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
 from vlm_evals.records import Answer, Sample, Score, file_hash, image_key, write_rows
 from vlm_evals.runs import require_complete
+from vlm_evals.text.budget import Budget
 from vlm_evals.text.objects import PIPELINES, VOCABULARIES, CaptionObjects, Mention, ObjectFinder
 from vlm_evals.text.spoken import notes_on_thinking, spoken
 
@@ -172,6 +173,7 @@ def read_saved(
     pipeline: Any = "chair-2018",
     vocabulary: Any = "published",
     per_caption: Path | str | None = None,
+    budget: int | None = None,
     cache: Path | None = None,
 ) -> Scored:
     """Return the scores of a file of captions.
@@ -183,6 +185,7 @@ def read_saved(
             in the published tables; an index says for itself.
         vocabulary: "published" or "corrected".
         per_caption: JSON lines to write, in the order of the file: image_id, mentions, hallucinated.
+        budget: words after which a caption is cut; None for all of it.
         cache: folder of the index built from COCO files; by default the user's cache folder.
 
     Returns:
@@ -198,6 +201,8 @@ def read_saved(
     reader = finder if pipeline == "chair-2018" else ObjectFinder("chair-2018", vocabulary)
     objects = load_truth(truth, reader, cache)
     captions = read_captions(file)
+    if budget is not None:
+        captions = [replace(one, text=Budget(budget).text(one.text)) for one in captions]
     try:
         found = score_captions(captions, objects, finder)
     except UnknownImage as error:
@@ -211,6 +216,7 @@ def read_saved(
         "most_invented": most_invented(scores),
         "pipeline": pipeline,
         "vocabulary": vocabulary,
+        **({} if budget is None else {"budget": f"{budget} words"}),
         "files": {"captions": Path(file).name, "truth": objects.source},
         "hashes": {"captions": file_hash(Path(file)), "truth": objects.digest},
         "truth_images": len(objects.objects),
@@ -306,6 +312,7 @@ CHAIR = Metric(
     recall="recall",
     tested=("chair_s", "captions that invent something"),
     curve=Curve("recall", ("chair_s", "chair_i", "chair_i_distinct"), beside=("mean_tokens",)),
+    plane=Plane("recall", "chair_i_distinct", length="mean_tokens"),
     controls=("chair_s", "recall"),
     summary=("chair_s", "chair_i", "chair_i_distinct", "recall", "mean_tokens"),
     called=lambda score: f"image {score.key}",
@@ -326,6 +333,7 @@ CHAIR = Metric(
             replace(_PIPELINE, default="chair-2018"),
             replace(_VOCABULARY, default="published"),
             Option("per_caption", "JSON lines to write.", Path, written=True),
+            Option("budget", "Cut captions after so many words.", int),
         ),
     ),
     asked=Asked(

@@ -14,7 +14,7 @@ from vlm_evals.data.pairing import pair_answers, require_file_order
 from vlm_evals.data.pope_folder import PopeFolder, labels_given
 from vlm_evals.data.pope_questions import STRATEGIES
 from vlm_evals.errors import AnswerMismatch, MissingAnswer, TaskError
-from vlm_evals.metric import Asked, Controls, Judging, Metric, Option, Scored
+from vlm_evals.metric import Asked, Controls, Judging, Metric, Option, Plane, Scored
 from vlm_evals.protocol import Protocol
 from vlm_evals.ratios import Formula, HarmonicMean, Ratio
 from vlm_evals.records import Answer, Label, Score, file_hash, image_key, write_rows
@@ -299,6 +299,7 @@ POPE = Metric(
     accuracy="accuracy",
     tested=("accuracy", "questions answered rightly"),
     over_splits="mean",
+    plane=Plane("recall", "false_yes_rate"),
     counted="questions",
     called=lambda score: f"question {score.evidence['question_id']} ({score.split})",
     alerts=unparsed_alerts,

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlm_evals.metric import Metric
 from vlm_evals.records import write_whole
+from vlm_evals.reports.frontier_plot import draw_frontier
 from vlm_evals.reports.tables import metrics_of
 
 PLAIN, MITIGATED, CONTROL = "#7f7f7f", "#1f77b4", "#d18f00"
@@ -21,23 +23,35 @@ def draw_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     invented.png: the objects invented most often. differences.png: paired differences with their intervals.
     curve.png: the plain model's trade-off curve with the method and the controls.
     """
-    drawn = []
+    drawn: list[Path] = []
+    if report["kind"] == "frontier":
+        metric = metrics_of(report)[0]
+        return [] if metric.plane is None else _write(folder / "frontier.png", draw_frontier(metric, report))
     if _invented(report):
-        drawn.append(_save(folder / "invented.png", _draw_invented, report))
+        drawn += _save(folder / "invented.png", _draw_invented, report)
     if report["kind"] == "paired":
-        drawn.append(_save(folder / "differences.png", _draw_differences, report))
+        drawn += _save(folder / "differences.png", _draw_differences, report)
     if "curve" in report:
-        drawn.append(_save(folder / "curve.png", _draw_curve, report))
+        drawn += _save(folder / "curve.png", _draw_curve, report)
     return drawn
 
 
-def _save(path: Path, draw: Callable[[Axes, Mapping[str, Any]], None], report: Mapping[str, Any]) -> Path:
+def _save(path: Path, draw: Callable[[Axes, Mapping[str, Any]], None], report: Mapping[str, Any]) -> list[Path]:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     draw(figure.subplots(), report)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, format="png", metadata={"Software": None})
-    write_whole(path, drawn.getvalue())
-    return path
+    return _write(path, figure)
+
+
+def _write(path: Path, figure: Figure) -> list[Path]:
+    """Write a figure as PNG, and as SVG beside it; neither says when it was made."""
+    written = []
+    for kind, unsaid in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        drawn = io.BytesIO()
+        with rc_context({"svg.hashsalt": "vlm-heads", "svg.fonttype": "none"}):
+            figure.savefig(drawn, dpi=150, format=kind, metadata=unsaid)
+        write_whole(path.with_suffix(f".{kind}"), drawn.getvalue())
+        written.append(path.with_suffix(f".{kind}"))
+    return written
 
 
 def _invented(report: Mapping[str, Any]) -> dict[str, dict[str, int]]:

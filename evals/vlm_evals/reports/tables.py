@@ -1,33 +1,28 @@
-"""A report as tables and as Markdown one would paste into a paper."""
+"""A report as tables, and as its first line."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from vlm_evals.metric import Metric
 from vlm_evals.registry import find_metric
+from vlm_evals.reports.frontier_tables import frontier_headline, frontier_tables
+from vlm_evals.reports.table import Table
 
 MOST = 10  # objects listed as invented most often
 WIDEST = 5  # splits that stand beside one another; more stand below one another
 
 
-class Table(NamedTuple):
-    """A table ready to print: every cell is text."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-
-
 def metrics_of(report: Mapping[str, Any]) -> list[Metric]:
     """Return the metrics of a report, the one whose figures stand at its top first."""
-    named = report["metric"] if report["kind"] == "paired" else report["kind"]
+    named = report["metric"] if report["kind"] in ("paired", "frontier") else report["kind"]
     return [find_metric(name) for name in named.split("+")]
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a report, the main one first."""
     first, *more = metrics_of(report)
+    if report["kind"] == "frontier":
+        return frontier_tables(first, report)
     if report["kind"] != "paired":
         return _single_tables(first, report)
     found = _main_tables(first, [report[side] for side in _SIDES], report.get("splits", {}))
@@ -272,6 +267,8 @@ def _invented_tables(report: Mapping[str, Any]) -> list[Table]:
 def headline(report: Mapping[str, Any]) -> str:
     """Return the first line of a report: what was shown, before any number."""
     first, *more = metrics_of(report)
+    if report["kind"] == "frontier":
+        return frontier_headline(first, report)
     if report["kind"] != "paired":
         return f"{first.title} of {report['n']} {first.items}"
     said = [f"{first.title}: {_shown(first, report)}"]
@@ -297,85 +294,3 @@ def _against_controls(metric: Metric, report: Mapping[str, Any]) -> str:
     if not won:
         return f"beats no control in {figure} ({', '.join(lost)})"
     return f"beats {', '.join(won)} in {figure}, and not {', '.join(lost)}"
-
-
-def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
-    """Return a report as Markdown: the verdict, the settings, the tables, what is undefined, the plots."""
-    lines = [f"# {headline(report)}", ""]
-    for alert in report.get("alerts", ()):
-        lines += [f"**{_cell(alert)}**", ""]
-    lines += [line if line.startswith("  - ") else f"- {line}" for line in _facts(report)]
-    for table in tables(report):
-        lines += ["", f"## {table.title}", "", *_grid(table)]
-    undefined = _undefined(report)
-    if undefined:
-        lines += ["", "## Undefined", "", *(f"- {name}: {reason}" for name, reason in undefined.items())]
-    if report["failures"]:
-        lines += ["", "## Not answered", ""]
-        lines += [f"- {_cell(sample)}: {_cell(reason)}" for sample, reason in report["failures"].items()]
-    for plot in plots:
-        lines += ["", f"![{plot.removesuffix('.png')}]({plot})"]
-    return "\n".join(lines) + "\n"
-
-
-def _facts(report: Mapping[str, Any]) -> list[str]:
-    """Return what a reader needs beside the numbers, one fact a line."""
-    facts = []
-    for name, value in report["settings"].items():
-        if name == "notes":
-            facts += list(value)
-        elif name == "protocol" and isinstance(value, Mapping):
-            facts.append(f"protocol: {value.get('name', '')}, hash `{value.get('hash', 'none')}`")
-            facts += [f"  - {key}: {_brief(entry)}" for key, entry in value.items() if key not in ("name", "hash")]
-        elif isinstance(value, Mapping):
-            facts.append(f"{name}: " + ", ".join(f"{key} {_cell(entry)}" for key, entry in value.items()))
-        elif value not in (None, "", (), []):
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            facts.append(f"{name}: {_cell(shown)}")
-    facts.append(f"n: {report['n']}" + (f", {len(report['failures'])} not answered" if report["failures"] else ""))
-    if report["kind"] == "paired":
-        units = " and ".join(dict.fromkeys(metric.units for metric in metrics_of(report)))
-        facts.append(
-            f"differences are mitigated minus plain, {report['level']:.0%} bootstrap intervals "
-            f"({report['resamples']} resamples of {units}, seed {report['seed']}); rates in percent"
-        )
-        tested = dict(metric.tested for metric in metrics_of(report) if metric.tested)
-        for name, test in report.get("mcnemar", {}).items():
-            facts.append(
-                f"McNemar's exact test, {tested[name]}: {test['only_plain']} in the plain run alone, "
-                f"{test['only_mitigated']} in the mitigated run alone, p = {test['p']:.3g}"
-            )
-    return facts
-
-
-def _brief(value: object) -> str:
-    """Return a protocol's entry on one line: long lists by their length, hashes by their beginning."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_brief(entry)}" for key, entry in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return f"{len(value)} of them" if len(value) > 6 else ", ".join(map(_brief, value)) or "none"
-    text = _cell(value)
-    return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
-
-
-def _undefined(report: Mapping[str, Any]) -> dict[str, str]:
-    first, *more = metrics_of(report)
-    sides = [report[side] for side in ("plain", "mitigated")] if report["kind"] == "paired" else [report]
-    reasons: dict[str, str] = {}
-    for side in sides:
-        parts = [(first, one) for one in (side, *side.get("splits", {}).values())]
-        for metric, part in [*parts, *((metric, side[metric.name]) for metric in more)]:
-            reasons |= {metric.label(name): reason for name, reason in part.get("undefined", {}).items()}
-    for name, estimate in report.get("curve", {}).get("difference", {}).items():
-        if "undefined" in estimate:
-            reasons[f"{first.label(name)} at equal recall"] = estimate["undefined"]
-    return reasons
-
-
-def _grid(table: Table) -> list[str]:
-    lines = ["| " + " | ".join(table.header) + " |", "|" + "---|" * len(table.header)]
-    return lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")

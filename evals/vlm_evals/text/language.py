@@ -117,12 +117,11 @@ def sentence_tokenizer(data: PunktData) -> Any:
     return PunktSentenceTokenizer(parameters)
 
 
-@functools.cache
-def tagger() -> Any:
-    """Return nltk's English part-of-speech tagger.
+def tagger_folder() -> Path:
+    """Return the folder with NLTK's tagger for English.
 
     Raises:
-        MissingLanguageData: if its weights are not on this machine.
+        MissingLanguageData: if it is not on this machine.
     """
     folder = find_data(TAGGER)
     if folder is None:
@@ -130,14 +129,7 @@ def tagger() -> Any:
             f"the pipeline chair-opera tags parts of speech and needs NLTK's {TAGGER}, which is not on this machine; "
             "set NLTK_DATA to a folder that has it, or use the pipeline chair-2018"
         )
-    import_nltk()
-    import nltk
-    from nltk.tag.perceptron import PerceptronTagger
-
-    root = str(folder.parents[1])
-    if root not in nltk.data.path:
-        nltk.data.path.append(root)
-    return PerceptronTagger()
+    return folder
 
 
 def _lines(path: Path) -> list[str]:

@@ -8,7 +8,8 @@ from importlib.resources import files
 from typing import Any
 
 from vlm_evals.errors import MissingLanguageData
-from vlm_evals.text.language import PUNKT, SUBSTITUTE, find_data, import_nltk, punkt_data, sentence_tokenizer, tagger
+from vlm_evals.text.language import PUNKT, SUBSTITUTE, find_data, import_nltk, punkt_data, sentence_tokenizer
+from vlm_evals.text.tagger import tagger
 
 OTHER_WORDS = (
     "the relations hold other words than AMBER's: base forms of nouns are known for AMBER's words, and other words are "

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from vlm_evals.errors import EvaluationError
 from vlm_evals.text.corrected import Corrections
-from vlm_evals.text.language import PUNKT, SUBSTITUTE, PunktData, find_data, punkt_data, tagger
+from vlm_evals.text.language import PUNKT, SUBSTITUTE, PunktData, find_data, punkt_data
+from vlm_evals.text.tagger import tagger
 from vlm_evals.text.words import WordTokenizer
 
 Pipeline = Literal["chair-2018", "chair-opera"]
@@ -171,6 +172,10 @@ class ObjectFinder:
         tokenizer = self._tokenizer
         return [word for sentence in tokenizer.sentences(caption.lower()) for word in tokenizer.words(sentence)]
 
+    def base_forms(self, caption: str) -> list[str]:
+        """Return the words of a caption in base form, before two-word names are joined."""
+        return self._base(self.words(caption))
+
     def _base_forms(self, words: Vocabulary) -> Callable[[list[str]], list[str]]:
         """Return what brings all words of a caption to their base form."""
         if self._corrections is not None:
@@ -199,13 +204,28 @@ def _singular(table: dict[str, str], words: list[str]) -> list[str]:
     return [table.get(word, word) for word in words]
 
 
+def parts_of_speech(tag: str) -> str:
+    """Return which table of lemmas a tag's words are looked up in."""
+    return _PARTS_OF_SPEECH.get(tag[:1], "nouns")
+
+
 def _lemmatiser(words: Vocabulary) -> Callable[[list[str]], list[str]]:
-    """Return what lemmatises a whole caption, tagged as one sequence; other parts of speech count as nouns."""
-    tag = tagger().tag
+    """Return what lemmatises a whole caption, tagged as one sequence; other parts of speech count as nouns.
+
+    A part of speech is asked for where it decides about a lemma, and nowhere else.
+    """
+    tags_where = tagger().tags_where
+    tables = {name: words.lemmas.get(name, {}) for name in _PARTS_OF_SPEECH.values()}
+    forms = {form for table in tables.values() for form in table}
+    lemmas = {form: {table.get(form, form) for table in tables.values()} for form in forms}
+    decided = {form: found.pop() for form, found in lemmas.items() if len(found) == 1}
+    undecided = forms - decided.keys()
 
     def lemmatise(tokens: list[str]) -> list[str]:
-        tagged = tag(tokens)
-        tables = (words.lemmas.get(_PARTS_OF_SPEECH.get(part[:1], "nouns"), {}) for _, part in tagged)
-        return [table.get(token, token) for token, table in zip(tokens, tables, strict=True)]
+        found = [decided.get(token, token) for token in tokens]
+        wanted = [place for place, token in enumerate(tokens) if token in undecided]
+        for place, part in zip(wanted, tags_where(tokens, wanted), strict=True):
+            found[place] = tables[parts_of_speech(part)].get(tokens[place], tokens[place])
+        return found
 
     return lemmatise

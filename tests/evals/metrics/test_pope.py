@@ -16,8 +16,8 @@ from vlm_evals.judge import judge
 from vlm_evals.metrics.pope import POPE, QuestionScore, score_answers
 from vlm_evals.records import write_rows
 from vlm_evals.report import paired_report, single_report
+from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.pairs import compare
-from vlm_evals.reports.tables import markdown
 from vlm_evals.text.yes_no import PARSERS, parse_answer
 
 REFERENCE = {"pope": "rucaibox", "opera": "opera_pai"}

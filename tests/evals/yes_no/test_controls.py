@@ -11,8 +11,9 @@ from vlm_evals.errors import EvaluationError
 from vlm_evals.metrics.pope import POPE, QuestionScore
 from vlm_evals.records import Answer, Score
 from vlm_evals.report import paired_report
+from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.pairs import compare
-from vlm_evals.reports.tables import headline, markdown, tables
+from vlm_evals.reports.tables import headline, tables
 from vlm_evals.yes_no.controls import OUTPUT, output_control
 from vlm_evals.yes_no.turned import TURNS, transition
 

@@ -14,8 +14,9 @@ from vlm_evals.judge import judge
 from vlm_evals.metrics.pope import POPE, QuestionScore
 from vlm_evals.records import write_rows
 from vlm_evals.report import paired_report, single_report
+from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.pairs import compare
-from vlm_evals.reports.tables import headline, markdown
+from vlm_evals.reports.tables import headline
 from vlm_evals.yes_no.relabelled import CHANGES, relabelled
 
 SPLITS = ("random", "popular", "adversarial")
