@@ -43,9 +43,15 @@ class HeadChooser:
 
     def select(self, call: AttentionCall, sighted: Tensor, blind: Tensor) -> Tensor:
         """Return bool `[B, Hq]` by head outputs `[B, Hq, D]` with and without the image; none in rows without one."""
+        return self.between(sighted, blind) & call.key_map.has_image[:, None]
+
+    def between(self, sighted: Tensor, blind: Tensor) -> Tensor:
+        """Return bool `[..., Hq]` by head outputs `[..., Hq, D]` with the image and without it, whoever computed them.
+
+        The way of choosing is "vhd", or "bottom" for as many heads of the other end.
+        """
         awareness = sensitivity.vision_awareness(sighted, blind)
-        surges = sensitivity.surge(blind, squared=self.squared_norm)
-        return self._above_median(awareness, surges) & call.key_map.has_image[:, None]
+        return self._above_median(awareness, sensitivity.surge(blind, squared=self.squared_norm))
 
     def _chosen(self, call: AttentionCall) -> Tensor:
         rows, heads = call.query.shape[:2]
