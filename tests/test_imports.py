@@ -24,6 +24,7 @@ MAY_IMPORT = {
 }
 KERNEL_LIBRARIES = {"torch"}
 SCORING_LIBRARIES = {"numpy", "scipy", "nltk", "pycocotools", "matplotlib"}  # matplotlib: the plots of a report
+SERVER_LIBRARIES = {"fastapi", "uvicorn", "pydantic"}
 # the parts of vlm_evals that may import torch and the library
 ASKING = ("answer.py", "arms.py", "experiment.py", "first_token.py", "scenes/")
 
@@ -100,7 +101,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "models pictures method_facts",
         "method_page",
         "scorer_page",
-        "view bridges speed",
+        "view bridges speed serving",
         "plots shared_model scored_on",
         "export",
         "visit",
@@ -255,6 +256,8 @@ def _library_breaches(top: str, package: str, file: str) -> Iterator[str]:
         return
     if top == "gradio" and (package, file) != ("vlm_app", "page.py"):
         yield "but gradio belongs in page.py"
+    if top in SERVER_LIBRARIES and not (package == "vlm_app" and file.startswith("serving/")):
+        yield "but the server's framework belongs in serving/"
     if top == "triton" and not (package == "vlm_kernels" and Path(file).name.startswith("triton_")):
         yield "but triton belongs in triton_*.py"
     if package == "vlm_kernels" and top not in KERNEL_LIBRARIES | {"triton"}:
@@ -300,6 +303,7 @@ def test_no_file_breaks_the_rules() -> None:
         ("vlm_evals", "tasks.py", "from vlm_evals.scenes.world import Scene"),
         ("vlm_evals", "scenes/world.py", "import vlm_app"),
         ("vlm_app", "cli.py", "import gradio as gr"),
+        ("vlm_app", "commands/serve.py", "import uvicorn"),
         ("vlm_app", "session.py", "from vlm_heads.toolkit.options import option"),
         ("vlm_app", "session.py", "from vlm_heads import Tracker"),
         ("vlm_evals", "answer.py", "import vlm_heads.attach"),
@@ -316,6 +320,7 @@ def test_a_breach_is_seen(package: str, file: str, source: str) -> None:
         ("vlm_heads", "interventions/head_reinforcement.py", "from .base import AttentionCall"),
         ("vlm_evals", "answer.py", "import torch\nfrom vlm_heads import VLM"),
         ("vlm_app", "page.py", "import gradio"),
+        ("vlm_app", "serving/launch.py", "import uvicorn"),
         ("vlm_app", "session.py", "from vlm_heads import VLM, errors\nfrom vlm_heads.methods import option"),
     ],
 )

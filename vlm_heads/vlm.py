@@ -24,7 +24,7 @@ from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.models.images import ImageSource, load_image
 from vlm_heads.models.loading import load
 from vlm_heads.models.placement import input_device
-from vlm_heads.models.prompts import DEFAULT_PROMPT, model_inputs
+from vlm_heads.models.prompts import DEFAULT_PROMPT, Conversation, Prompt, model_inputs
 from vlm_heads.models.whole import Finite
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import CheckReceipt, Receipt
@@ -41,6 +41,7 @@ class Answer:
         text: without special tokens, stripped.
         token_ids: generated ids, without padding; an end token is included.
         seconds: what the whole call took; in a batch, what the batch took.
+        prompt_tokens: tokens of the prompt, those that stand for the image included, without padding.
         receipt: what the interventions and a check did, and which way the contrast took, JSON-serialisable; None where
             there were none. A batch's rows share it, except for what was asked about each.
     """
@@ -49,6 +50,7 @@ class Answer:
     token_ids: tuple[int, ...]
     seconds: float
     receipt: dict[str, Any] | None = None
+    prompt_tokens: int = 0
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= _SHORT else f"{self.text[: _SHORT - 1]}…"
@@ -111,7 +113,7 @@ class VLM:
     def answer(
         self,
         image: ImageSource,
-        prompt: str = DEFAULT_PROMPT,
+        prompt: Prompt = DEFAULT_PROMPT,
         interventions: Mitigated | Sequence[Mitigated] = (),
         *,
         profile: HeadProfile | None = None,
@@ -124,7 +126,7 @@ class VLM:
 
         Args:
             image: what is asked about.
-            prompt: what is asked.
+            prompt: what is asked, or a `Conversation` of several turns.
             interventions: one or several, words for them, or a whole `Mitigation`.
             profile: in place of the mitigation's.
             contrast: a second stream beside the answer's; interventions do not act on it.
@@ -141,11 +143,12 @@ class VLM:
     def answer_batch(
         self,
         images: Sequence[ImageSource],
-        prompts: str | Sequence[str] = DEFAULT_PROMPT,
+        prompts: Prompt | Sequence[Prompt] = DEFAULT_PROMPT,
         interventions: Mitigated | Sequence[Mitigated] = (),
         *,
         profile: HeadProfile | None = None,
         contrast: Contrast | None = None,
+        allow_idle: bool = False,
         **generate_kwargs: Any,
     ) -> list[Answer]:
         """Return one answer per image, computed in one batch; see `answer`.
@@ -156,20 +159,22 @@ class VLM:
             images: one per row.
             prompts: one for all, or one per image.
             interventions, profile, contrast: see `answer`.
+            allow_idle: let an intervention find nothing to act on, as it may in a batch of many.
             **generate_kwargs: for `generate`.
         """
         start = time.perf_counter()
         whole = _whole(interventions, contrast, profile)
         inputs, decoding, processor = self._asked(images, prompts, whole.contrast, generate_kwargs)
-        output, receipt = self._generate({**inputs, **decoding}, whole, processor)
+        output, receipt = self._generate({**inputs, **decoding}, whole, processor, allow_idle)
         rows = _generated(output, inputs, self._ends(decoding))
+        lengths = _lengths(inputs, len(rows))
         seconds = time.perf_counter() - start
-        return [self._answer(row, seconds, receipt, index) for index, row in enumerate(rows)]
+        return [self._answer(row, seconds, receipt, index, lengths[index]) for index, row in enumerate(rows)]
 
     def stream(
         self,
         image: ImageSource,
-        prompt: str = DEFAULT_PROMPT,
+        prompt: Prompt = DEFAULT_PROMPT,
         interventions: Mitigated | Sequence[Mitigated] = (),
         *,
         profile: HeadProfile | None = None,
@@ -197,7 +202,7 @@ class VLM:
         captions: Sequence[str],
         check: AskBack | str = "askback",
         *,
-        prompts: str | Sequence[str] = DEFAULT_PROMPT,
+        prompts: Prompt | Sequence[Prompt] = DEFAULT_PROMPT,
         interventions: Mitigated | Sequence[Mitigated] = (),
         profile: HeadProfile | None = None,
     ) -> list[Answer]:
@@ -236,7 +241,7 @@ class VLM:
         seconds = time.perf_counter() - start
         return [Answer(text, (), seconds, run.receipt.to_dict(row)) for row, text in enumerate(texts)]
 
-    def inputs(self, images: Sequence[ImageSource], prompts: str | Sequence[str]) -> dict[str, Any]:
+    def inputs(self, images: Sequence[ImageSource], prompts: Prompt | Sequence[Prompt]) -> dict[str, Any]:
         """Return what `model.generate` takes for a batch of images and prompts, left-padded.
 
         Raises:
@@ -248,7 +253,7 @@ class VLM:
     def _asked(
         self,
         images: Sequence[ImageSource],
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         contrast: Contrast | None,
         generate_kwargs: dict[str, Any],
     ) -> tuple[dict[str, Any], dict[str, Any], ContrastProcessor | None]:
@@ -268,7 +273,11 @@ class VLM:
         return set(ends) if isinstance(ends, list | tuple) else {ends}
 
     def _generate(
-        self, arguments: dict[str, Any], mitigation: Mitigation, processor: ContrastProcessor | None
+        self,
+        arguments: dict[str, Any],
+        mitigation: Mitigation,
+        processor: ContrastProcessor | None,
+        allow_idle: bool = False,
     ) -> tuple[Any, Receipt | None]:
         """Return what `generate` returns, and the receipt; answers on one model wait for one another."""
         finite = Finite()
@@ -277,9 +286,8 @@ class VLM:
             if not mitigation:
                 output, receipt = self.model.generate(**arguments), None
             else:
-                with attach_mitigation(
-                    self.model, mitigation, processor=self.processor, contrast_processor=processor
-                ) as run:
+                beside: dict[str, Any] = {"processor": self.processor, "contrast_processor": processor}
+                with attach_mitigation(self.model, mitigation, allow_idle=allow_idle, **beside) as run:
                     output = self.model.generate(**arguments)
                 receipt = run.receipt
             finite.check()
@@ -312,12 +320,12 @@ class VLM:
                 stop.requested = True
             output, receipt = work.result()
         rows = _generated(output, inputs, self._ends(decoding))
-        return self._answer(rows[0], time.perf_counter() - start, receipt, 0)
+        return self._answer(rows[0], time.perf_counter() - start, receipt, 0, _lengths(inputs, 1)[0])
 
-    def _answer(self, ids: list[int], seconds: float, receipt: Receipt | None, row: int) -> Answer:
+    def _answer(self, ids: list[int], seconds: float, receipt: Receipt | None, row: int, prompt_tokens: int) -> Answer:
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
         written = None if receipt is None else receipt.to_dict(row)
-        return Answer(text=text, token_ids=tuple(ids), seconds=seconds, receipt=written)
+        return Answer(text, tuple(ids), seconds, written, prompt_tokens)
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]
@@ -363,10 +371,16 @@ def _require_one_sequence(config: Any) -> None:
             )
 
 
-def _one_each(prompts: Any, count: int) -> list[str]:
-    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
+def _lengths(inputs: dict[str, Any], rows: int) -> list[int]:
+    """Return the tokens of each row's prompt, where a prompt may have several rows."""
+    mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+    return [int(one) for one in mask.sum(dim=1).repeat_interleave(rows // len(mask)).tolist()]
+
+
+def _one_each(prompts: Any, count: int) -> list[Prompt]:
+    if not isinstance(prompts, Sequence | Conversation) or isinstance(prompts, bytes):
         raise BadPrompt(f"prompt={prompts!r}: a text is needed, as 'what is in the picture?'")
-    each = [prompts] * count if isinstance(prompts, str) else list(prompts)
+    each = [prompts] * count if isinstance(prompts, str | Conversation) else list(prompts)
     if len(each) != count or not each:
         raise BadPrompt(f"{len(each)} prompts were given for {count} images; one each is needed")
     return each

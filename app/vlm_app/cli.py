@@ -49,6 +49,10 @@ COMMANDS = {
     ),
     "fold": Command("fold:fold", "Write a copy of a checkpoint with static gains folded into its output projections."),
     "demo": Command("demo:demo", "Open the web page on 127.0.0.1: what a model looks at, and what mitigation changes."),
+    "serve": Command(
+        "serve:serve",
+        "Serve a model on 127.0.0.1 as OpenAI's chat completions; each request may bring a mitigation of its own.",
+    ),
     "eval": Command(
         "evaluate:app",
         "Ask a model, score its answers and write a report; started again it goes on where it stopped.",

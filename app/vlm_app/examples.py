@@ -35,6 +35,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "fold": ("vlm-heads fold mini --profile reinforced --out mini-folded --verify",),
     "demo": ("vlm-heads demo", "vlm-heads demo --model llava-hf/llava-1.5-7b-hf --device cuda"),
+    "serve": (
+        "vlm-heads serve mini --with vhr:gain=1.5",
+        "vlm-heads serve llava-hf/llava-1.5-7b-hf --device cuda --host 0.0.0.0 --port 8000",
+    ),
     "eval": ("vlm-heads eval chair --with vhr --paired",),
     "eval chair": (
         "vlm-heads eval chair --with vhr --paired --curve --controls",

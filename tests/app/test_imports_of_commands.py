@@ -57,6 +57,8 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
         "eval chiar",
         "doctor mni",
         "demo --model mni",
+        "serve mni",
+        "serve mini --with vrh",
         "fold mni --profile gone --out x",
         "calibrate mni --out x",
         "calibrate mini --data gone --out x",

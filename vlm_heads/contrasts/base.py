@@ -18,10 +18,11 @@ from vlm_heads.contrast import ContrastProcessor, Weights
 from vlm_heads.errors import BadOption, UnsupportedGeneration
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.key_map import KeyMap
+from vlm_heads.models.prompts import Prompt, preceded
 from vlm_heads.toolkit.method import Method
 from vlm_heads.toolkit.options import option
 
-Build = Callable[[Sequence[Image.Image], Sequence[str]], dict[str, Any]]
+Build = Callable[[Sequence[Image.Image], Sequence[Prompt]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,14 @@ class Asked:
     model: nn.Module
     inputs: Mapping[str, Any]
     images: Sequence[Image.Image] = ()
-    prompts: Sequence[str] = ()
+    prompts: Sequence[Prompt] = ()
     build: Build | None = None
 
     def asking(self, text: str) -> dict[str, Any]:
         """Return inputs with a text put before every prompt."""
-        return self.showing(self.images, [f"{text} {prompt}" for prompt in self.prompts])
+        return self.showing(self.images, [preceded(prompt, text) for prompt in self.prompts])
 
-    def showing(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> dict[str, Any]:
+    def showing(self, images: Sequence[Image.Image], prompts: Sequence[Prompt] | None = None) -> dict[str, Any]:
         """Return inputs of other images, and of other prompts where they are given."""
         assert self.build is not None, "a contrast with needs_inputs_alone=False is given images and prompts"
         return self.build(images, self.prompts if prompts is None else prompts)

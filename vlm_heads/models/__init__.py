@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     from vlm_heads.models.loading import Embedded, checkpoint_folder, embedded_models
     from vlm_heads.models.planted import planted_image
     from vlm_heads.models.planted_sinks import image_with_sinks
-    from vlm_heads.models.prompts import DEFAULT_PROMPT, chat_text, model_inputs
+    from vlm_heads.models.prompts import DEFAULT_PROMPT, Conversation, Prompt, Turn, chat_text, model_inputs
 
 __all__ = [
     "DEFAULT_PROMPT",
+    "Conversation",
     "Embedded",
     "ImageSource",
+    "Prompt",
+    "Turn",
     "chat_text",
     "checkpoint_folder",
     "embedded_models",
@@ -29,7 +32,7 @@ _HOMES = {
     "loading": "Embedded checkpoint_folder embedded_models",
     "planted": "planted_image",
     "planted_sinks": "image_with_sinks",
-    "prompts": "DEFAULT_PROMPT chat_text model_inputs",
+    "prompts": "DEFAULT_PROMPT Conversation Prompt Turn chat_text model_inputs",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for known

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -16,38 +17,120 @@ DEFAULT_PROMPT = "Please describe this image in detail."  # the published protoc
 # What processors of transformers raise on a picture or a text that they do not take.
 REFUSALS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
+Role = Literal["system", "user", "assistant"]
 
-def chat_text(processor: Any, prompt: str) -> str:
-    """Return the text of one user turn with one image, as the processor's chat template writes it.
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation.
+
+    Attributes:
+        role: who speaks.
+        text: what is said.
+        image: whether the conversation's image stands before the text.
+    """
+
+    role: Role
+    text: str
+    image: bool = False
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Several turns about one image; a prompt alone is the conversation of one turn with the image.
+
+    Attributes:
+        turns: in their order; the last one is the user's, and one of the user's shows the image.
+
+    Raises:
+        BadPrompt: if the last turn is not the user's, or not exactly one of the user's shows the image.
+    """
+
+    turns: tuple[Turn, ...]
+
+    def __post_init__(self) -> None:
+        if not self.turns or self.turns[-1].role != "user":
+            raise BadPrompt("the last turn of a conversation is not the user's: there is nothing to answer")
+        showing = [turn.role for turn in self.turns if turn.image]
+        if showing != ["user"]:
+            raise BadPrompt(
+                f"{len(showing)} turns of the conversation show an image; exactly one of the user's turns has to"
+            )
+
+    def preceded_by(self, text: str) -> Conversation:
+        """Return the same conversation with a text put before what the user said last."""
+        last = self.turns[-1]
+        return Conversation((*self.turns[:-1], replace(last, text=f"{text} {last.text}")))
+
+
+Prompt = str | Conversation
+
+
+def preceded(prompt: Prompt, text: str) -> Prompt:
+    """Return a prompt with a text put before it, before the last turn of a conversation."""
+    return f"{text} {prompt}" if isinstance(prompt, str) else prompt.preceded_by(text)
+
+
+def chat_text(processor: Any, prompt: Prompt) -> str:
+    """Return the text of one user turn with one image, or of a conversation, as the processor's template writes it.
 
     A processor without a template gets its image token, a line break and the prompt.
 
     Raises:
-        BadPrompt: if the prompt is no text, is empty, or carries the image token itself.
+        BadPrompt: if the prompt is no text, is empty, or carries the image token itself; or if the processor's template
+            takes no such conversation, or it has none.
     """
-    _require_text(prompt)
-    if not prompt.strip():
-        raise BadPrompt("the prompt is empty; ask something, for instance 'Please describe this image in detail.'")
-    token = getattr(processor, "image_token", None)
-    if token is not None and str(token) in prompt:
-        raise BadPrompt(f"the prompt carries the image token {token!r}; it is put in by itself, leave it out")
-    video = getattr(processor, "video_token", None)
-    if video is not None and str(video) in prompt:
-        raise BadPrompt(f"the prompt carries the video token {video!r}; videos are not looked at, leave it out")
+    turns = _turns(prompt)
+    for turn in turns:
+        _require_plain(processor, turn.text)
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        return str(text)
-    return f"{token}\n{prompt}" if token is not None else prompt
+        return _templated(processor, turns)
+    if len(turns) > 1:
+        raise BadPrompt("the model's processor has no chat template: ask in one turn, without a system prompt")
+    token = getattr(processor, "image_token", None)
+    return f"{token}\n{turns[0].text}" if token is not None else turns[0].text
 
 
-def _require_text(prompt: object) -> None:
+def _turns(prompt: object) -> tuple[Turn, ...]:
+    """Return the turns of a prompt.
+
+    Raises:
+        BadPrompt: if it is neither a text nor a conversation.
+    """
+    if isinstance(prompt, Conversation):
+        return prompt.turns
     if not isinstance(prompt, str):
         raise BadPrompt(f"prompt={prompt!r}: a text is needed, as 'what is in the picture?'")
+    return (Turn("user", prompt, image=True),)
+
+
+def _require_plain(processor: Any, text: str) -> None:
+    """Raise `BadPrompt` where a turn says nothing, or carries a token that stands for pictures or videos."""
+    if not text.strip():
+        raise BadPrompt("the prompt is empty; ask something, for instance 'Please describe this image in detail.'")
+    token = getattr(processor, "image_token", None)
+    if token is not None and str(token) in text:
+        raise BadPrompt(f"the prompt carries the image token {token!r}; it is put in by itself, leave it out")
+    video = getattr(processor, "video_token", None)
+    if video is not None and str(video) in text:
+        raise BadPrompt(f"the prompt carries the video token {video!r}; videos are not looked at, leave it out")
+
+
+def _templated(processor: Any, turns: Sequence[Turn]) -> str:
+    from jinja2.exceptions import TemplateError
+
+    messages = [
+        {"role": turn.role, "content": [{"type": "image"}] * turn.image + [{"type": "text", "text": turn.text}]}
+        for turn in turns
+    ]
+    try:
+        return str(processor.apply_chat_template(messages, add_generation_prompt=True))
+    except TemplateError as refusal:
+        raise BadPrompt(f"the model's chat template refuses these turns: {refusal}") from refusal
 
 
 def model_inputs(
-    model: nn.Module, processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]
+    model: nn.Module, processor: Any, images: Sequence[Image.Image], prompts: Sequence[Prompt]
 ) -> dict[str, Any]:
     """Return the inputs of one batch, left-padded, on the model's device and in its dtype.
 
@@ -62,9 +145,7 @@ def model_inputs(
         BadPrompt: if it refuses a prompt, or a prompt carries a token that stands for pictures in the input.
         UnsupportedModel: if the processor leaves no image token in the text.
     """
-    for prompt in prompts:
-        _require_text(prompt)
-    _require_free_of(_reserved(model, processor), prompts)
+    _require_free_of(_reserved(model, processor), [turn.text for prompt in prompts for turn in _turns(prompt)])
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is not None:
         # generation continues from the right edge
@@ -101,15 +182,15 @@ def _reserved(model: nn.Module, processor: Any) -> list[str]:
     return [token for one in sorted(ids) if one in known and (token := str(known[one])) != own]
 
 
-def _require_free_of(reserved: Sequence[str], prompts: Sequence[str]) -> None:
-    for prompt in prompts:
-        if carried := next((token for token in reserved if token in prompt), None):
+def _require_free_of(reserved: Sequence[str], texts: Sequence[str]) -> None:
+    for text in texts:
+        if carried := next((token for token in reserved if token in text), None):
             raise BadPrompt(
                 f"the prompt carries {carried!r}, which stands for pictures in this model's input; leave it out"
             )
 
 
-def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
+def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Mapping[str, Any]:
     texts = [chat_text(processor, prompt) for prompt in prompts]
     tokenizer = getattr(processor, "tokenizer", None)
     bos = getattr(tokenizer, "bos_token", None)
@@ -125,7 +206,7 @@ def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[
 
 
 def _refusal(
-    processor: Any, images: Sequence[Image.Image], prompts: Sequence[str], failure: Exception
+    processor: Any, images: Sequence[Image.Image], prompts: Sequence[Prompt], failure: Exception
 ) -> BadImage | BadPrompt | None:
     """Return what a processor's failure means: a picture or a prompt that it refuses; None where it takes nothing."""
     plain = Image.new("RGB", (64, 64), "grey")
@@ -137,11 +218,12 @@ def _refusal(
         if not _takes(processor, image, DEFAULT_PROMPT):
             return BadImage(f"the model's processor refuses the picture of {width} x {height} pixels: {reason}")
         if not _takes(processor, plain, prompt):
-            return BadPrompt(f"the model's processor refuses the prompt {prompt[:80]!r}: {reason}")
+            last = _turns(prompt)[-1].text
+            return BadPrompt(f"the model's processor refuses the prompt {last[:80]!r}: {reason}")
     return None
 
 
-def _takes(processor: Any, image: Image.Image, prompt: str) -> bool:
+def _takes(processor: Any, image: Image.Image, prompt: Prompt) -> bool:
     try:
         _processed(processor, [image], [prompt])
     except REFUSALS:

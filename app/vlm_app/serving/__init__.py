@@ -1,0 +1,1 @@
+"""A server that speaks OpenAI's chat completions; its answers are `VLM.answer`'s."""
