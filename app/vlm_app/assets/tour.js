@@ -12,9 +12,12 @@ const kept = () => {
     return null; // storage may be forbidden
   }
 };
+// a style of its own: what is pointed at is drawn again and again, and would lose a class
+const pointer = document.head.appendChild(document.createElement("style"));
 const point = () => {
-  document.querySelectorAll(".vh-pointed").forEach((one) => one.classList.remove("vh-pointed"));
-  if (!tour.hidden) document.querySelector(steps[at].dataset.target)?.classList.add("vh-pointed");
+  pointer.textContent = tour.hidden
+    ? ""
+    : `${steps[at].dataset.target} { outline: 2px solid var(--vh-accent); outline-offset: 4px; border-radius: 8px; }`;
 };
 const show = (step) => {
   at = step;

@@ -82,7 +82,7 @@ def _done(recipe: Recipe, acted: int) -> str:
         ]
         said.append(known[one.name].label + (f" ({'; '.join(turned)})" if turned else ""))
     heads = f" It acted on {words.count(acted, 'head')}, the dots on the map below." if acted else ""
-    return f"On the right, {' and '.join(said)} was attached to the same model.{heads}"
+    return f"For the second answer, {' and '.join(said)} was attached to the same model.{heads}"
 
 
 def _came(truth: Truth | None) -> str:

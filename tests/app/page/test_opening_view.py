@@ -18,7 +18,7 @@ def test_the_page_opens_on_a_finished_run_and_says_what_was_done(visitor: Browse
     assert plain.startswith("there is a dog")
     assert mitigated.startswith("there is a car")
     story = page.locator("#vh-story")
-    expect(story).to_contain_text("An attention head is one of the small readers inside a model, 4 layers of 4 heads")
+    expect(story).to_contain_text("An attention head is one of the small readers inside a model, 4 layers of 4 here")
     expect(story).to_contain_text("VHR was attached to the same model. It acted on 4 heads")
     expect(story).to_contain_text("The plain answer invents a dog; the other one does not.")
     page.click("#vh-strips [data-side=mitigated][data-token='3']")  # it can be looked into like any other
@@ -40,12 +40,12 @@ def test_the_tour_has_three_steps_and_does_not_come_back(browser: Browser, serve
         context.set_default_timeout(PATIENCE)
         page = open_page(context, served)
         tour = page.locator(".vh-tour")
-        for step in ("1 of 3", "2 of 3", "3 of 3"):
+        for step, pointed_at in (("1 of 3", "#vh-plain"), ("2 of 3", "#vh-tabs"), ("3 of 3", "#vh-run")):
             expect(tour.locator("li:visible")).to_contain_text(step)
-            expect(page.locator(".vh-pointed")).to_have_count(1)
+            expect(page.locator(pointed_at)).to_have_css("outline-style", "solid")
             tour.get_by_role("button").nth(1).press("Enter")
         expect(tour).to_be_hidden()
-        expect(page.locator(".vh-pointed")).to_have_count(0)
+        expect(page.locator("#vh-run")).to_have_css("outline-style", "none")
         again = open_page(context, served)
         expect(again.locator(".vh-tour")).to_be_hidden()
     with browser.new_context() as context:
