@@ -89,6 +89,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "study": ("vlm-heads study held-out --out report",),
     "study held-out": ("vlm-heads study held-out --with vhr --captions 100 --questioned 30 --out report",),
     "study branches": ("vlm-heads study branches --model mini --images 100 --write docs/effect.md",),
+    "study opening": ("vlm-heads study opening --model mini --write app/vlm_app/assets/openings.json",),
     "study grounding": ("vlm-heads study grounding --model mini --captions 100 --out runs/grounding",),
     "study findings": (
         "vlm-heads study findings --images 100 --out runs/findings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import threading
@@ -11,15 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vlm_app.export import write_run
-from vlm_app.pictures import Picture
+from vlm_app.pictures import Picture, told_objects
 from vlm_app.shared_model import SharedModel
 from vlm_app.view.facts import Column
 from vlm_app.view.inside import SIDES, Inside, look_inside
 from vlm_app.view.looking import Stopped
-from vlm_app.view.marks import changed_words
+from vlm_app.view.marks import Named, changed_words
 from vlm_app.view.receipts import deeds
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side
+from vlm_app.view.truth import Truth, asked_objects, judged, replied
 from vlm_heads.errors import BadOption
 
 
@@ -31,12 +33,14 @@ class Screen:
         plain, mitigated: the two columns; None while there is none.
         status: one line.
         done: whether the run is over.
+        truth: what is true of the answers that have ended; None where nobody knows what the picture shows.
     """
 
     plain: Column | None
     mitigated: Column | None
     status: str
     done: bool = False
+    truth: Truth | None = None
 
 
 @dataclass(eq=False)
@@ -49,6 +53,7 @@ class Visit:
         picture, recipe: of the last run.
         sides: plain and mitigated.
         inside: what the model looked at in that run; None before it was looked into.
+        said_by: the model whose run it is; the opening run may be another model's.
     """
 
     model: SharedModel
@@ -57,6 +62,7 @@ class Visit:
     recipe: Recipe = field(init=False, default_factory=Recipe)
     sides: tuple[Side, ...] = field(init=False, default=())
     inside: Inside | None = field(init=False, default=None)
+    said_by: str = field(init=False, default="")
     _busy: bool = field(init=False, default=False)
     _stopped: threading.Event = field(init=False, default_factory=threading.Event)
     _files: Path | None = field(init=False, default=None)
@@ -93,9 +99,33 @@ class Visit:
         self._busy = False
         self.model.waiting.discard(self)
 
-    def shows(self, recipe: Recipe, source: str) -> bool:
-        """Whether the answers on the screen, if there are any, are those of a recipe and of the picture at a source."""
-        return self.picture is None or (self.recipe, self.picture.source) == (recipe, source)
+    def changed(self, recipe: Recipe, source: str) -> tuple[str, ...]:
+        """Return what differs, in words, between what the answers on the screen were asked with and what is chosen now.
+
+        Args:
+            recipe: that is chosen now.
+            source: of the picture that is chosen now; see `Picture`.
+        """
+        if self.picture is None or self.model.vlm.name != self.said_by:
+            return ()
+        other = () if self.picture.source == source or self.recipe.image != recipe.image else ("another picture",)
+        return (*self.recipe.differences(recipe), *other)
+
+    def take(self, other: Visit) -> None:
+        """Show another visit's finished run as one's own; what is picked in it from now on is one's own too."""
+        self.picture, self.recipe, self.sides = other.picture, other.recipe, other.sides
+        self.inside, self.said_by = copy.copy(other.inside), other.model.vlm.name
+
+    def tell(self, text: str) -> None:
+        """Say what a visitor's own picture shows, so that the answers that are there can be judged.
+
+        Raises:
+            BadOption: if a word names nothing that answers are judged by.
+        """
+        if self.picture is not None and self.picture.source:
+            self.picture = replace(self.picture, objects=told_objects(text))
+            if self.inside is not None:
+                self.inside.name(dict(zip(SIDES, (self._named(side.text) for side in self.sides), strict=False)))
 
     def leave(self) -> None:
         """Stop what is under way and remove the files."""
@@ -108,7 +138,22 @@ class Visit:
         """Return the two columns of the run as far as it has come."""
         done = all(side.done for side in self.sides)
         plain, mitigated = (self._column(place, done) for place in range(2))
-        return Screen(plain, mitigated, self._ended() if done else "Answering, plain and mitigated at once…", done)
+        status = self._ended() if done else "Answering, plain and mitigated at once…"
+        return Screen(plain, mitigated, status, done, self.truth() if self.sides else None)
+
+    def truth(self) -> Truth | None:
+        """Return what is true of the answers that have ended; None where nobody knows what the picture shows."""
+        if self.picture is None or self.picture.objects is None:
+            return None
+        asked, objects = self._asked(), self._in_order(self.picture)
+        sides = [
+            replied(name.capitalize(), side.text, asked, objects)
+            if asked
+            else judged(name.capitalize(), self._named(side.text), objects)
+            for name, side in zip(SIDES, self.sides, strict=False)
+            if side.done and side.text
+        ]
+        return Truth(self.picture.image, objects, self.picture.boxes, tuple(sides))
 
     def look(self) -> Inside | None:
         """Return what the model looked at in the last run; None where there was none, or it was stopped."""
@@ -148,7 +193,7 @@ class Visit:
             raise BadOption("there is nothing to export yet: run the model first")
         self._files = self._files or Path(tempfile.mkdtemp(dir=self.folder, prefix="run-"))
         columns = [column for place in range(len(self.sides)) if (column := self._column(place, done=True))]
-        return write_run(self._files, self.recipe, self.model.vlm.name, self.picture.objects, columns, inside)
+        return write_run(self._files, self.recipe, self.said_by, self.picture.objects, columns, inside)
 
     def _running(self, picture: Picture, recipe: Recipe) -> Iterator[Screen]:
         with self.model.turn:
@@ -157,6 +202,7 @@ class Visit:
                 yield Screen(None, None, "Stopped before it began.", done=True)
                 return
             self.picture, self.recipe, self.sides, self.inside = picture, recipe, (), None
+            self.said_by = self.model.vlm.name
             for sides in self.model.answers(picture.image, recipe, self._stopped):
                 self.sides = sides
                 yield self.screen()
@@ -171,7 +217,7 @@ class Visit:
 
     def _look(self, picture: Picture) -> Inside:
         answers = {
-            name: (self.model.spoken_ids(side), self.model.marker.named(side.text, picture.objects))
+            name: (self.model.spoken_ids(side), self._named(side.text))
             for name, side in zip(SIDES, self.sides, strict=False)
         }
         last = self.sides[-1].answer
@@ -188,6 +234,21 @@ class Visit:
             self._stopped,
         )
 
+    def _named(self, text: str) -> list[Named]:
+        """Return the objects that an answer names; those of a yes or no are the question's, and no claim."""
+        objects = self.picture.objects if self.picture else None
+        return [] if self._asked() else self.model.marker.named(text, objects)
+
+    def _asked(self) -> tuple[str, ...]:
+        """Return the objects whose presence was asked about; empty where something else was asked."""
+        prompt = self.recipe.prompt
+        return asked_objects(prompt, self.model.marker.named(prompt, None))
+
+    def _in_order(self, picture: Picture) -> tuple[str, ...]:
+        """Return what a picture shows: the largest first where that is known, else by the alphabet."""
+        objects = picture.objects or frozenset()
+        return (*(name for name in picture.boxes if name in objects), *sorted(objects - picture.boxes.keys()))
+
     def _column(self, place: int, done: bool) -> Column | None:
         """Return one column; the words that differ are known once both answers are there."""
         title = ("Plain", " + ".join(self.recipe.words) or "Nothing attached")[place]
@@ -199,7 +260,7 @@ class Visit:
         return Column(
             title,
             side,
-            self.model.marker.named(side.text, objects),
+            self._named(side.text),
             changed_words(side.text, other) if other and side.text else (),
             deeds(side.answer.receipt if side.answer else None, self.inside.shares if self.inside else {}),
             checked=objects is not None,

@@ -72,15 +72,20 @@ def test_a_run_that_never_came_about_lets_the_next_begin(session: Session) -> No
 
 def test_answers_know_which_settings_they_are_of(session: Session, tmp_path: Path) -> None:
     visit = session.visit("new")
-    assert visit.shows(Recipe(CAR), "")  # nothing is shown, so nothing is older
+    assert visit.changed(Recipe(CAR), "") == ()  # nothing is shown, so nothing is older
     _run(session, "new", Recipe(CAR))
-    assert visit.shows(Recipe(CAR), "")
-    assert not visit.shows(Recipe(CAR, words=("vhr:gain=3",)), "")
+    assert visit.changed(Recipe(CAR), "") == ()
+    assert visit.changed(Recipe(CAR, words=("vhr:gain=3",)), "") == ("vhr is now vhr:gain=3",)
+    assert visit.changed(Recipe(CAR, "What?", words=(), seed=8), "") == (
+        "another prompt",
+        "vhr is now nothing",
+        "seed 7 is now 8",
+    )
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()
         planted_image("bird").save(tmp_path / folder / "mine.png")
     one, other = (str(tmp_path / folder / "mine.png") for folder in ("one", "other"))
     list(visit.run(session.own(one), Recipe("mine.png")))
-    assert visit.shows(Recipe("mine.png"), one)
-    assert not visit.shows(Recipe("mine.png"), other)
+    assert visit.changed(Recipe("mine.png"), one) == ()
+    assert visit.changed(Recipe("mine.png"), other) == visit.changed(Recipe(CAR), "") == ("another picture",)
     session.leave("new")

@@ -34,8 +34,24 @@ const tell = (event) => {
   const line = element.querySelector(".vh-hover");
   if (head && line) line.textContent = head.getAttribute("aria-label");
 };
-element.addEventListener("pointerover", tell);
-element.addEventListener("focusin", tell);
+// An object that is pointed at, or has the keyboard, has its boxes drawn on the picture.
+const draw = (event) => {
+  const name = event.target.closest?.("[data-object]")?.dataset.object;
+  element.querySelectorAll("[data-boxed]").forEach((box) => box.classList.toggle("vh-lit", box.dataset.boxed === name));
+};
+// A word's meaning goes away on Escape, and comes again when the word is pointed at anew.
+const terms = (event) => {
+  const term = event.target.closest?.(".vh-term");
+  if (term) term.classList.toggle("vh-away", event.key === "Escape");
+};
+for (const kind of ["pointerover", "focusin"]) {
+  element.addEventListener(kind, tell);
+  element.addEventListener(kind, draw);
+  element.addEventListener(kind, terms);
+}
+element.addEventListener("pointerleave", draw);
+element.addEventListener("focusout", draw);
+element.addEventListener("keydown", terms);
 
 watch("value", () => {
   if (!place) return;

@@ -173,6 +173,30 @@ def branches(
     print(f"branches: {write or out / FILE} ({picture})")
 
 
+@app.command("opening", epilog=epilog("study opening"))
+def opening(
+    write: Annotated[Path | None, typer.Option("--write", help="File of openings that gets the model's.")] = None,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Find the run that the page opens on: the plain answer invents something, and the mitigated one does not."""
+    _begin(model, device)
+    from vlm_app.studies.opening import find_opening, keep
+
+    found = find_opening(model, seed=seed, device=device)
+    if write is not None:
+        keep(write, model, found)
+    if json:
+        print_json(found)
+    elif found is None:
+        print("opening: no sample and no setting gives such a run; the planted model's stands in")
+    else:
+        print(f"opening: {found['image']} with {' '.join(found['words'])}")
+        print(f"plain:     {found['plain']}\nmitigated: {found['mitigated']}")
+
+
 @app.command("grounding", epilog=epilog("study grounding"))
 def grounding(
     models: Annotated[list[str], typer.Option("--model", "-m", help="As elsewhere; several times for several models.")],

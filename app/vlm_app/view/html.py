@@ -17,6 +17,7 @@ from PIL import Image
 
 from vlm_app.view import words
 from vlm_app.view.facts import Column, HeadMap, Patches, Strip, Undrawn
+from vlm_app.view.legend import term
 from vlm_app.view.marks import Named
 
 SHOWN_SIDE = 560  # pixels of a picture's longer side on the page
@@ -28,13 +29,13 @@ def note(text: str, kind: str = "quiet") -> str:
     return f'<p class="vh-note vh-{kind}"{role}>{escape(text)}</p>'
 
 
-def older(answers: bool) -> str:
+def older(changed: Sequence[str]) -> str:
     """Return the line above answers of other settings than those that are chosen now; nothing where they agree."""
+    if not changed:
+        return ""
     return (
-        '<p class="vh-note vh-older" role="status">What is shown below is older than the settings: press Run to ask '
-        "with them.</p>"
-        if answers
-        else ""
+        '<p class="vh-note vh-older" role="status"><b>Settings changed</b> since these answers: '
+        f"{escape('; '.join(changed))}. Press Run to ask again.</p>"
     )
 
 
@@ -46,9 +47,9 @@ def header(title: str, model: str) -> str:
     )
 
 
-def card(label: str, title: str) -> str:
+def card(label: str, title: str, cost: str) -> str:
     """Return the top of a method's card."""
-    return f"<h3>{escape(label)}</h3><p>{escape(title)}</p>"
+    return f"<h2>{escape(label)}</h2><p>{escape(title)}</p><p>{escape(cost)}</p>"
 
 
 def answer(column: Column | None) -> str:
@@ -63,7 +64,7 @@ def answer(column: Column | None) -> str:
     lines += [f'<p class="vh-receipt">{escape(words.deed(one))}</p>' for one in column.deeds]
     failure = note(side.failure, "mistake") if side.failure else ""
     return (
-        f'<article class="vh-answer{busy}" aria-busy="{str(not side.done).lower()}"><h3>{escape(column.title)}</h3>'
+        f'<article class="vh-answer{busy}" aria-busy="{str(not side.done).lower()}"><h2>{escape(column.title)}</h2>'
         f'<p class="vh-text" aria-live="off">{body or waiting}</p>{failure}'
         f'<footer><p class="vh-speed">{escape(words.speed(side))}</p>{"".join(lines)}</footer></article>'
     )
@@ -103,7 +104,8 @@ def thumbnails(pictures: Mapping[str, Image.Image], chosen: str) -> str:
 
 def strips(answers: Sequence[Strip]) -> str:
     """Return the tokens of answers as buttons, coloured by T-VHD; arrow keys walk along them."""
-    return "".join(map(_strip, answers)) + _scale("leaned less on the image (T-VHD)", "more")
+    title = f'<p class="vh-what">Which words leaned on the image: {term("T-VHD", "strips")} of every token.</p>'
+    return title + "".join(map(_strip, answers)) + _scale("leaned less on the image", "more")
 
 
 def head_map(found: HeadMap) -> str:
@@ -116,13 +118,17 @@ def head_map(found: HeadMap) -> str:
     numbers = "".join(
         f'<span class="vh-axis">{head if head % max(1, heads // 8) == 0 else ""}</span>' for head in range(heads)
     )
+    acted = f'<i class="vh-dot" aria-hidden="true"></i>{term("acted on", "map")}'
     return (
+        f'<p class="vh-what">How much each {term("head", "map")} looks at the image: {term("VHD", "map")}</p>'
+        f'<div class="vh-axes"><span class="vh-axis vh-down" aria-hidden="true">layer</span>'
         f'<div class="vh-map vh-walk" style="--heads:{heads}" role="group" '
         f'aria-label="VHD of every head, layers down, heads across">{"".join(rows)}'
-        f'<div class="vh-row"><span class="vh-axis"></span>{numbers}</div></div>'
+        f'<div class="vh-row" aria-hidden="true"><span class="vh-axis"></span>{numbers}</div></div>'
+        '<span class="vh-axis vh-across" aria-hidden="true">head</span></div>'
         '<p class="vh-hover" aria-hidden="true">Point at a head, or walk with the arrow keys.</p>'
-        + ('<p class="vh-scale"><i class="vh-dot" aria-hidden="true"></i>acted on</p>' if found.acted else "")
-        + _scale("VHD 0", "largest")
+        + (f'<p class="vh-scale">{acted}</p>' if found.acted else "")
+        + _scale("VHD 0", f"{float(found.scores.max()):.2f}")
     )
 
 
@@ -134,7 +140,9 @@ def patches(found: Patches | Undrawn) -> str:
     figures = "".join(_overlay(found, title, weights) for title, weights in found.maps)
     return (
         f'<p class="vh-what">Patches used for <b>“{escape(what.word)}”</b> of the {escape(what.side)} answer: '
-        f'{words.heads(what)}.</p><div class="vh-pair">{figures}</div>{note(words.sinks(found))}'
+        f'{words.heads(what)}.</p><div class="vh-pair">{figures}</div>'
+        f'<p class="vh-note"><span class="vh-patch" aria-hidden="true"></span> more attention, one scale for both. '
+        f"{term('sink', 'patches').replace('>sink<', '>Sinks<', 1)}: {escape(words.sinks(found))}</p>"
     )
 
 
@@ -184,7 +192,7 @@ def _strip(strip: Strip) -> str:
         )
     label = f"{strip.side.capitalize()} answer"
     return (
-        f'<div class="vh-strip"><h4>{label}</h4><div class="vh-tokens vh-walk" role="group" '
+        f'<div class="vh-strip"><h3>{label}</h3><div class="vh-tokens vh-walk" role="group" '
         f'aria-label="Tokens of the {label.lower()}, by T-VHD">{"".join(buttons)}</div></div>'
     )
 
@@ -217,9 +225,9 @@ def _overlay(found: Patches, title: str, weights: NDArray[np.float64]) -> str:
         cells.append(
             f'<rect x="{left * width:.2f}" y="{high * height:.2f}" width="{wide * width:.2f}" '
             f'height="{tall * height:.2f}" fill-opacity="{opacity:.3f}"{" class=vh-sink" if sink else ""}>'
-            f"<title>{escape(words.patch(position, weight, sink))}</title></rect>"
+            f"<title>{escape(words.patch(found, position, weight))}</title></rect>"
         )
-    total = f"weight on the image {weights.sum():.3f}"
+    total = words.on_image(found, title, float(weights.sum()))
     return (
         f'<figure class="vh-overlay"><figcaption><b>{escape(title)}</b><span>{total}</span></figcaption>'
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}: {total}">'

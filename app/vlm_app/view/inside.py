@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,10 @@ class Inside:
         layers, heads = self.profile.scores.shape
         if 0 <= layer < layers and 0 <= head < heads:
             self.head = None if self.head == (layer, head) else (layer, head)
+
+    def name(self, named: Mapping[str, Sequence[Named]]) -> None:
+        """Take the mentions of objects anew, by side: what the picture shows became known."""
+        self.said = {side: replace(one, named=tuple(named.get(side, one.named))) for side, one in self.said.items()}
 
     def strips(self) -> tuple[Strip, ...]:
         """Return both answers' tokens."""

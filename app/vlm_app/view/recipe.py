@@ -84,6 +84,21 @@ class Recipe:
             arguments |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         return arguments
 
+    def differences(self, other: Recipe) -> tuple[str, ...]:
+        """Return in words what another recipe asks for differently, a phrase each; nothing where they agree."""
+        found = []
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            if mine == theirs:
+                continue
+            if one.name == "words":
+                found.append(f"{' '.join(mine) or 'nothing'} is now {' '.join(theirs) or 'nothing'}")
+            elif one.name in ("image", "prompt"):
+                found.append(f"another {'picture' if one.name == 'image' else one.name}")
+            else:
+                found.append(f"{one.name} {_written(mine)} is now {_written(theirs)}")
+        return tuple(found)
+
     def query(self) -> str:
         """Return the query of a link that brings the page back to this state; what is as always is left out.
 

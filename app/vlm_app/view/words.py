@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlm_app.view.facts import HeadMap, LookedAt, Patches, Strip
 from vlm_app.view.receipts import Deed
 from vlm_app.view.side_by_side import Side
+from vlm_app.view.truth import Replied
 from vlm_heads import TokenGrounding
 
 
@@ -24,9 +25,9 @@ def heads(what: LookedAt) -> str:
 def sinks(found: Patches) -> str:
     """Return what is known about the model's sinks."""
     if not found.channels:
-        return "This model has no attention sinks: no channel of its hidden states stands out, so none is outlined."
+        return "this model has none, for no channel of its hidden states stands out; so nothing is outlined."
     number = 0 if found.sinks is None else int((found.sinks > 0).sum())
-    return f"Outlined: {count(number, 'image sink')}, by channel {', '.join(map(str, found.channels))}."
+    return f"{count(number, 'image sink')} outlined, known by channel {', '.join(map(str, found.channels))}."
 
 
 def deed(one: Deed) -> str:
@@ -41,19 +42,50 @@ def deed(one: Deed) -> str:
 
 def token(strip: Strip, one: TokenGrounding) -> str:
     """Return a token, its T-VHD, and whether it names what is not in the picture."""
-    return f"{one.text.strip()}, T-VHD {one.t_vhd:.2f}" + (", not in the picture" if strip.absent(one) else "")
+    place = place_among(sum(other.t_vhd > one.t_vhd for _, other in strip.spoken))
+    absent = ", not in the picture" if strip.absent(one) else ""
+    return f"{one.text.strip()}, T-VHD {one.t_vhd:.2f}, {place} {len(strip.spoken)} tokens{absent}"
 
 
 def head(found: HeadMap, layer: int, place: int) -> str:
     """Return a head, its VHD, and whether an intervention acted on it."""
+    score = found.scores[layer, place]
+    among = f"{place_among(int((found.scores > score).sum()))} {found.scores.size} heads"
     acted = ", acted on" if (layer, place) in found.acted else ""
-    return f"layer {layer}, head {place}, VHD {float(found.scores[layer, place]):.3f}{acted}"
+    return f"layer {layer}, head {place}, VHD {float(score):.3f}, {among}{acted}"
 
 
-def patch(position: int, weight: float, sink_layers: int) -> str:
-    """Return an image position, the weight that was taken from it, and whether it is a sink."""
-    sink = f"; a sink in {count(sink_layers, 'layer')}" if sink_layers else ""
-    return f"patch {position}: {weight:.4f}{sink}"
+def place_among(larger: int) -> str:
+    """Return a place by how many are larger, in words: `the largest of`, `the 3rd largest of`."""
+    number = larger + 1
+    if number == 1:
+        return "the largest of"
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"the {number}{ending} largest of"
+
+
+def patch(found: Patches, position: int, weight: float) -> str:
+    """Return an image position, the share of attention that it gets, and whether it is a sink."""
+    row, column = divmod(position, found.grid.columns)
+    layers = 0 if found.sinks is None else int(found.sinks[position])
+    sink = f"; a sink in {count(layers, 'layer')}" if layers else ""
+    return f"patch in row {row + 1}, column {column + 1}: {100 * weight:.1f} % of the attention{sink}"
+
+
+def on_image(found: Patches, title: str, weight: float) -> str:
+    """Return how much of the attention is on the image, in percent."""
+    whose = "the attention" if found.looked_at.head is None else "this head's attention"
+    gained = ", gains counted in" if title == "Mitigated" else ""
+    return f"{100 * weight:.0f} % of {whose} is on the image{gained}"
+
+
+def reply(one: Replied) -> str:
+    """Return whether an answer to a question of yes or no is right, and why."""
+    asked = " and ".join(one.asked)
+    there = f"{asked}: {'in the picture' if one.right == 'yes' else 'not in the picture'}"
+    if one.said == "neither":
+        return f"Neither yes nor no, so it counts as wrong ({there})."
+    return f"“{one.said}” is {'right' if one.said == one.right else 'wrong'} ({there})."
 
 
 def speed(side: Side) -> str:

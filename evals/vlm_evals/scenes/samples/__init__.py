@@ -35,3 +35,9 @@ def truth() -> dict[str, list[str]]:
     """Return the COCO categories that each sample shows, largest first."""
     found: dict[str, list[str]] = json.loads((files(__name__) / "truth.json").read_text())
     return found
+
+
+def boxes() -> dict[str, dict[str, list[list[int]]]]:
+    """Return where the objects of each sample lie: by sample and category, (left, top, width, height) in pixels."""
+    found: dict[str, dict[str, list[list[int]]]] = json.loads((files(__name__) / "boxes.json").read_text())
+    return found

@@ -1,144 +1,35 @@
 """The page in a real browser: Debian's Chromium, driven through what a visitor does.
 
-One server and one browser for all of it: `vlm-heads demo` in a process of its own, with the planted model, whose
-answers are known. What the page shows without a browser is in `test_session.py`.
+What the page shows without a browser is in `test_session.py`.
 """
 
-import os
 import re
-import shutil
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from vlm_app.commands.demo import free_port
 from vlm_app.view.offline import POLICY
 
+from tests.support.browser import PATIENCE, Served, open_page, ran, serve
 from vlm_heads.models import planted_image
-
-CHROMIUM = shutil.which("chromium")
-PATIENCE = 60_000  # milliseconds: two loaded cores are slow, and nothing here waits for time to pass
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-expect.set_options(timeout=PATIENCE)
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; `make browser` installs Debian's")
-
-
-@dataclass
-class Served:
-    """A running demo, and where it may and may not write."""
-
-    url: str
-    process: subprocess.Popen[str]
-    temporary: Path
-    home: Path
-    outside: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def end(self) -> int:
-        """Kill it politely; return its exit code."""
-        self.process.terminate()
-        self.process.communicate(timeout=60)
-        return self.process.returncode
-
-
-def _serve(temporary: Path, home: Path) -> Served:
-    """Start a demo; return it once it answers."""
-    places = {"TMPDIR": str(temporary), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vlm_app.cli", "demo", "--model", "planted", "--port", "0"],
-        env={name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"} | places,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=home,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+/", line)
-    assert found, line or process.communicate()[1]
-    return Served(found[0], process, temporary, home)
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    temporary, home = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("home")
-    served = _serve(temporary, home)
-    yield served
-    # after the visits of this process's tests, whichever of them it was given
-    assert served.outside == []
-    assert served.failures == []
-    assert list(temporary.iterdir())
-    assert served.end() == 0
-    assert list(temporary.iterdir()) == []
-    assert [path for path in home.rglob("*") if path.is_file()] == []
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def visitor(browser: Browser, served: Served) -> Iterator[BrowserContext]:
-    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
-        context.set_default_timeout(PATIENCE)
-        yield context
-
-
-def _open(context: BrowserContext, served: Served, query: str = "") -> Page:
-    """Return the page, loaded; requests that leave this machine and errors of its scripts are noted."""
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-
-    def note(url: str) -> None:
-        if urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1":
-            served.outside.append(url)
-
-    page.on("request", lambda request: note(request.url))
-    page.on("websocket", lambda opened: note(opened.url))
-    page.on("pageerror", lambda error: served.failures.append(str(error)))
-    page.goto(served.url + query)
-    chosen = 0 if "picture=own" in query else 1
-    expect(page.locator("#vh-samples .vh-thumb")).not_to_have_count(0, timeout=PATIENCE)
-    expect(page.locator("#vh-samples .vh-thumb[aria-pressed=true]")).to_have_count(chosen, timeout=PATIENCE)
-    return page
 
 
 def _chosen(page: Page) -> list[str]:
-    return page.locator("#vh-methods label:has(input:checked)").all_inner_texts()
+    return _checked(page).all_inner_texts()
 
 
-def _ran(page: Page) -> tuple[str, str]:
-    """Wait until a run is over and looked into; return both answers."""
-    expect(page.locator("#vh-run")).to_be_enabled(timeout=PATIENCE)
-    expect(page.locator("#vh-status")).to_contain_text("Done.", timeout=PATIENCE)
-    expect(page.locator("#vh-overlays")).not_to_be_empty(timeout=PATIENCE)
-    return page.locator("#vh-plain .vh-text").inner_text(), page.locator("#vh-mitigated .vh-text").inner_text()
+def _checked(page: Page) -> Locator:
+    return page.locator("#vh-methods label:has(input:checked)").filter(has_not_text="none")
 
 
 def test_a_visit_from_sample_to_export(visitor: BrowserContext, served: Served, tmp_path: Path) -> None:
-    page = _open(visitor, served)
+    page = open_page(visitor, served)
     page.click("[data-pick=planted-car]")
     page.click("#vh-run")
-    plain, mitigated = _ran(page)
+    plain, mitigated = ran(page)
     assert plain.startswith("there is a dog")
     assert mitigated.startswith("there is a car")
     expect(page.locator("#vh-plain .vh-absent")).to_have_attribute("title", "dog: not in the picture")
@@ -147,20 +38,20 @@ def test_a_visit_from_sample_to_export(visitor: BrowserContext, served: Served, 
 
     # a token, then a head: hovered, clicked
     page.click("#vh-strips [data-side=mitigated][data-token='3']")
-    expect(page.locator(".vh-what")).to_contain_text("“car” of the mitigated answer: all heads")
+    expect(page.locator("#vh-overlays .vh-what")).to_contain_text("“car” of the mitigated answer: all heads")
     assert page.locator("#vh-overlays svg").count() == 2
     head = page.locator("#vh-heads [data-layer='2'][data-head='1']")
     head.hover()
     expect(page.locator(".vh-hover")).to_contain_text("layer 2, head 1, VHD")
     head.click()
-    expect(page.locator(".vh-what")).to_contain_text("layer 2, head 1")
+    expect(page.locator("#vh-overlays .vh-what")).to_contain_text("layer 2, head 1")
 
     # a slider, moved by the keyboard: 2.00 to 0.00
     page.locator("#vh-vhr-gain input[type=range]").focus()
     page.keyboard.press("Home")
     page.click("#vh-run")
-    _ran(page)
-    expect(page.locator("#vh-mitigated h3")).to_have_text("vhr:gain=0")
+    ran(page)
+    expect(page.locator("#vh-mitigated h2")).to_have_text("vhr:gain=0")
     expect(page).to_have_url(re.compile("gain"))
     assert parse_qs(urlsplit(page.url).query)["with"] == ["vhr:gain=0"]
     page.get_by_role("tab", name="As code").click()
@@ -184,17 +75,17 @@ def test_a_visit_from_sample_to_export(visitor: BrowserContext, served: Served, 
 def test_two_visitors_at_once_keep_their_own_answers(browser: Browser, served: Served) -> None:
     contexts = [browser.new_context() for _ in range(2)]
     pages = [
-        _open(context, served, query)
+        open_page(context, served, query)
         for context, query in zip(contexts, ("?with=vhr", "?with=vhr:gain=0.5"), strict=True)
     ]
     for page in pages:
         page.click("#vh-run")
-    said = [_ran(page)[1] for page in pages]
+    said = [ran(page)[1] for page in pages]
     assert [text.split()[3].strip(".") for text in said] == ["car", "dog"]
     for page in pages:  # and what is inside is each one's own
         page.click("#vh-strips [data-side=mitigated][data-token='3']")
-    expect(pages[0].locator(".vh-what")).to_contain_text("“car”")
-    expect(pages[1].locator(".vh-what")).to_contain_text("“dog”")
+    expect(pages[0].locator("#vh-overlays .vh-what")).to_contain_text("“car”")
+    expect(pages[1].locator("#vh-overlays .vh-what")).to_contain_text("“dog”")
     for context in contexts:
         context.close()
 
@@ -202,7 +93,7 @@ def test_two_visitors_at_once_keep_their_own_answers(browser: Browser, served: S
 def test_pictures_that_cannot_be_used_get_a_line(visitor: BrowserContext, served: Served, tmp_path: Path) -> None:
     broken = tmp_path / "holiday.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\nno picture")
-    page = _open(visitor, served)
+    page = open_page(visitor, served)
     page.get_by_role("button", name="Remove Image").click()
     page.locator("#vh-picture input[type=file]").set_input_files(broken)
     expect(page.locator("#vh-samples .vh-thumb[aria-pressed=true]")).to_have_count(0)
@@ -225,18 +116,18 @@ def test_pictures_that_cannot_be_used_get_a_line(visitor: BrowserContext, served
 def test_a_link_that_cannot_be_followed_gets_a_line(
     visitor: BrowserContext, served: Served, query: str, said: str
 ) -> None:
-    page = _open(visitor, served, query)
+    page = open_page(visitor, served, query)
     expect(page.locator("#vh-status [role=alert]")).to_contain_text(said)
 
 
 def test_leaving_the_presets_changes_nothing(visitor: BrowserContext, served: Served) -> None:
-    page = _open(visitor, served)
+    page = open_page(visitor, served)
     preset = page.locator("#vh-preset input")
     preset.focus()
     page.keyboard.press("Tab")
     preset.click()
     page.get_by_role("option").filter(has_text="VAR (").click()
-    expect(page.locator("#vh-methods label:has(input:checked)")).to_have_text(["VAR"])  # what came before is done
+    expect(_checked(page)).to_have_text(["VAR"])  # what came before is done
     page.locator("#vh-methods").get_by_label("PAI", exact=True).check()
     expect(page.locator("#vh-card-pai")).to_be_visible()
     for typed in ("", "zzz"):
@@ -252,34 +143,34 @@ def test_leaving_the_presets_changes_nothing(visitor: BrowserContext, served: Se
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(preset).not_to_have_value("VAR (Kang et al., ICLR 2025)")
-    expect(page.locator("#vh-methods label:has(input:checked)")).to_have_count(1)
+    expect(_checked(page)).to_have_count(1)
 
 
 def test_answers_are_marked_once_the_settings_have_changed(visitor: BrowserContext, served: Served) -> None:
-    page = _open(visitor, served)
+    page = open_page(visitor, served)
     older = page.locator("#vh-older")
     prompt = page.locator("#vh-prompt textarea, #vh-prompt input")
     prompt.fill("What is here?")
-    expect(older).to_be_empty()  # nothing is shown yet
+    expect(older).to_contain_text("another prompt")  # than the opening run's
     page.click("#vh-run")
-    _ran(page)
+    ran(page)
     expect(older).to_be_empty()
     prompt.fill("What is there?")
-    expect(older).to_contain_text("older than the settings")
+    expect(older).to_contain_text("Settings changed since these answers: another prompt")
     prompt.fill("What is here?")
     expect(older).to_be_empty()
     page.click("[data-pick=planted-car-sinks]")
-    expect(older).to_contain_text("press Run")
+    expect(older).to_contain_text("another picture. Press Run")
     page.click("#vh-run")
     expect(older).to_be_empty()
-    _ran(page)
+    ran(page)
     expect(older).to_be_empty()
 
 
 def test_numbers_that_no_run_can_have_get_a_line_and_nobody_waits_for_them(
     visitor: BrowserContext, served: Served
 ) -> None:
-    page = _open(visitor, served)
+    page = open_page(visitor, served)
     page.get_by_role("button", name="Decoding").click()
     page.get_by_label("Seed").fill("9" * 30)
     page.click("#vh-run")
@@ -292,22 +183,22 @@ def test_numbers_that_no_run_can_have_get_a_line_and_nobody_waits_for_them(
 
 
 def test_a_link_beyond_a_sliders_end_is_run_as_it_says(visitor: BrowserContext, served: Served) -> None:
-    page = _open(visitor, served, "?with=vhr:gain=9")
+    page = open_page(visitor, served, "?with=vhr:gain=9")
     page.click("#vh-run")
-    _ran(page)
-    expect(page.locator("#vh-mitigated h3")).to_have_text("vhr:gain=9")
+    ran(page)
+    expect(page.locator("#vh-mitigated h2")).to_have_text("vhr:gain=9")
 
 
 def test_a_link_to_ones_own_picture_asks_for_it(visitor: BrowserContext, served: Served, tmp_path: Path) -> None:
     planted_image("car").save(tmp_path / "mine.png")
-    page = _open(visitor, served, "?picture=own&with=vhr&seed=7")
+    page = open_page(visitor, served, "?picture=own&with=vhr&seed=7")
     expect(page.locator("#vh-status [role=alert]")).to_contain_text("not in the link: choose it")
     page.click("#vh-run")
     expect(page.locator("#vh-status [role=alert]")).to_contain_text("there is no picture")
     page.locator("#vh-picture input[type=file]").set_input_files(tmp_path / "mine.png")
     expect(page.locator("#vh-picture img")).to_be_visible()
     page.click("#vh-run")
-    assert _ran(page)[1].startswith("there is a car")
+    assert ran(page)[1].startswith("there is a car")
     assert parse_qs(urlsplit(page.url).query)["picture"] == ["own"]
 
 
@@ -318,8 +209,8 @@ def test_a_killed_server_is_said_and_its_uploads_are_removed_by_the_next(
     temporary.mkdir()
     home.mkdir()
     planted_image("car").save(tmp_path / "secret.png")
-    killed = _serve(temporary, home)
-    page = _open(visitor, killed)
+    killed = serve(temporary, home)
+    page = open_page(visitor, killed)
     page.get_by_role("button", name="Remove Image").click()
     page.locator("#vh-picture input[type=file]").set_input_files(tmp_path / "secret.png")
     expect(page.locator("#vh-picture img")).to_be_visible()
@@ -327,7 +218,7 @@ def test_a_killed_server_is_said_and_its_uploads_are_removed_by_the_next(
     killed.process.communicate()
     expect(page.locator("#vh-connection")).to_contain_text("The connection to the server of this page is lost")
     assert list(temporary.rglob("secret.png"))
-    served = _serve(temporary, home)
+    served = serve(temporary, home)
     assert not list(temporary.rglob("secret.png"))
     assert served.end() == 0
     assert list(temporary.iterdir()) == []
@@ -337,20 +228,20 @@ def test_a_killed_server_is_said_and_its_uploads_are_removed_by_the_next(
 def test_keyboard_alone_is_enough_and_nothing_overflows(browser: Browser, served: Served, width: int) -> None:
     with browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark") as context:
         context.set_default_timeout(PATIENCE)
-        page = _open(context, served)
+        page = open_page(context, served)
         page.locator("#vh-prompt textarea, #vh-prompt input").focus()
         page.keyboard.press("Enter")
-        _ran(page)
+        ran(page)
         page.locator("#vh-strips button[tabindex='0']").first.focus()
         page.keyboard.press("Home")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
-        expect(page.locator(".vh-what")).to_contain_text("“is”")
+        expect(page.locator("#vh-overlays .vh-what")).to_contain_text("“is”")
         page.locator("#vh-heads button[tabindex='0']").focus()
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
-        expect(page.locator(".vh-what")).to_contain_text("layer 1, head 1")
+        expect(page.locator("#vh-overlays .vh-what")).to_contain_text("layer 1, head 1")
         expect(page.locator("#vh-heads [data-layer='1'][data-head='1']")).to_be_focused()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -358,7 +249,7 @@ def test_keyboard_alone_is_enough_and_nothing_overflows(browser: Browser, served
 def test_the_page_may_load_nothing_from_elsewhere(visitor: BrowserContext, served: Served) -> None:
     """That nothing was loaded, and nothing left behind, is checked when the server ends."""
     assert "default-src 'self'" in POLICY
-    assert _open(visitor, served).request.get(served.url).headers["content-security-policy"] == POLICY
+    assert open_page(visitor, served).request.get(served.url).headers["content-security-policy"] == POLICY
 
 
 def test_a_taken_port_is_passed_over() -> None:
