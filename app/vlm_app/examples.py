@@ -101,6 +101,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads study heads --model small --write docs/effect.md",
     ),
     "study league": ("vlm-heads study league --scale 0.1 --out runs/league",),
+    "study chart": ("vlm-heads study chart docs/results.md app/vlm_app/assets/league.json",),
     "study pages": ("vlm-heads study pages runs/league --results docs/results.md",),
 }
 

@@ -280,3 +280,21 @@ def pages(
         print_json(written)
     else:
         print(f"pages: {', '.join(written.values())}")
+
+
+@app.command("chart", epilog=epilog("study chart"))
+def chart(
+    results: Annotated[Path, typer.Argument(help="Page of the league's tables, as `study pages` fills it in.")],
+    out: Annotated[Path, typer.Argument(help="File that the web page draws its chart from.")],
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Write what the web page shows of every setting. No model runs: --seed and --device change nothing."""
+    from vlm_app.studies.league.chart import write_chart
+
+    found = write_chart(results, out)
+    if json:
+        print_json(found)
+    else:
+        print(f"chart: {out} ({len(found['settings'])} settings)")

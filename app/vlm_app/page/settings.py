@@ -10,6 +10,7 @@ from gradio.components import Component
 from vlm_app.page.parts import Form, Update, view
 from vlm_app.view import html
 from vlm_app.view.cards import Card, Control, presets
+from vlm_app.view.chart import chart
 from vlm_app.view.form import Key, values_of, words_of
 from vlm_app.view.levers import LEVERS, Lever, cost_of
 from vlm_app.view.recipe import LONGEST_ANSWER, Recipe
@@ -20,7 +21,8 @@ _NONE = ("none", "")
 class Settings:
     """What is attached, and how is decoded."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, model: str) -> None:
+        self._model = model
         self.options: dict[Key, Component] = {}
         self.cards: dict[str, gr.Column] = {}
         self.levers: dict[str, Component] = {}
@@ -31,7 +33,7 @@ class Settings:
         with gr.Column(elem_id="vh-methods"):
             for lever in LEVERS:
                 self._lever(lever)
-        self.chart = view("chart")
+        self.chart = view("chart", chart(Recipe().words, model))
         with gr.Accordion("Decoding", open=False, elem_id="vh-decoding"):
             self._tokens = gr.Slider(1, LONGEST_ANSWER, Recipe().max_tokens, step=1, label="Longest answer, tokens")
             self._temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0 is greedy")
@@ -65,6 +67,10 @@ class Settings:
             top_p=form[self._top_p],
             seed=form[self._seed] or 0,
         )
+
+    def measured(self, words: Sequence[str]) -> Update:
+        """Show what was measured of a setting."""
+        return {self.chart: chart(words, self._model)}
 
     def attached(self, words: Sequence[str]) -> Update:
         """Set methods and options as words say."""

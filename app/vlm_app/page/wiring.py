@@ -59,7 +59,7 @@ class _Page:
                 with gr.Column(min_width=240, elem_classes="vh-see"):
                     self._see = Seeing()
                 with gr.Column(min_width=240, elem_classes="vh-set"):
-                    self._set = Settings(session.seed)
+                    self._set = Settings(session.seed, session.model.vlm.name)
             self._wire_form()
             self._wire_run()
             self._wire_inside()
@@ -85,7 +85,8 @@ class _Page:
         levers = set(settings.levers.values())
         gr.on([one.change for one in levers], self.show_cards, levers, list(settings.cards.values()), **QUICK)
         changed = [component.change for component in self._form]
-        gr.on(changed, self.compare, set(self._form), see.older, trigger_mode="always_last", **FORM, **QUICK)
+        beside = [see.older, settings.chart]
+        gr.on(changed, self.compare, set(self._form), beside, trigger_mode="always_last", **FORM, **QUICK)
 
     def _wire_run(self) -> None:
         ask, see, form = self._ask, self._see, set(self._form)
@@ -101,7 +102,7 @@ class _Page:
         ran = begun.then(self.run, {*form, ask.told}, [*see.answers, *see.code], **FORM, **MODEL)
         ran.then(None, see.link, see.link, js=_LINK, api_visibility="private")
         ran.then(self.look, None, [*see.answers, *see.looked_at], **MODEL).then(
-            self.finish, form, [*buttons, see.older, see.status], **FORM, **QUICK
+            self.finish, form, [*buttons, see.older, see.status, self._set.chart], **FORM, **QUICK
         )
         ask.stop.click(self.stop, None, see.status, **QUICK)
         see.export.click(self.export, None, [see.files, see.status], **MODEL)
@@ -186,14 +187,14 @@ class _Page:
         return self._ask.running(False) | said | self.compare(form, request)
 
     def compare(self, form: Form, request: gr.Request) -> Update:
-        """Say where the answers that are shown are older than the settings."""
+        """Say where the answers that are shown are older than the settings, and what was measured of these."""
         visit, source = self._visit(request), self._ask.source(form)
         try:
             image = form[self._ask.image] or Path(path_of(form[self._ask.picture]) or "").name
-            changed = visit.changed(self._recipe(form, image), source)
+            recipe = self._recipe(form, image)
         except VlmHeadsError:  # what cannot be asked was not asked
-            changed = () if visit.picture is None else ("the settings",)
-        return {self._see.older: html.older(changed)}
+            return {self._see.older: html.older(() if visit.picture is None else ("the settings",))}
+        return {self._see.older: html.older(visit.changed(recipe, source))} | self._set.measured(recipe.words)
 
     def stop(self, request: gr.Request) -> Update:
         """End the run under way."""
