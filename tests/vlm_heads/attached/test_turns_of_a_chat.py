@@ -85,7 +85,9 @@ def _active(name: str) -> Intervention:
 
 # not those that act before the image too, and not those that tell what the model wrote from what it was given
 AFTER_THE_IMAGE = [
-    name for name in known_interventions() if name not in ("vhr", "reinforced", "allpath", "var", "adhh", "vaf")
+    name
+    for name in known_interventions()
+    if name not in ("vhr", "reinforced", "allpath", "var", "adhh", "vaf", "vista")
 ]
 
 
