@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
     from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
     from vlm_heads.scoring import score_heads
+    from vlm_heads.steering.base import Steering
+    from vlm_heads.steering.image_steering import ImageSteering
     from vlm_heads.toolkit.method import Method, Paper
     from vlm_heads.toolkit.options import option
     from vlm_heads.version import __version__
@@ -105,6 +107,7 @@ __all__ = [
     "HeadReinforcement",
     "ImageBoost",
     "ImageFree",
+    "ImageSteering",
     "Intervention",
     "LayerContrast",
     "LeadingQuestion",
@@ -122,6 +125,7 @@ __all__ = [
     "SharedImageBoost",
     "SinkRedistribution",
     "StaticGains",
+    "Steering",
     "TextBoundHeads",
     "TokenGrounding",
     "UnknownModel",
@@ -193,6 +197,8 @@ _HOMES = {
     "profile": "HeadProfile",
     "profiles.fold_checkpoint": "Folded fold_checkpoint",
     "scoring": "score_heads",
+    "steering.base": "Steering",
+    "steering.image_steering": "ImageSteering",
     "toolkit.method": "Method Paper",
     "toolkit.options": "option",
     "vlm": "VLM Answer",

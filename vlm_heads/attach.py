@@ -33,6 +33,7 @@ from vlm_heads.lenses.base import require_lens
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import CheckReceipt, InterventionReceipt, LensReceipt, Receipt, SecondStreamReceipt
+from vlm_heads.steering.base import Steering
 from vlm_heads.token_head import TokenHead
 from vlm_heads.toolkit.method import Method
 from vlm_heads.wrappers import unwrapped
@@ -185,7 +186,7 @@ def attach_mitigation(
     lenses, check = mitigation.weighing(), mitigation.check
     for lens in lenses:
         require_lens(anatomy)
-        lens.layers_in(anatomy)
+        lens.reads(anatomy)
     if check is not None:
         check.check(anatomy)
     receipt = Receipt(
@@ -195,7 +196,8 @@ def attach_mitigation(
         check=None if check is None else CheckReceipt(check.name, _options(check)),
         lenses=tuple(LensReceipt(one.name, _options(one)) for one in lenses),
     )
-    head = TokenHead.of(model, anatomy) if lenses else None
+    steering = {index: one for index, one in enumerate(interventions) if isinstance(one, Steering)}
+    head = TokenHead.of(model, anatomy) if lenses or steering else None
     added: AddedContrast | None = None
     if mitigation.contrast is not None:
         mitigation.contrast.check(anatomy)
@@ -217,11 +219,10 @@ def attach_mitigation(
             undo.enter_context(installed(anatomy, tracker))
         weighing = None
         if head is not None:
-            read = [layer for one in lenses for layer in one.layers_in(anatomy)]
-            undo.enter_context(StreamHooks(anatomy, tracker, head, read).installed())
-            weighing = AddedLenses(lenses, receipt.lenses, tracker, head, anatomy)
+            undo.enter_context(StreamHooks(anatomy, tracker, head, receipt, lenses, steering).installed())
+            weighing = AddedLenses(lenses, receipt.lenses, tracker, head, anatomy) if lenses else None
         if mitigation.contrast is not None and receipt.second_stream is not None:
-            together = OnePass(model, anatomy, _why_apart(one_pass, check, bool(lenses)))
+            together = OnePass(model, anatomy, _why_apart(one_pass, check, between_layers=head is not None))
             added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, contrast_processor)
             undo.enter_context(together.installed())
         undo.enter_context(refusing(model, _changes(weighing, added), _calling(first, tracker, added), around))
@@ -258,12 +259,12 @@ def _changes(*changes: Change | None) -> Change | None:
     return change if wanted else None
 
 
-def _why_apart(one_pass: bool, check: Check | None, lens: bool) -> str:
+def _why_apart(one_pass: bool, check: Check | None, between_layers: bool) -> str:
     """Return why both streams are not to run in one forward, whatever the model can; empty where they may."""
     if check is not None:
         return "a check takes words back"
-    if lens:
-        return "a lens reads the first stream's layers"
+    if between_layers:
+        return "what is between the first stream's layers is read or steered"
     return "" if one_pass else "as was asked for"
 
 
@@ -293,15 +294,14 @@ def _plain(value: Any) -> Any:
 
 
 def _why_idle(receipt: Receipt, attention_calls: int) -> str:
-    unfired = [one.name for one in receipt.interventions if not one.fired]
-    idle = ", ".join(unfired + [one.name for one in receipt.lenses if not one.fired])
+    idle = ", ".join(receipt.unfired)
     if receipt.generations == 0:
         reason = "the model was not run with a prompt"
     elif attention_calls == 0:
         reason = "its attention never went through the attention interface"
     elif receipt.imageless == receipt.generations:
         reason = "no prompt had image tokens"
-    elif not unfired:
+    elif all(one.fired for one in receipt.interventions):
         reason = "generate() was not called inside"
     else:
         reason = "no head was chosen on any layer"

@@ -31,11 +31,13 @@ class Recording:
         positions: how many positions are kept, counted back from each row's end.
         ends: int64 `[B]`, each row's last position; None means the last column.
         outputs: `[B, positions, Hq, D]` by layer, before the output projection.
+        entering: `[B, width]` by layer, what entered it at each row's end; only where steering compares two passes.
     """
 
     positions: int = 1
     ends: Tensor | None = None
     outputs: dict[int, Tensor] = field(default_factory=dict)
+    entering: dict[int, Tensor] = field(default_factory=dict)
 
     def keep(self, layer: int, output: Tensor) -> None:
         """Keep the last positions of a layer's output `[B, T, Hq, D]`."""

@@ -16,6 +16,7 @@ from vlm_heads.errors import UnsupportedModel
 from vlm_heads.wrappers import unwrapped
 
 PROJECTION_NAMES = ("o_proj", "out_proj", "dense", "c_proj")
+MLP_NAMES = ("mlp", "feed_forward", "ffn")
 _SOFTMAX_KINDS = ("attention", "full_attention", "sliding_attention", "chunked_attention")  # in a config's layer_types
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index")
 VIDEO_TOKEN_NAMES = ("video_token_id", "video_token_index")
@@ -149,6 +150,15 @@ def examine(model: nn.Module) -> Anatomy:
         video_token_id=_token_id(config, VIDEO_TOKEN_NAMES),
         sound_token_id=_token_id(config, SOUND_TOKEN_NAMES),
     )
+
+
+def mlps(anatomy: Anatomy) -> dict[int, nn.Module]:
+    """Return the MLP by layer, in layers that have it as a module of its own."""
+    found = {
+        index: next((module for name, module in layer.named_children() if name in MLP_NAMES), None)
+        for index, layer in enumerate(anatomy.layers)
+    }
+    return {index: module for index, module in found.items() if module is not None}
 
 
 def caps_logits(anatomy: Anatomy) -> bool:

@@ -18,6 +18,7 @@ import vlm_heads.checks
 import vlm_heads.contrasts
 import vlm_heads.interventions
 import vlm_heads.lenses
+import vlm_heads.steering
 from vlm_heads.asking.named import Named
 from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.attached.watcher import Watcher
@@ -28,6 +29,8 @@ from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.lenses.base import Lens
 from vlm_heads.names import KINDS, METHODS
+from vlm_heads.steering.base import Steering
+from vlm_heads.stream_call import StreamCall, turned
 from vlm_heads.token_step import TokenStep, implausible
 from vlm_heads.toolkit.discovery import Discovered, discover
 from vlm_heads.toolkit.first_pass import FirstPass
@@ -74,6 +77,8 @@ __all__ = [
     "Paper",
     "Redistribution",
     "SecondStream",
+    "Steering",
+    "StreamCall",
     "TokenStep",
     "Watcher",
     "generated_keys",
@@ -102,6 +107,7 @@ __all__ = [
     "row_weights",
     "rows_weights",
     "text_after_image",
+    "turned",
 ]
 
 
@@ -153,5 +159,11 @@ def parse_intervention(word: str) -> Intervention:
 
 @cache
 def _found() -> Discovered[Method]:
-    folders = (vlm_heads.interventions, vlm_heads.lenses, vlm_heads.contrasts, vlm_heads.checks)
+    folders = (
+        vlm_heads.interventions,
+        vlm_heads.steering,
+        vlm_heads.lenses,
+        vlm_heads.contrasts,
+        vlm_heads.checks,
+    )
     return discover(Method, folders, METHODS, "Intervention, Lens, Contrast or Check")

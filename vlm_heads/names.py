@@ -28,7 +28,7 @@ def written_methods(*folders: str) -> Mapping[str, tuple[str, ...]]:
         folders: by default those of methods.
     """
     here = Path(__file__).parent
-    searched = folders or ("interventions", "lenses", "contrasts", "checks")
+    searched = folders or ("interventions", "steering", "lenses", "contrasts", "checks")
     files = [path for folder in searched for path in (here / folder).glob("*.py")]
     trees = [ast.parse(path.read_text("utf-8")) for path in files]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]

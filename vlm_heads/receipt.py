@@ -18,7 +18,7 @@ class LayerTally:
 
     Attributes:
         heads: how often each head was chosen, `[Hq]`; None before the first time.
-        rows: batch rows in which any head was chosen, a scalar tensor.
+        rows: batch rows in which any head was chosen, or that were acted on without choosing, a scalar tensor.
         moved: softmax mass moved, summed over heads and rows, a scalar tensor.
     """
 
@@ -34,6 +34,10 @@ class LayerTally:
         self.rows = _plus(self.rows, chosen.any(dim=1).sum())
         if moved is not None:
             self.moved = _plus(self.moved, moved.detach().sum())
+
+    def note_rows(self, rows: Tensor) -> None:
+        """Count rows acted on, bool `[B]`, where no head is chosen."""
+        self.rows = _plus(self.rows, rows.sum())
 
     def note_step(self, moved: Tensor) -> None:
         """Keep the mass that one decode step moved. It is summed up now and then, because each sum costs a launch."""
@@ -275,8 +279,15 @@ class Receipt:
 
     @property
     def fired(self) -> bool:
-        """Whether every attached intervention acted somewhere, and every lens on a token."""
-        return all(one.fired for one in self.interventions) and all(one.fired for one in self.lenses)
+        """Whether every attached method acted somewhere: an intervention on a layer, a lens on a token."""
+        return not self.unfired
+
+    @property
+    def unfired(self) -> tuple[str, ...]:
+        """Names of the methods that never acted; one that is an intervention and a lens may act as either."""
+        parts = [(one.name, one.fired) for one in self.interventions] + [(one.name, one.fired) for one in self.lenses]
+        acted = {name for name, fired in parts if fired}
+        return tuple(dict.fromkeys(name for name, _ in parts if name not in acted))
 
     def to_dict(self, row: int | None = None) -> dict[str, Any]:
         """Return what is written as JSON.
@@ -313,7 +324,8 @@ class Receipt:
             chosen = sum(sum(counts) for counts in one.heads().values())
             mean = chosen / max(1, sum(int(one.tallies[layer].rows or 0) for layer in one.layers))
             moved = one.mass_moved()
-            counted = f", {mean:.1f} of {self.heads} heads a layer, {_count(one.rows, 'row')}" if chosen else ""
+            heads = f", {mean:.1f} of {self.heads} heads a layer" if chosen else ""
+            counted = f"{heads}, {_count(one.rows, 'row')}" if one.rows else ""
             weight = "" if moved is None else f", mass moved {moved:.2f}"
             lines.append(f"{one.name}: layers {_ranges(one.layers)}{counted}{weight}")
         lines += [str(one) for one in self.lenses]

@@ -25,7 +25,7 @@ class TokenStep:
         head: reads hidden states.
         memory: this lens's own, empty when `generate` is called.
         receipt: where this lens notes what it did.
-        reads: the layers of the lens's `layers_in`.
+        reads: the layers of the lens's `reads`.
         depth: how many layers the model has.
     """
 
@@ -46,7 +46,7 @@ class TokenStep:
         """Return the hidden state `[R, width]` that entered a layer where this token is predicted.
 
         That is what the layer before it left; at layer 0 it is the embedding, and at `depth` what enters the last norm.
-        Only layers of `layers_in` are kept.
+        Only layers of `reads` are kept.
         """
         return self.state.entering[layer]
 

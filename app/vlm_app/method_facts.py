@@ -74,6 +74,8 @@ def cost(kind: type[Method]) -> str:
     """Return what a method costs, in words."""
     passes = "1 pass a token" if kind.passes == 1 else f"{kind.passes} streams a token, in one pass where they can be"
     extra = ", and one image-free pass over the prompt" if needs_image_free_pass(kind) else ""
+    if getattr(kind, "compares", False):
+        extra = ", and two more passes over the prompt, with the image and without it"
     needs = "; needs a profile or a table of the model" if getattr(kind, "needs_profile", False) else ""
     asks = ", and what it asks" if kind_of(kind) == "check" else ""
     return passes + extra + asks + needs

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tests.support.families import Inputs
+from tests.support.families import Inputs, Tiny
 from tests.support.uncached import grown
 
 
@@ -60,3 +60,13 @@ def greedy_loop(model: PreTrainedModel, inputs: Inputs, rule: Rule, steps: int =
         scores.append(torch.stack(said).log_softmax(-1))
         answer = torch.cat([answer, scores[-1].argmax(-1, keepdim=True)], 1)
     return answer, scores
+
+
+def vivid(built: Tiny) -> PreTrainedModel:
+    """Return the model with larger weights, so that its layers differ in what they would say."""
+    with torch.no_grad():
+        built.model.get_input_embeddings().weight *= 20
+        for layer in built.decoder_layers:
+            for path in ("mlp.down_proj", "self_attn.o_proj"):
+                layer.get_parameter(f"{path}.weight").mul_(40)
+    return built.model

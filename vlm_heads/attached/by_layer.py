@@ -13,9 +13,11 @@ from vlm_heads.receipt import LayerTally, Receipt
 def acting_by_layer(
     interventions: tuple[Intervention, ...], anatomy: Anatomy, receipt: Receipt
 ) -> dict[int, list[tuple[int, Intervention, LayerTally]]]:
-    """Return layer -> place, intervention and its tally there, in the order given."""
+    """Return layer -> place, intervention and its tally there, in the order given; those in attention alone."""
     acting: dict[int, list[tuple[int, Intervention, LayerTally]]] = {}
     for index, one in enumerate(interventions):
+        if not one.in_attention:
+            continue
         for layer in sorted(one.layers_in(anatomy)):
             tally = receipt.interventions[index].tallies.setdefault(layer, LayerTally())
             acting.setdefault(layer, []).append((index, one, tally))

@@ -32,7 +32,7 @@ class LensProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, lens: Lens, tracker: Tracker, head: TokenHead, receipt: LensReceipt, anatomy: Anatomy) -> None:
         self._lens = lens
-        self._reads, self._depth = lens.layers_in(anatomy), anatomy.depth
+        self._reads, self._depth = lens.reads(anatomy), anatomy.depth
         self._tracker = tracker
         self._head = head
         self._receipt = receipt

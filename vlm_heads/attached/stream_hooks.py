@@ -1,8 +1,8 @@
-"""Reads the hidden state between decoder layers, while an attach lasts."""
+"""Reads and changes the hidden state between decoder layers, while an attach lasts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,31 +11,71 @@ from torch import Tensor, nn
 
 from vlm_heads.attached.generations import TrackedGeneration
 from vlm_heads.attached.tracking import Tracker
-from vlm_heads.families import Anatomy
+from vlm_heads.blind import Recording, last_positions
+from vlm_heads.families import Anatomy, mlps
+from vlm_heads.lenses.base import Lens
+from vlm_heads.receipt import LayerTally, Receipt
+from vlm_heads.steering.base import Steering
+from vlm_heads.stream_call import StreamCall
 from vlm_heads.token_head import TokenHead
+
+Acting = list[tuple[int, Steering, LayerTally]]  # place of its memory, and its tally on a layer
 
 
 class StreamHooks:
-    """Hooks where lenses read the hidden state.
+    """Hooks where lenses read the hidden state, and where steering changes it.
+
+    Only the forwards of generations are changed. Of extra passes the hidden states are kept, where steering compares
+    them; a second stream's forwards are left alone.
 
     Args:
         anatomy: of the model.
         tracker: knows which generation a forward belongs to.
         head: the model's end.
-        read: layers whose entering hidden state lenses read; the number of layers stands for the last norm.
+        receipt: with a part for every intervention.
+        lenses: those that are attached.
+        steering: those that are attached, by their place among the interventions.
     """
 
-    def __init__(self, anatomy: Anatomy, tracker: Tracker, head: TokenHead, read: Iterable[int]) -> None:
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        tracker: Tracker,
+        head: TokenHead,
+        receipt: Receipt,
+        lenses: Sequence[Lens],
+        steering: Mapping[int, Steering],
+    ) -> None:
+        self._anatomy = anatomy
         self._tracker = tracker
-        self._read = {layer: (*anatomy.layers, head.norm)[layer] for layer in sorted(set(read))}
+        self._head = head
+        self._read = {layer for lens in lenses for layer in lens.reads(anatomy)}
+        self._compared: set[int] = set()
+        self._after_layer: dict[int, Acting] = {}
+        self._after_mlp: dict[int, Acting] = {}
+        for index, one in steering.items():
+            layers = one.layers_in(anatomy)
+            self._compared |= {layer + 1 for layer in layers if one.compares}
+            places = self._after_layer if one.site == "layer" else self._after_mlp
+            for layer in sorted(layers):
+                tally = receipt.interventions[index].tallies.setdefault(layer, LayerTally())
+                places.setdefault(layer, []).append((index, one, tally))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Let the hooks run while the context lasts."""
         handles = [
-            module.register_forward_pre_hook(_between_graphs(self._reading(layer)), with_kwargs=True)
-            for layer, module in self._read.items()
+            (*self._anatomy.layers, self._head.norm)[layer].register_forward_pre_hook(
+                _between_graphs(self._reading(layer)), with_kwargs=True
+            )
+            for layer in sorted(self._read | self._compared)
         ]
+        modules = dict(enumerate(self._anatomy.layers)), mlps(self._anatomy)
+        for places, module in zip((self._after_layer, self._after_mlp), modules, strict=True):
+            handles += [
+                module[layer].register_forward_hook(_between_graphs(self._changing(layer, acting)), with_kwargs=True)
+                for layer, acting in places.items()
+            ]
         try:
             yield
         finally:
@@ -44,12 +84,44 @@ class StreamHooks:
 
     def _reading(self, layer: int) -> Callable[..., None]:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            state = self._tracker.under_way
-            if isinstance(state, TrackedGeneration) and state.key_map.any_image:
-                hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-                state.entering[layer] = hidden[:, -1].detach().clone()
+            under_way = self._tracker.under_way
+            if isinstance(under_way, Recording):
+                if layer in self._compared:
+                    under_way.entering[layer] = last_positions(_hidden(args, kwargs), under_way.ends)[:, 0]
+            elif under_way is not None and layer in self._read and under_way.key_map.any_image:
+                under_way.entering[layer] = _hidden(args, kwargs)[:, -1].detach().clone()
 
         return read
+
+    def _changing(self, layer: int, acting: Acting) -> Callable[..., Any]:
+        def change(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            state = self._tracker.under_way
+            if not isinstance(state, TrackedGeneration) or not state.key_map.any_image:
+                return None
+            leaving: Tensor = output[0] if isinstance(output, tuple) else output
+            changed = self._changed(layer, acting, state, _hidden(args, kwargs), leaving)
+            if changed is leaving:
+                return None
+            state.touched = True
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        return change
+
+    def _changed(
+        self, layer: int, acting: Acting, state: TrackedGeneration, entering: Tensor, leaving: Tensor
+    ) -> Tensor:
+        """Return what leaves, changed by each method in turn in the rows that have an image."""
+        for index, one, tally in acting:
+            call = StreamCall(layer, entering, leaving, state, self._head, state.memories[index], tally)
+            changed = one.steer(call)
+            if changed is not None:
+                leaving = torch.where(state.key_map.has_image[:, None, None], changed, leaving)
+        return leaving
+
+
+def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
 
 
 def _between_graphs(hook: Callable[..., Any]) -> Callable[..., Any]:

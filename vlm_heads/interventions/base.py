@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Intervention(Method):
-    """A change of the language model's attention.
+    """A change inside the language model: of its attention, or between its layers (`Steering`).
 
     A subclass states a name, its options and `plan`. An option `layers` restricts it to a layer set; without one it
     acts on the layers of its paper.
@@ -38,12 +38,14 @@ class Intervention(Method):
         reads_hidden: whether `plan` reads `AttentionCall.hidden`.
         needs_profile: whether its defaults need what was learnt about the model, a profile or a table.
         needs_image_keys: whether it needs image keys in the language model's self-attention.
+        in_attention: whether it acts by `plan`; steering acts between layers.
     """
 
     trial: ClassVar[Mapping[str, Any]] = {}
     reads_hidden: ClassVar[bool] = False
     needs_profile: ClassVar[bool] = False
     needs_image_keys: ClassVar[bool] = True
+    in_attention: ClassVar[bool] = True
 
     @abstractmethod
     def plan(self, call: AttentionCall) -> AttentionPlan | None:

@@ -20,7 +20,7 @@ from vlm_heads.toolkit.method import Method
 class Lens(Method):
     """A change of the token logits inside `generate`, where a bare forward knows no next token.
 
-    A subclass states a name, its options, `layers_in` and `weigh`. Rows of a prompt without an image are left alone, as
+    A subclass states a name, its options, `reads` and `weigh`. Rows of a prompt without an image are left alone, as
     by every method. Several may be combined; they act in the order given, before a contrast.
 
     Attributes:
@@ -34,7 +34,7 @@ class Lens(Method):
         """Whether its options let it change token logits."""
         return not self.changes_nothing
 
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+    def reads(self, anatomy: Anatomy) -> frozenset[int]:
         """Return the layers whose entering hidden state `weigh` reads; none where a lens says nothing else.
 
         The number of layers stands for what enters the last norm, from which the model's own logits come.

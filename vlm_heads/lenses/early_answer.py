@@ -52,7 +52,7 @@ class EarlyAnswer(Lens):
     top_k: int = option(20, at_least=1, help="most candidates")
     top_p: float = option(0.9, at_least=0.0, at_most=1.0, help="probability that the candidates have together")
 
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+    def reads(self, anatomy: Anatomy) -> frozenset[int]:
         depth = anatomy.depth
         return resolve_layers(self.layers, depth, range(round(depth * 20 / 32), round(depth * 28 / 32) + 1))
 

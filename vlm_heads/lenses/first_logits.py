@@ -54,7 +54,7 @@ class FirstLogits(Lens):
         help="tokens less probable than this share of the most probable one are excluded",
     )
 
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+    def reads(self, anatomy: Anatomy) -> frozenset[int]:
         return frozenset({anatomy.depth})
 
     def weigh(self, step: TokenStep) -> Tensor:

@@ -69,7 +69,7 @@ class LayerContrast(Lens):
         help="tokens less probable than this share of the most probable one are excluded",
     )
 
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+    def reads(self, anatomy: Anatomy) -> frozenset[int]:
         return resolve_layers(self.layers, anatomy.depth, self._bucket(anatomy))
 
     def weigh(self, step: TokenStep) -> Tensor:

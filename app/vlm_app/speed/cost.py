@@ -3,7 +3,8 @@
 Every intervention does the same work on each layer it acts on, and some read the prompt once more without its image.
 So three things are measured here, all short, and put together by counting:
 
-    prefill, extra  =  [a plain pass over the prompt's text]  +  layers it acts on  x  one layer's edit of a prompt
+    prefill, extra  =  [a plain pass over the prompt's text; another over all of the prompt]
+                       +  layers it acts on  x  one layer's edit of a prompt
     token, extra    =  layers it acts on  x  one layer's edit of a decode step
 
 A layer's edit is measured on a model of the same shapes with few layers and random weights. `vlm-heads bench generate`
@@ -139,6 +140,8 @@ def _at_batch(
         }
         if one.image_free(None) is not None:  # the small model's pass over the text is no part of its layers' edits
             edit["prefill"] -= small_blind / here
+        if one.image_free(None) == "two-pass":  # nor is that over the whole prompt
+            edit["prefill"] -= timed["plain"]["prefill_least_ms"] / here
         yield predicted(name, one, anatomy, batch, vlm.model.dtype, plain=plain, edit=edit, text_pass=blind)
 
 
@@ -165,14 +168,15 @@ def predicted(
         edit: `prefill` and `decode`, milliseconds that one layer's edit takes; noise below zero counts as nothing.
         text_pass: milliseconds of a plain pass of the whole model over the prompt's text.
     """
-    layers, passes = len(intervention.layers_in(anatomy)), int(intervention.image_free(None) is not None)
+    layers, blind = len(intervention.layers_in(anatomy)), intervention.image_free(None)
+    passes, again = int(blind is not None), int(blind == "two-pass")
     return Cost(
         name=name,
         batch=batch,
         layers=layers,
         plain_prefill_ms=plain["prefill_least_ms"],
         plain_token_ms=plain["decode_least_ms"],
-        extra_prefill_ms=passes * text_pass + layers * max(0.0, edit["prefill"]),
+        extra_prefill_ms=passes * text_pass + again * plain["prefill_least_ms"] + layers * max(0.0, edit["prefill"]),
         extra_token_ms=layers * max(0.0, edit["decode"]),
         kept_mb=_kept_bytes(anatomy, batch, layers, passes, dtype) / 1e6,
     )

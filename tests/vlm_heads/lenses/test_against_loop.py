@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tests.support.compare import distance, equal, rounding
-from tests.support.families import Build, Inputs, Tiny
-from tests.support.layer_loop import Rule, Seen, greedy_loop
+from tests.support.families import Build, Inputs
+from tests.support.layer_loop import Rule, Seen, greedy_loop, vivid
 from vlm_heads import EarlyAnswer, FirstLogits, LayerContrast, Lens, attach
 
 CLOSE_SCORES = rounding(torch.float32, terms=64, size=40.0)  # log-probabilities, some of them times a large weight
@@ -20,16 +19,6 @@ def padded() -> Inputs:
     torch.manual_seed(3)
     ids = torch.tensor([[1, 5, *[150] * 4, 7, 8, 9, 10, 11], [0, 0, 0, 1, *[150] * 4, 9, 12, 13]])
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": torch.randn(2, 3, 28, 28)}
-
-
-def vivid(built: Tiny) -> PreTrainedModel:
-    """Return the model with larger weights, so that its layers differ in what they would say."""
-    with torch.no_grad():
-        built.model.get_input_embeddings().weight *= 20
-        for layer in built.decoder_layers:
-            layer.mlp.down_proj.weight *= 40
-            layer.self_attn.o_proj.weight *= 40
-    return built.model
 
 
 def _plausible(logits: Tensor, weighed: Tensor, bound: float) -> Tensor:

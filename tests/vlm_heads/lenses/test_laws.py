@@ -148,7 +148,7 @@ class _Again(LogitsProcessor):
         states = (*output.hidden_states[:-1], last[0])
         state.entering = {layer: one[:, -1] for layer, one in enumerate(states)}
         said = torch.full_like(ids[:, 0], ids.shape[1] - self.length)
-        reads, depth = self.lens.layers_in(self.anatomy), self.anatomy.depth
+        reads, depth = self.lens.reads(self.anatomy), self.anatomy.depth
         step = TokenStep(scores, said, state, self.head, self.memory, self.receipt, reads, depth)
         return self.lens.weigh(step).log_softmax(-1)
 
@@ -240,7 +240,7 @@ def test_a_contrast_takes_the_weighed_stream_for_the_first(name: str, tiny: Buil
         assert distance(expected, got.scores[step]) < 10 * CLOSE_SCORES
     assert run.receipt.second_stream is not None
     assert run.receipt.second_stream.in_one_pass == 0
-    assert "lens" in run.receipt.second_stream.why
+    assert "read or steered" in run.receipt.second_stream.why
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class _Reading(Lens):
     own: ClassVar[list[Tensor]] = []
     said: ClassVar[list[list[int]]] = []
 
-    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+    def reads(self, anatomy: Anatomy) -> frozenset[int]:
         return frozenset(range(anatomy.depth + 1))
 
     def weigh(self, step: TokenStep) -> Tensor:

@@ -107,7 +107,7 @@ def test_what_is_implausible() -> None:
 def test_deco_reads_its_layers_in_proportion(depth: int, expected: list[int], llava: Tiny) -> None:
     anatomy = examine(llava.model)
     layers = tuple(torch.nn.Identity() for _ in range(depth))
-    assert EarlyAnswer().layers_in(type(anatomy)(**{**vars(anatomy), "layers": layers})) == set(expected)
+    assert EarlyAnswer().reads(type(anatomy)(**{**vars(anatomy), "layers": layers})) == set(expected)
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_dola_reads_every_second_layer_of_a_bucket(bucket: str, depth: int, expe
     anatomy = examine(llava.model)
     layers = tuple(torch.nn.Identity() for _ in range(depth))
     lens = LayerContrast(bucket=bucket)  # type: ignore[arg-type]
-    assert lens.layers_in(type(anatomy)(**{**vars(anatomy), "layers": layers})) == set(expected)
+    assert lens.reads(type(anatomy)(**{**vars(anatomy), "layers": layers})) == set(expected)
 
 
 def test_dola_leaves_layer_0_out_where_the_head_is_tied(llava: Tiny) -> None:
     anatomy = examine(llava.model)
     layers = tuple(torch.nn.Identity() for _ in range(32))
     anatomy.decoder.config.tie_word_embeddings = True
-    assert min(LayerContrast().layers_in(type(anatomy)(**{**vars(anatomy), "layers": layers}))) == 2
+    assert min(LayerContrast().reads(type(anatomy)(**{**vars(anatomy), "layers": layers}))) == 2
 
 
 def test_what_a_family_does_behind_its_head() -> None:
