@@ -25,7 +25,7 @@ MAY_IMPORT = {
 KERNEL_LIBRARIES = {"torch"}
 SCORING_LIBRARIES = {"numpy", "scipy", "nltk", "pycocotools", "matplotlib"}  # matplotlib: the plots of a report
 # the parts of vlm_evals that may import torch and the library
-ASKING = ("answer.py", "arms.py", "experiment.py", "first_token.py", "scenes/")
+ASKING = ("answer.py", "arms.py", "experiment.py", "first_token.py", "harm.py", "scenes/")
 
 # What other packages may use of the library: its public list, its errors, and the modules named for extending it.
 OPEN = {
@@ -90,7 +90,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "scored answer scenes",
         "gathered",
         "many",
-        "arms",
+        "arms harm",
         "experiment",
     ),
     "vlm_app": (
