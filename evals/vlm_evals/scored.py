@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.errors import AnswerMismatch, RunError
+from vlm_evals.errors import AnswerMismatch, FileFormatError, RunError
 from vlm_evals.metric import Metric
 from vlm_evals.protocol import Protocol
-from vlm_evals.records import Score
+from vlm_evals.records import Score, read_own_json
 from vlm_evals.registry import find_metric
 from vlm_evals.report import paired_report, single_report
 from vlm_evals.reports.pairs import MITIGATED, PLAIN, compare, derived_controls
@@ -22,6 +22,7 @@ from vlm_evals.runs import answers_hash, answers_in, kept_notes, read_identity, 
 from vlm_evals.tasks import asked_of
 from vlm_evals.text.budget import Budget
 
+HARM = "harm.json"  # in a run directory: what its method does to neutral answers, see `harm`
 FILE = "file"  # the entry of a setting that names saved answers, of which nothing else is known
 
 
@@ -36,6 +37,7 @@ class ScoredRun:
         failures: sample id -> why there is no answer.
         facts: what a report prints beside the protocol: truth, pipeline, notes.
         answers: the hash of what was said.
+        harm: what its method does to neutral answers; None where that was not measured.
     """
 
     protocol: Protocol
@@ -44,6 +46,7 @@ class ScoredRun:
     failures: Mapping[str, str]
     facts: Mapping[str, Any]
     answers: str = ""
+    harm: Mapping[str, Any] | None = None
 
     @property
     def asked(self) -> bool:
@@ -82,7 +85,10 @@ def score_run(folder: Path, budget: Budget | None = None) -> ScoredRun:
     facts = dict(scored.facts)
     if notes := kept_notes(folder):
         facts["notes"] = [*facts.get("notes", ()), *notes]
-    return ScoredRun(protocol, setting, scored.scores, failures, facts, answers_hash(answers))
+    harm = read_own_json(folder / HARM) if (folder / HARM).is_file() else None
+    if harm is not None and not isinstance(harm, dict):
+        raise FileFormatError(folder / HARM, None, "is no JSON object; delete it, and it is measured anew")
+    return ScoredRun(protocol, setting, scored.scores, failures, facts, answers_hash(answers), harm)
 
 
 def run_report(run: ScoredRun) -> dict[str, Any]:
@@ -139,6 +145,8 @@ def pair_report(
     settings = _paired_settings(plain, mitigated[0])
     settings |= {"notes": [*settings.get("notes", ()), *notes]} if notes else {}
     found = paired_report(comparisons, settings=settings, failures=failures)
+    if harm := next((run.harm for run in mitigated if run.harm), None):
+        found["harm"] = dict(harm)
     sides = {PLAIN: plain, MITIGATED: mitigated}
     return found | {"answers": {side: [run.answers for run in runs] for side, runs in sides.items()}}
 

@@ -102,6 +102,8 @@ def evaluate(
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.arms import arms_of, decoding_controls
     from vlm_evals.experiment import ask_arms, choose_protocol, find_data, notes_on, notes_on_check
+    from vlm_evals.harm import keep_harm
+    from vlm_evals.reports.pairs import MITIGATED
     from vlm_evals.scored import evaluation_report
     from vlm_evals.tasks import samples
 
@@ -120,6 +122,8 @@ def evaluate(
     asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
     ask_arms(asking, bound, folder, arms, out, processes=processes, notes=notes, progress=progress)
     if processes.first:
+        if method := next((arm for arm in arms if arm.name == MITIGATED), None):
+            keep_harm(out / MITIGATED, vlm, method.mitigation)
         publish(evaluation_report(out, {arm.name: arm.end_bias for arm in arms}, seed=bound.seed), out, json)
 
 

@@ -42,6 +42,7 @@ def held_out(
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.arms import arms_of
     from vlm_evals.experiment import ask_arms, choose_protocol, find_data
+    from vlm_evals.harm import keep_harm
     from vlm_evals.scored import pair_report, score_run
     from vlm_evals.tasks import asked_of
 
@@ -61,5 +62,6 @@ def held_out(
         here = replace(asking, batch_size=2 * asked_of(metric).batch_size)
         ask_arms(here, protocol, data, arms, out / metric, processes=processes, progress=progress)
     if processes.first:
+        keep_harm(out / CAPTIONS / arms[1].name, asking.vlm, arms[1].mitigation)
         plain, mitigated = ([score_run(out / metric / arm.name) for metric in METRICS] for arm in arms)
         publish(pair_report(plain, mitigated, seed=seed), out, json)

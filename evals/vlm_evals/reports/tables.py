@@ -6,6 +6,7 @@ from typing import Any
 from vlm_evals.metric import Metric
 from vlm_evals.registry import find_metric
 from vlm_evals.reports.frontier_tables import frontier_headline, frontier_tables
+from vlm_evals.reports.harm import harm_tables
 from vlm_evals.reports.table import Table
 
 MOST = 10  # objects listed as invented most often
@@ -33,6 +34,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         found += _main_tables(metric, [report[side][metric.name] for side in _SIDES], part.get("splits", {}))
         found += [*_transition_tables(metric, part), *_pair_label_tables(metric, part)]
     found += _curve_tables(first, report) + _control_tables(first, report)
+    found += harm_tables(report)
     for metric in more:
         found += _control_tables(metric, report[metric.name])
     return found + _invented_tables(report)
