@@ -58,6 +58,7 @@ class Answer:
         error: why there is no answer, such as an unreadable image.
         margin: log-probability of yes minus that of no as the first token, of a question that is answered so; None
             where it was not recorded.
+        usage: `prompt_tokens` and `completion_tokens` as a server counted them; empty where it was not asked.
     """
 
     sample_id: str
@@ -67,6 +68,7 @@ class Answer:
     receipt: Mapping[str, Any] | None = None
     error: str | None = None
     margin: float | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Answer":
@@ -90,13 +92,18 @@ class Answer:
             raise EvaluationError("`receipt` of an answer is an object that lists `interventions`, or null")
         if margin is not None and not (type(margin) in (int, float) and math.isfinite(margin)):
             raise EvaluationError(f"`margin` of an answer is a finite number or null, and {margin!r} is neither")
-        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error, margin)
+        usage = row.get("usage", {})
+        if not isinstance(usage, dict) or not all(type(count) is int and count >= 0 for count in usage.values()):
+            raise EvaluationError("`usage` of an answer counts tokens by name")
+        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error, margin, usage)
 
     def as_row(self) -> dict[str, Any]:
-        """Return plain data for answers.jsonl; a margin stands there where it was recorded."""
+        """Return plain data for answers.jsonl; a margin and a usage stand there where they were recorded."""
         row = asdict(self)
         if self.margin is None:
             del row["margin"]
+        if not self.usage:
+            del row["usage"]
         return row
 
 
