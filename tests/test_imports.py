@@ -26,7 +26,7 @@ KERNEL_LIBRARIES = {"torch"}
 SCORING_LIBRARIES = {"numpy", "scipy", "nltk", "pycocotools", "matplotlib"}  # matplotlib: the plots of a report
 SERVER_LIBRARIES = {"fastapi", "uvicorn", "pydantic"}
 # the parts of vlm_evals that may import torch and the library
-ASKING = ("answer.py", "arms.py", "experiment.py", "first_token.py", "harm.py", "scenes/")
+ASKING = ("answer.py", "arms.py", "endpoint/", "experiment.py", "first_token.py", "harm.py", "scenes/")
 
 # What other packages may use of the library: its public list, its errors, and the modules named for extending it.
 OPEN = {
@@ -94,6 +94,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "scored answer scenes",
         "gathered",
         "many",
+        "endpoint",
         "arms harm",
         "experiment",
     ),

@@ -32,3 +32,26 @@ AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Load a checkpoint that misses weights: those are random then.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+
+EndpointUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="Ask a server that speaks OpenAI's chat completions, as http://127.0.0.1:8000/v1, and no model here.",
+    ),
+]
+ServedModel = Annotated[
+    str | None,
+    typer.Option("--served-model", help="What the server calls the model; needed where it serves several."),
+]
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, max=1024, help="Requests to the server at once.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one request to the server may take.")]
+KeyFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--key-from",
+        metavar="VARIABLE",
+        help="The variable of the environment that holds the server's key; VLM_HEADS_API_KEY by default.",
+    ),
+]

@@ -90,6 +90,31 @@ class Asking:
     max_failures: int = 20
     allow_idle: bool = False
 
+    @property
+    def where(self) -> str | None:
+        """Address of the server that is asked; None, for it is this machine's own model."""
+        return None
+
+    def stated(self) -> dict[str, Any]:
+        """Return whom it asks, as JSON."""
+        return {"model": self.vlm.name, "weights": fingerprint(self.vlm.model)}
+
+    def named(self, token: int) -> str:
+        """Return a token as a word."""
+        return str(self.vlm.processor.tokenizer.decode([token]).strip())
+
+    def answer(
+        self,
+        protocol: Protocol,
+        samples: Sequence[Sample],
+        run: Run,
+        *,
+        processes: Processes,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Answer samples; see `answer_samples`."""
+        answer_samples(self, protocol, samples, run, processes=processes, progress=progress)
+
 
 def answer_samples(
     asking: Asking,
@@ -127,14 +152,19 @@ def answer_samples(
     sampling = bool(protocol.decoding.get("do_sample"))
     for batch in _batches(rest, 1 if sampling else asking.batch_size):
         if sampling:  # a sample draws the same whichever process asks, and in whichever order
-            torch.manual_seed(crc32(f"{protocol.seed}/{batch[0].sample_id}".encode()))
+            torch.manual_seed(seed_of(protocol, batch[0]))
         run.append(_answer_batch(asking, protocol, batch))
-        _check_failures(run, asking.max_failures)
+        check_failures(run, asking.max_failures)
         progress(len(batch))
     if asking.allow_idle:
         return
     own = {sample.sample_id for sample in share}
-    _check_fired(asking, [answer for name, answer in run.answers.items() if name in own])
+    check_fired(asking.mitigation, [answer for name, answer in run.answers.items() if name in own])
+
+
+def seed_of(protocol: Protocol, sample: Sample) -> int:
+    """Return what seeds the draws of one answer, whoever is asked and in whichever order."""
+    return crc32(f"{protocol.seed}/{sample.sample_id}".encode())
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -264,14 +294,15 @@ def _attached(asking: Asking) -> Iterator[list[dict[str, Any]]]:
     receipts += [attachment.receipt.to_dict(row) for row in range(1 if check is None else len(check.rows))]
 
 
-def _check_fired(asking: Asking, answers: Iterable[Answer]) -> None:
+def check_fired(mitigation: Mitigation, answers: Iterable[Answer]) -> None:
+    """Raise `NothingIntervened` where an intervention found nothing to act on in all that was answered."""
     fired: set[str] = set()
     answered = 0
     for answer in answers:
         answered += answer.error is None
         fired |= {one["name"] for one in (answer.receipt or {}).get("interventions", ()) if one["layers"]}
         fired |= {one["name"] for one in (answer.receipt or {}).get("lenses", ()) if one["tokens"]}
-    acting = (*asking.mitigation.interventions, *asking.mitigation.lenses)
+    acting = (*mitigation.interventions, *mitigation.lenses)
     idle = [one.name for one in acting if one.name not in fired]
     if idle and answered:
         raise NothingIntervened(
@@ -292,7 +323,8 @@ def _generation(asking: Asking, protocol: Protocol) -> dict[str, Any]:
     return arguments
 
 
-def _check_failures(run: Run, allowed: int) -> None:
+def check_failures(run: Run, allowed: int) -> None:
+    """Raise `RunError` where more samples failed than a run may hold."""
     if run.failures > allowed:
         first = next(answer for answer in run.answers.values() if answer.error is not None)
         raise RunError(

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.answer import PLAIN, Asking
+from vlm_evals.answer import PLAIN
+from vlm_evals.endpoint.asking import Asker
 from vlm_evals.errors import TaskError
 from vlm_evals.first_token import PLAUSIBLE, most_frequent
 from vlm_evals.metric import Controls
@@ -54,7 +55,7 @@ class Arm:
     decoding: Mapping[str, Any] | None = None
     first_word: float = 0.0
 
-    def asking(self, asking: Asking, out: Path) -> Asking:
+    def asking(self, asking: Asker, out: Path) -> Asker:
         """Return how this arm asks.
 
         Args:
@@ -75,7 +76,7 @@ class Arm:
         """Return samples as this arm asks them."""
         return [replace(one, prompt=one.prompt + self.added) for one in samples] if self.added else samples
 
-    def changes(self, asking: Asking) -> dict[str, Any]:
+    def changes(self, asking: Asker) -> dict[str, Any]:
         """Return what it changes in how a model is asked, as JSON; nothing where it changes nothing."""
         found: dict[str, Any] = {}
         if self.added:
@@ -84,8 +85,7 @@ class Arm:
             found["decoding"] = dict(self.decoding)
         if asking.first_word is not None:
             token, bias = asking.first_word
-            word = asking.vlm.processor.tokenizer.decode([token]).strip()
-            found["first_word"] = {"token": token, "word": word, "bias": bias}
+            found["first_word"] = {"token": token, "word": asking.named(token), "bias": bias}
         return found
 
 

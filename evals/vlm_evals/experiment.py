@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
+from vlm_evals.answer import Processes
 from vlm_evals.arms import Arm
+from vlm_evals.endpoint.asking import Asker
 from vlm_evals.errors import TaskError
 from vlm_evals.protocol import Protocol
 from vlm_evals.records import Sample
@@ -126,7 +127,7 @@ def notes_on_check(mitigation: Mitigation, asked: Sequence[Sample]) -> list[str]
 
 
 def ask_arms(
-    asking: Asking,
+    asking: Asker,
     protocol: Protocol,
     data: Any,
     arms: Sequence[Arm],
@@ -139,7 +140,7 @@ def ask_arms(
     """Ask everything in every arm; what was answered by an earlier start is not asked again.
 
     Args:
-        asking: the model and how it is asked; what is done to it is each arm's own.
+        asking: the model or the server, and how it is asked; what is done to it is each arm's own.
         protocol: what is asked.
         data: the protocol's.
         arms: each a folder below `out`.
@@ -157,10 +158,10 @@ def ask_arms(
         identity = {"protocol": protocol.as_json(), "setting": setting(here, arm)}
         title = f"{protocol.metric} {arm.name}".strip()
         with (
-            open_run(folder, identity, shard=processes.index, shards=processes.count) as run,
+            open_run(folder, identity, shard=processes.index, shards=processes.count, where=asking.where) as run,
             progress(title, share if processes.first else None) as advance,
         ):
-            answer_samples(here, arm.decoded(protocol), arm.prompted(asked), run, processes=processes, progress=advance)
+            here.answer(arm.decoded(protocol), arm.prompted(asked), run, processes=processes, progress=advance)
         processes.wait()
         if processes.first:
             merge_answers(folder, names)
@@ -169,7 +170,7 @@ def ask_arms(
     processes.wait()
 
 
-def setting(asking: Asking, arm: Arm) -> dict[str, Any]:
+def setting(asking: Asker, arm: Arm) -> dict[str, Any]:
     """Return who answers, as JSON: part of what a run directory is bound to.
 
     Args:
@@ -177,8 +178,9 @@ def setting(asking: Asking, arm: Arm) -> dict[str, Any]:
         arm: what it changes in how the model is asked is stated where it changes anything.
     """
     profile = None if arm.mitigation.profile is None else _profile_hash(arm.mitigation.profile)
-    model = {"model": asking.vlm.name, "weights": fingerprint(asking.vlm.model)}
-    return model | arm.mitigation.stated() | {"end_bias": arm.end_bias, "profile": profile} | arm.changes(asking)
+    return (
+        asking.stated() | arm.mitigation.stated() | {"end_bias": arm.end_bias, "profile": profile} | arm.changes(asking)
+    )
 
 
 def _profile_hash(profile: HeadProfile) -> str:

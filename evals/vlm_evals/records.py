@@ -60,6 +60,7 @@ class Answer:
             where it was not recorded.
         ends: tokens -> where in the text so many end, for the budgets of `text.budget` that the answer exceeds; empty
             where that was not recorded.
+        usage: `prompt_tokens` and `completion_tokens` as a server counted them; empty where it was not asked.
     """
 
     sample_id: str
@@ -70,6 +71,7 @@ class Answer:
     error: str | None = None
     margin: float | None = None
     ends: Mapping[int, int] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Answer":
@@ -96,19 +98,22 @@ class Answer:
             raise EvaluationError(f"`margin` of an answer is a finite number or null, and {margin!r} is neither")
         if not _are_ends(ends, text):
             raise EvaluationError("`ends` of an answer tells by numbers of tokens where in its text they end")
-        return cls(
-            sample_id, text, tuple(tokens), float(seconds), receipt, error, margin,
-            {int(count): end for count, end in ends.items()},
-        )  # fmt: skip
+        usage = row.get("usage", {})
+        if not isinstance(usage, dict) or not all(type(count) is int and count >= 0 for count in usage.values()):
+            raise EvaluationError("`usage` of an answer counts tokens by name")
+        ends = {int(count): end for count, end in ends.items()}
+        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error, margin, ends, usage)
 
     def as_row(self) -> dict[str, Any]:
-        """Return plain data for answers.jsonl; a margin and ends stand there where they were recorded."""
+        """Return plain data for answers.jsonl; margin, ends and usage stand there where they were recorded."""
         row = asdict(self)
         if self.margin is None:
             del row["margin"]
         del row["ends"]
         if self.ends:
             row["ends"] = {str(count): end for count, end in self.ends.items()}
+        if not self.usage:
+            del row["usage"]
         return row
 
 

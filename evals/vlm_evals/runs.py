@@ -113,7 +113,9 @@ class Run:
 
 
 @contextmanager
-def open_run(folder: Path, identity: Mapping[str, Any], *, shard: int = 0, shards: int = 1) -> Iterator[Run]:
+def open_run(
+    folder: Path, identity: Mapping[str, Any], *, shard: int = 0, shards: int = 1, where: str | None = None
+) -> Iterator[Run]:
     """Hold a run directory for this process, new or begun earlier.
 
     Args:
@@ -121,6 +123,7 @@ def open_run(folder: Path, identity: Mapping[str, Any], *, shard: int = 0, shard
         identity: all that decides the answers, as JSON: the protocol, the model, the interventions.
         shard: number of this process, from 0.
         shards: how many processes share the work.
+        where: address of the server that is asked, noted beside the machine; None for a model of our own.
 
     Raises:
         RunError: if another process holds it, or it holds answers to another protocol.
@@ -129,7 +132,7 @@ def open_run(folder: Path, identity: Mapping[str, Any], *, shard: int = 0, shard
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f".lock-{shard}"):
         _claim(folder, identity)
-        _note_environment(folder, shard, shards)
+        _note_environment(folder, shard, {"processes": shards} | ({} if where is None else {"endpoint": where}))
         run = Run(folder, shard, shards)
         run.open()
         if shard == 0:
@@ -341,7 +344,7 @@ def _differences(left: Any, right: Any, name: str = "") -> Iterator[str]:
         yield name
 
 
-def _note_environment(folder: Path, shard: int, shards: int) -> None:
+def _note_environment(folder: Path, shard: int, more: dict[str, Any]) -> None:
     """Add this start to environment.json; the first process writes it for all."""
     if shard != 0:
         return
@@ -350,7 +353,7 @@ def _note_environment(folder: Path, shard: int, shards: int) -> None:
     if not isinstance(starts, list):
         raise FileFormatError(path, None, "is no list of starts; delete it, and it is begun anew")
     with _writing(path):
-        write_json(path, [*starts, environment() | {"processes": shards}])
+        write_json(path, [*starts, environment() | more])
 
 
 def environment() -> dict[str, Any]:

@@ -7,9 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm_app.commands.by_metric import Command, MetricGroup, option_parameters, parameters_of, shaped
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, AllowMissing, Device, Json, Model, Profile, Seed, With
+from vlm_app.options import (
+    DEFAULT_MODEL,
+    DEFAULT_SEED,
+    AllowMissing,
+    Concurrency,
+    Device,
+    EndpointUrl,
+    Json,
+    KeyFrom,
+    Model,
+    Profile,
+    Seed,
+    ServedModel,
+    Timeout,
+    With,
+)
 
 if TYPE_CHECKING:
+    from vlm_evals.arms import Arm
+    from vlm_evals.endpoint.address import Endpoint
     from vlm_evals.metric import Asked, Metric
 
 
@@ -72,6 +89,11 @@ def evaluate(
     temperature: Temperature = None,
     batch_size: BatchSize = 16,
     max_failures: MaxFailures = 20,
+    endpoint: EndpointUrl = None,
+    served_model: ServedModel = None,
+    concurrency: Concurrency = 16,
+    timeout: Timeout = 600.0,
+    key_from: KeyFrom = None,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     allow_missing: AllowMissing = False,
@@ -94,13 +116,15 @@ def evaluate(
     asked = asked_of(metric.name)
     require_place(out)
     look_first(model=model, device=device, words=words, profile=profile)
+    server = _endpoint(endpoint, served_model, model, key_from, concurrency, timeout)
     name = _protocol_name(asked, protocol, split, data)
     require_data(name, metric.name, data, limit=limit)
     files = {one.name: own.pop(one.name) for one in asked.files}
     entries = _entries(asked, {**own, "max_new_tokens": max_tokens, "decoding": _decoding(beams, temperature)})
-    loading(model)
+    loading(model if server is None else server.url)
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.arms import arms_of, decoding_controls
+    from vlm_evals.endpoint.asking import Asker, EndpointAsking
     from vlm_evals.experiment import ask_arms, choose_protocol, find_data, notes_on, notes_on_check
     from vlm_evals.harm import keep_harm
     from vlm_evals.reports.pairs import MITIGATED
@@ -109,6 +133,8 @@ def evaluate(
 
     mitigation = parse_mitigations(words, profile)
     arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls, fitting=asked.controls)
+    if server is not None:
+        arms = _askable(arms, curve)
     processes = Processes.current(device)
     out = out or Path("runs") / f"{metric.name}-{Path(name).stem}"
     folder = find_data(name, metric.name, data, out, limit=limit, seed=seed, processes=processes, progress=progress)
@@ -118,13 +144,57 @@ def evaluate(
     notes = notes_on(name, folder)
     for note in [*notes, *notes_on_check(mitigation, samples(bound, folder))] if processes.first else ():
         remark(note)
-    vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
-    asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
+    asking: Asker
+    if server is None:
+        vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
+        asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
+    else:
+        asking = EndpointAsking.find(server, served_model, max_failures=max_failures)
     ask_arms(asking, bound, folder, arms, out, processes=processes, notes=notes, progress=progress)
     if processes.first:
         if method := next((arm for arm in arms if arm.name == MITIGATED), None):
             keep_harm(out / MITIGATED, vlm, method.mitigation)
         publish(evaluation_report(out, {arm.name: arm.end_bias for arm in arms}, seed=bound.seed), out, json)
+
+
+def _endpoint(
+    url: str | None, served: str | None, model: str, key_from: str | None, concurrency: int, seconds: float
+) -> "Endpoint | None":
+    """Return the server to ask; None for a model of our own.
+
+    Raises:
+        TaskError: if a server and a model are named, or one of a server's options without a server.
+    """
+    from vlm_evals.errors import TaskError
+
+    if url is None:
+        if served is not None or key_from is not None:
+            raise TaskError("--served-model and --key-from are about a server: name it with --endpoint")
+        return None
+    if model != DEFAULT_MODEL:
+        raise TaskError("--model is loaded here, and --endpoint asks a server: name its model with --served-model")
+    from vlm_evals.endpoint.address import Endpoint
+
+    return Endpoint.of(url, key_from=key_from, concurrency=concurrency, seconds=seconds)
+
+
+def _askable(arms: "list[Arm]", curve: bool) -> "list[Arm]":
+    """Return the arms that a server can be asked for, and say which it cannot.
+
+    Raises:
+        TaskError: if the curve is among what it cannot.
+    """
+    from vlm_evals.errors import TaskError
+
+    from vlm_app.console import remark
+
+    if curve:
+        raise TaskError(
+            "--curve moves the token logits of a model loaded here, and --endpoint asks a server: leave one out"
+        )
+    if left := [arm.name for arm in arms if arm.first_word]:
+        remark(f"left out, for they move token logits, which a server does not let anybody do: {', '.join(left)}")
+    return [arm for arm in arms if not arm.first_word]
 
 
 def _protocol_name(asked: "Asked", protocol: str | None, split: str | None, data: Path | None) -> str:

@@ -10,7 +10,7 @@ from vlm_app.serving.job import Event, Job, Sampling
 from vlm_app.serving.pictures import Remote, of_data
 from vlm_app.serving.refusals import Refusal
 from vlm_app.serving.wire import ChatRequest, Message, PicturePart, TextPart
-from vlm_heads import ListedHeads, Mitigation
+from vlm_heads import Intervention, ListedHeads, Mitigation
 from vlm_heads.models import Conversation, Turn
 
 USUAL_LENGTH = 256  # tokens, as `VLM.answer` has it
@@ -43,7 +43,7 @@ async def job_of(request: ChatRequest, rules: Rules, deliver: Callable[[Event], 
         raise Refusal(404, f"no model {request.model[:80]!r} is served here, but {rules.name!r}", param="model")
     mitigation = _mitigation(request.mitigation, rules.mitigation)
     alternatives = (request.top_logprobs or 0) if request.logprobs else None
-    if alternatives is not None and (mitigation.contrast is not None or mitigation.check is not None):
+    if alternatives is not None and not all(isinstance(one, Intervention) for one in mitigation.methods()):
         raise Refusal(
             400,
             f"logprobs: {mitigation.word()} chooses tokens by other numbers; leave one of them out",

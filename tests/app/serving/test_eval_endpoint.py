@@ -1,0 +1,134 @@
+"""Asking our own server gives what asking the model here gives."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vlm_app.serving.question import Rules
+
+from tests.support.chat_server import chat_server
+from tests.support.command import Command, Mistake
+from tests.support.serving import Serving, serving
+from vlm_heads import VLM
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Serving]:
+    with serving(VLM.from_pretrained("mini"), rules=Rules("mini")) as found:
+        yield found
+
+
+@pytest.fixture
+def both(tmp_path: Path, served: Serving, small_world: Path, command: Command) -> Any:
+    """Run `eval` here and through the endpoint with the same words; return both reports and folders."""
+
+    def run(*words: object) -> list[tuple[dict[str, Any], Path]]:
+        found = []
+        for name, more in (("here", ()), ("there", ("--endpoint", f"{served.url}/v1", "--concurrency", 8))):
+            outcome = command("eval", *words, "--data", small_world, "--json", "--out", tmp_path / name, *more)
+            assert outcome.code == 0, outcome.err
+            found.append((outcome.value, tmp_path / name))
+        return found
+
+    return run
+
+
+def unlike(one: Any, other: Any, place: str = "") -> set[str]:
+    """Return where two reports differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = one.keys() | other.keys()
+        return {
+            found for name in names for found in unlike(one.get(name), other.get(name), f"{place}.{name}".strip("."))
+        }
+    return set() if one == other else {place}
+
+
+WHO = {"settings.asked"}  # a report says that a server was asked
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("chair", "--limit", 6, "--max-tokens", 40),
+        ("chair", "--limit", 4, "--max-tokens", 24, "--temperature", 1.0, "--with", "vhr:gain=1.5"),
+        ("pope", "--limit", 2, "--with", "vcd"),
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_a_run_through_the_server_gives_the_same_report(both: Any, words: tuple[object, ...]) -> None:
+    (here, one), (there, other) = both(*words)
+    assert unlike(here, there) == WHO
+    rows = [
+        [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()] for folder in (one, other)
+    ]
+    assert [(row["sample_id"], row["text"]) for row in rows[0]] == [(row["sample_id"], row["text"]) for row in rows[1]]
+    assert [len(row["token_ids"]) for row in rows[0]] == [row["usage"]["completion_tokens"] for row in rows[1]]
+
+
+def test_a_paired_run_with_controls_and_a_comparison_across(
+    both: Any, tmp_path: Path, command: Command, served: Serving
+) -> None:
+    words = ("pope", "--limit", 2, "--with", "vhr:gain=1.5", "--paired")
+    (here, one), (there, other) = both(*words)
+    assert "output" in str(here["controls"])  # made of margins, which the server tells as log-probabilities
+    assert unlike(here, there) == {*WHO, "settings.compared_with.asked"}
+    across = command("compare", one / "plain", other / "mitigated", "--json").value
+    assert unlike(across["difference"], here["difference"]) == set()
+    assert across["settings"]["asked"] == "chat completions"
+
+
+def test_controls_that_a_server_can_be_asked_for(
+    tmp_path: Path, served: Serving, small_world: Path, command: Command
+) -> None:
+    words = ("chair", "--limit", 2, "--max-tokens", 8, "--with", "vhr:gain=1.5", "--controls", "--data", small_world)
+    outcome = command("eval", *words, "--endpoint", f"{served.url}/v1", "--json", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "left out, for they move token logits" in outcome.err
+    folders = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
+    assert folders == {"plain", "mitigated", "bottom-heads", "random-heads"}
+
+
+def test_a_run_goes_on_at_another_address(
+    tmp_path: Path, served: Serving, small_world: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (
+        "eval",
+        "chair",
+        "--limit",
+        4,
+        "--max-tokens",
+        8,
+        "--data",
+        small_world,
+        "--json",
+        "--out",
+        tmp_path / "run",
+    )
+    whole = command(*words, "--endpoint", f"{served.url}/v1").value
+    lines = (tmp_path / "run" / "answers.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "answers.jsonl").write_text("".join(lines[:2]))
+    shutil.rmtree(tmp_path / "run" / "captions", ignore_errors=True)
+    elsewhere = served.url.replace("127.0.0.1", "localhost")
+    assert command(*words, "--endpoint", f"{elsewhere}/v1/").value == whole
+    kept = (tmp_path / "run" / "answers.jsonl").read_text().splitlines(keepends=True)
+    assert kept[:2] == lines[:2]
+
+
+def test_mistakes_are_one_line(tmp_path: Path, small_world: Path, mistake: Mistake) -> None:
+    def said(*words: object) -> str:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))  # each begins anew
+        return mistake("eval", "chair", "--limit", 2, "--data", small_world, "--out", out, *words)
+
+    assert "is written http" in said("--endpoint", "localhost")
+    assert "--served-model" in said("--endpoint", "http://127.0.0.1:9/v1", "--model", "planted")
+    assert "name it with --endpoint" in said("--served-model", "x")
+    assert "no such variable" in said("--endpoint", "http://127.0.0.1:9/v1", "--key-from", "NO_SUCH")
+    assert "leave one out" in said("--endpoint", "http://127.0.0.1:9/v1", "--curve", "--with", "vhr")
+    with chat_server() as server:
+        assert "no beams" in said("--endpoint", server.url, "--beams", 3)
+        assert "knows no mitigations" in said("--endpoint", server.url, "--with", "vhr:gain=1.5")
+        assert "no model 'x'" in said("--endpoint", server.url, "--served-model", "x")
+    assert not [path for path in tmp_path.glob("*/answers*") if path.stat().st_size]
