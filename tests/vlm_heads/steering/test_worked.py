@@ -44,7 +44,7 @@ def test_vistas_paper_adds_the_difference_itself() -> None:
 
 
 def test_vistas_program_adds_its_direction_and_more_where_the_state_points_away() -> None:
-    """v = (0, 4), unit (0, 1). (0, -2) points away: s = 1 + 1, and (0, -1) + 1.5 * 2 (0, 1) = (0, 2), as long as before.
+    """v = (0, 4), unit (0, 1). (0, -2) points away: s = 1 + 1, and (0, -1) + 1.5 * 2 (0, 1) = (0, 2), its old length.
 
     (3, 0) is at a right angle: s = 1, and (1, 0) + 1.5 (0, 1) = (1, 1.5), of length sqrt 3.25.
     """
