@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from vlm_heads.fold import fold_gains
     from vlm_heads.grounding import TokenGrounding, token_grounding
     from vlm_heads.interventions.adaptive_generated_boost import AdaptiveGeneratedBoost
+    from vlm_heads.interventions.attention_registers import AttentionRegisters
     from vlm_heads.interventions.base import Intervention
+    from vlm_heads.interventions.dense_head_copy import DenseHeadCopy
     from vlm_heads.interventions.generated_boost import GeneratedBoost
     from vlm_heads.interventions.head_reinforcement import HeadReinforcement
     from vlm_heads.interventions.image_boost import ImageBoost
@@ -80,6 +82,7 @@ __all__ = [
     "AskBack",
     "Attachment",
     "AttentionCall",
+    "AttentionRegisters",
     "BadImage",
     "BadOption",
     "BadProfile",
@@ -88,6 +91,7 @@ __all__ = [
     "ChangedImage",
     "Check",
     "Contrast",
+    "DenseHeadCopy",
     "DisturbedPrompt",
     "FadingImage",
     "Folded",
@@ -156,7 +160,9 @@ _HOMES = {
     "fold": "fold_gains",
     "grounding": "TokenGrounding token_grounding",
     "interventions.adaptive_generated_boost": "AdaptiveGeneratedBoost",
+    "interventions.attention_registers": "AttentionRegisters",
     "interventions.base": "Intervention",
+    "interventions.dense_head_copy": "DenseHeadCopy",
     "interventions.generated_boost": "GeneratedBoost",
     "interventions.head_reinforcement": "HeadReinforcement",
     "interventions.image_boost": "ImageBoost",
