@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from vlm_heads.fold import fold_gains
     from vlm_heads.grounding import TokenGrounding, token_grounding
     from vlm_heads.interventions.adaptive_generated_boost import AdaptiveGeneratedBoost
+    from vlm_heads.interventions.attention_registers import AttentionRegisters
     from vlm_heads.interventions.base import Intervention
+    from vlm_heads.interventions.dense_head_copy import DenseHeadCopy
     from vlm_heads.interventions.evidence_attention import EvidenceAttention
     from vlm_heads.interventions.generated_boost import GeneratedBoost
     from vlm_heads.interventions.head_reinforcement import HeadReinforcement
@@ -88,6 +90,7 @@ __all__ = [
     "AskBack",
     "Attachment",
     "AttentionCall",
+    "AttentionRegisters",
     "BadImage",
     "BadOption",
     "BadProfile",
@@ -96,6 +99,7 @@ __all__ = [
     "ChangedImage",
     "Check",
     "Contrast",
+    "DenseHeadCopy",
     "DisturbedPrompt",
     "EarlyAnswer",
     "EvidenceAttention",
@@ -172,7 +176,9 @@ _HOMES = {
     "fold": "fold_gains",
     "grounding": "TokenGrounding token_grounding",
     "interventions.adaptive_generated_boost": "AdaptiveGeneratedBoost",
+    "interventions.attention_registers": "AttentionRegisters",
     "interventions.base": "Intervention",
+    "interventions.dense_head_copy": "DenseHeadCopy",
     "interventions.evidence_attention": "EvidenceAttention",
     "interventions.generated_boost": "GeneratedBoost",
     "interventions.head_reinforcement": "HeadReinforcement",

@@ -45,12 +45,8 @@ def row_logits(call: AttentionCall) -> Tensor:
     Raises:
         UnsupportedGeneration: if the generation runs without a cache.
     """
+    refuse_uncached(call)
     batch, heads, rows, size = call.query.shape
-    if rows > 1 and not call.prefill and _from_the_start(call):
-        raise UnsupportedGeneration(
-            "without a cache every step computes all rows again, and this method's edit of each depends on what it "
-            "attended to when it was new; generate with use_cache=True"
-        )
     last = call.key_map.last_rows if call.prefill else torch.full((batch,), rows - 1, device=call.query.device)
     query = call.query[:, :, 0] if rows == 1 else call.query[torch.arange(batch, device=last.device), :, last]
     packed = query.reshape(batch, call.key.shape[1], -1, size)  # query heads by the key head they share
@@ -59,6 +55,15 @@ def row_logits(call: AttentionCall) -> Tensor:
     logits = logits * (size**-0.5 if call.scale is None else call.scale)
     logits = logits.masked_fill((call.key_class() < 0)[:, None], -torch.inf)
     return logits if call.mask is None else _masked(logits, call.mask, last)
+
+
+def refuse_uncached(call: AttentionCall) -> None:
+    """Raise `UnsupportedGeneration` at a later step of a generation without a cache."""
+    if call.query.shape[2] > 1 and not call.prefill and _from_the_start(call):
+        raise UnsupportedGeneration(
+            "without a cache every step computes all rows again, and this method's edit of each depends on what it "
+            "attended to when it was new; generate with use_cache=True"
+        )
 
 
 def row_weights(call: AttentionCall) -> Tensor:

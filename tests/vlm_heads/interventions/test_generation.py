@@ -13,7 +13,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
 
 NAMES = list(known_interventions())
-BY_ROW = ("adaiat", "adhh", "devils", "ilvad", "spin")  # their edit depends on what the row attends to
+BY_ROW = ("adaiat", "adhh", "devils", "eah", "ilvad", "spin")  # their edit depends on what the row attends to
 
 WITHOUT_BEAMS = ("ilvad",)  # what it keeps of each row would have to follow the beams
 
@@ -32,6 +32,8 @@ def test_a_static_cache_gives_the_same(name: str, llava: Tiny) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_cache_gives_the_same_or_is_refused(name: str, llava: Tiny) -> None:
+    if name == "farsight":
+        pytest.skip("without a cache it is another form, which its own test holds against a plain loop")
     with attach(llava.model, [_active(name)]):
         cached = llava.generate()
         if name in BY_ROW:
