@@ -13,7 +13,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
 
 NAMES = list(known_interventions())
-BY_ROW = ("adhh", "devils", "spin")  # their edit depends on what the row attends to
+BY_ROW = ("adhh", "devils", "spin", "memvr")  # their edit depends on what the row attends to, or is sure of
 
 
 def _active(name: str) -> Intervention:
