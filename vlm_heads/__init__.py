@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
     from vlm_heads.scoring import score_heads
     from vlm_heads.steering.base import Steering
+    from vlm_heads.steering.image_refresh import ImageRefresh
     from vlm_heads.steering.image_steering import ImageSteering
     from vlm_heads.toolkit.method import Method, Paper
     from vlm_heads.toolkit.options import option
@@ -111,6 +112,7 @@ __all__ = [
     "HeadReinforcement",
     "ImageBoost",
     "ImageFree",
+    "ImageRefresh",
     "ImageSteering",
     "Intervention",
     "LayerContrast",
@@ -204,6 +206,7 @@ _HOMES = {
     "profiles.fold_checkpoint": "Folded fold_checkpoint",
     "scoring": "score_heads",
     "steering.base": "Steering",
+    "steering.image_refresh": "ImageRefresh",
     "steering.image_steering": "ImageSteering",
     "toolkit.method": "Method Paper",
     "toolkit.options": "option",

@@ -12,6 +12,8 @@ from vlm_heads.call import GenerationState
 from vlm_heads.receipt import LayerTally
 from vlm_heads.token_head import TokenHead
 
+IMAGE = "image"  # in the memory of a method that asks for it
+
 
 @dataclass(slots=True)
 class StreamCall:
@@ -40,6 +42,12 @@ class StreamCall:
     def prefill(self) -> bool:
         """Whether the positions are the prompt's."""
         return self.state.prefill
+
+    @property
+    def image(self) -> Tensor:
+        """`[B, T, width]`: what entered layer 0 with the prompt, zero but for image positions; see `keeps_image`."""
+        kept: Tensor = self.memory[IMAGE]
+        return kept
 
     def note(self) -> None:
         """Note at prefill that rows with an image are acted on."""

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +22,15 @@ class SteeredLoop:
         model: in float64.
         ids: int64 `[T]`, without padding.
         pixels: `[1, 3, H, W]`.
+        step: tokens of the answer so far.
+        states: in the forward that runs: what entered layer 0, and what left each layer so far, `[T, width]` each.
     """
 
     model: PreTrainedModel
     ids: Tensor
     pixels: Tensor
+    step: int = 0
+    states: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, model: PreTrainedModel, ids: Tensor, pixels: Tensor) -> "SteeredLoop":
@@ -59,18 +63,20 @@ class SteeredLoop:
     ) -> tuple[list[int], list[Tensor]]:
         """Return the greedy answer and the log-probabilities `[V]` each of its tokens was chosen from."""
         ids, scores = self.ids, []
-        for _ in range(steps):
-            left: list[Tensor] = []
+        for self.step in range(steps):
+            self.states.clear()
             with ExitStack() as undo:
                 for index, change in layers.items():
                     undo.callback(_changing(self.layers[index], index, change).remove)
                 for index, change in mlps.items():
                     undo.callback(_changing(self.layers[index].get_submodule("mlp"), index, change).remove)
                 for layer in self.layers:
-                    handle = layer.register_forward_hook(lambda _, __, output: left.append(_first(output)[0, -1]))  # noqa: B023
+                    handle = layer.register_forward_hook(lambda _, __, output: self.states.append(_first(output)[0]))
                     undo.callback(handle.remove)
+                enter = self.layers[0].register_forward_pre_hook(lambda _, args: self.states.append(args[0][0]))
+                undo.callback(enter.remove)
                 logits = self._run(ids, shown=True)
-            scores.append(weigh(logits, left).log_softmax(-1))
+            scores.append(weigh(logits, [state[-1] for state in self.states[1:]]).log_softmax(-1))
             ids = torch.cat([ids, scores[-1].argmax()[None]])
         return ids[len(self.ids) :].tolist(), scores
 

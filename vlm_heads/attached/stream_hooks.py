@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vlm_kernels import KeyClass
 
 from vlm_heads.attached.generations import TrackedGeneration
 from vlm_heads.attached.tracking import Tracker
@@ -16,7 +17,7 @@ from vlm_heads.families import Anatomy, mlps
 from vlm_heads.lenses.base import Lens
 from vlm_heads.receipt import LayerTally, Receipt
 from vlm_heads.steering.base import Steering
-from vlm_heads.stream_call import StreamCall
+from vlm_heads.stream_call import IMAGE, StreamCall
 from vlm_heads.token_head import TokenHead
 
 Acting = list[tuple[int, Steering, LayerTally]]  # place of its memory, and its tally on a layer
@@ -51,11 +52,14 @@ class StreamHooks:
         self._head = head
         self._read = {layer for lens in lenses for layer in lens.reads(anatomy)}
         self._compared: set[int] = set()
+        self._keeping: list[int] = []  # places of the memories that keep the image
         self._after_layer: dict[int, Acting] = {}
         self._after_mlp: dict[int, Acting] = {}
         for index, one in steering.items():
             layers = one.layers_in(anatomy)
             self._compared |= {layer + 1 for layer in layers if one.compares}
+            self._read |= layers if one.asks_head else set()
+            self._keeping += [index] if one.keeps_image else []
             places = self._after_layer if one.site == "layer" else self._after_mlp
             for layer in sorted(layers):
                 tally = receipt.interventions[index].tallies.setdefault(layer, LayerTally())
@@ -70,6 +74,9 @@ class StreamHooks:
             )
             for layer in sorted(self._read | self._compared)
         ]
+        if self._keeping:
+            first = self._anatomy.layers[0]
+            handles.append(first.register_forward_pre_hook(_between_graphs(self._keep_image), with_kwargs=True))
         modules = dict(enumerate(self._anatomy.layers)), mlps(self._anatomy)
         for places, module in zip((self._after_layer, self._after_mlp), modules, strict=True):
             handles += [
@@ -89,9 +96,18 @@ class StreamHooks:
                 if layer in self._compared:
                     under_way.entering[layer] = last_positions(_hidden(args, kwargs), under_way.ends)[:, 0]
             elif under_way is not None and layer in self._read and under_way.key_map.any_image:
-                under_way.entering[layer] = _hidden(args, kwargs)[:, -1].detach().clone()
+                ends = under_way.key_map.last_rows if under_way.prefill else None
+                under_way.entering[layer] = last_positions(_hidden(args, kwargs).detach(), ends)[:, 0]
 
         return read
+
+    def _keep_image(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        state = self._tracker.under_way
+        if isinstance(state, TrackedGeneration) and state.prefill and state.key_map.any_image:
+            seen = state.key_map.classes[:, state.key_map.turn_start :] == KeyClass.IMAGE
+            hidden = _hidden(args, kwargs)
+            for index in self._keeping:
+                state.memories[index][IMAGE] = hidden * seen[..., None].to(hidden)
 
     def _changing(self, layer: int, acting: Acting) -> Callable[..., Any]:
         def change(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -33,11 +33,15 @@ class Steering(Intervention):
 
     Attributes:
         compares: whether `steer` asks for `StreamCall.shown`, for which the prompt is read twice more.
+        asks_head: whether `steer` reads what enters its layers where the next token is predicted.
+        keeps_image: whether `steer` reads `StreamCall.image`.
     """
 
     needs_image_keys: ClassVar[bool] = False
     in_attention: ClassVar[bool] = False
     compares: ClassVar[bool] = False
+    asks_head: ClassVar[bool] = False
+    keeps_image: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -87,7 +87,8 @@ def _active(name: str) -> Intervention:
 AFTER_THE_IMAGE = [
     name
     for name in known_interventions()
-    if name not in ("vhr", "reinforced", "allpath", "var", "adhh", "vaf", "iat", "adaiat", "vista", "eah", "farsight")
+    if name
+    not in ("vhr", "reinforced", "allpath", "var", "adhh", "vaf", "iat", "adaiat", "vista", "eah", "farsight", "memvr")
 ]
 
 

@@ -13,7 +13,15 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
 
 NAMES = list(known_interventions())
-BY_ROW = ("adaiat", "adhh", "devils", "eah", "ilvad", "spin")  # their edit depends on what the row attends to
+BY_ROW = (
+    "adaiat",
+    "adhh",
+    "devils",
+    "eah",
+    "ilvad",
+    "memvr",
+    "spin",
+)  # depends on what the row attends to, or is sure of
 
 WITHOUT_BEAMS = ("ilvad",)  # what it keeps of each row would have to follow the beams
 

@@ -1,6 +1,7 @@
 """Every steering method against its formula, written down a second time over a plain, uncached loop in float64."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests.support.compare import distance, rounding
 from tests.support.families import Build, Inputs
 from tests.support.layer_loop import vivid
 from tests.support.steered_loop import Change, SteeredLoop, Weigh
-from vlm_heads import ImageSteering, Method, attach
+from vlm_heads import ImageRefresh, ImageSteering, Method, attach
 
 CLOSE_SCORES = rounding(torch.float32, terms=64, size=40.0)
 STEPS = 4
@@ -25,7 +26,7 @@ def padded() -> Inputs:
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": torch.randn(2, 3, 28, 28)}
 
 
-def equals_the_loop(method: Method, model: PreTrainedModel, edits: "Edited") -> None:
+def equals_the_loop(method: Method, model: PreTrainedModel, edits: Callable[[SteeredLoop], Edits]) -> None:
     """Fail unless a padded batch says what each of its rows says in the loop, with the same log-probabilities."""
     inputs = padded()
     with attach(model, method) as run:
@@ -89,3 +90,54 @@ def test_vista_on_one_layer_and_without_late_layers(tiny: Build) -> None:
 def test_the_comparison_sees_the_other_form(tiny: Build) -> None:
     with pytest.raises(AssertionError):
         equals_the_loop(ImageSteering(strength=0.7), vivid(tiny("llava")), Edited("code", 0.7, 0.3, (0, 1, 2)))
+
+
+class Refreshed:
+    """MemVR's formula. What was decided when a position was new is decided for good, as a cache has it."""
+
+    def __init__(self, ratio: float, threshold: float, layers: tuple[int, ...]) -> None:
+        self.ratio, self.threshold, self.layers = ratio, threshold, layers
+        self.decided: list[int | None] = []  # of each step of the last row
+        self.steps: list[list[int | None]] = []
+
+    def __call__(self, loop: SteeredLoop) -> Edits:
+        self.decided = []
+        self.steps.append(self.decided)
+        image = torch.nonzero(loop.ids == 150)[:, 0]
+
+        def change(layer: int, entering: Tensor, leaving: Tensor) -> Tensor:
+            if len(self.decided) == loop.step:
+                self.decided.append(None)
+            if self.decided[loop.step] is None and self._unsure(loop, layer):
+                self.decided[loop.step] = layer
+            v, rows = loop.states[0][image], []
+            for position, (x, f) in enumerate(zip(entering, leaving, strict=True)):
+                if self.decided[max(0, position - len(loop.ids) + 1)] != layer:
+                    rows.append(f)
+                    continue
+                a = sum(((x @ one) * one for one in v), torch.zeros_like(x))
+                rows.append((1 - self.ratio) * f + self.ratio * f.abs().mean() / a.abs().mean() * a)
+            return torch.stack(rows)
+
+        return {}, dict.fromkeys(self.layers, change), lambda logits, _: logits
+
+    def _unsure(self, loop: SteeredLoop, layer: int) -> bool:
+        state = loop.model.get_decoder().norm(loop.states[layer][-1])
+        likely = loop.model.get_output_embeddings()(state).sort(descending=True).values[:10].softmax(-1)
+        return -sum(p * math.log(p) for p in likely.tolist()) / math.log(10) > self.threshold
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_memvr_equals_a_plain_loop(heads: int, tiny: Build) -> None:
+    """A threshold between what the layers say: some steps refresh one layer, some another."""
+    refreshed, model = Refreshed(0.6, 0.978, (0, 1, 2)), vivid(tiny("llava", num_key_value_heads=heads))
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 6
+    equals_the_loop(ImageRefresh(ratio=0.6, threshold=0.978, layers="all"), model, refreshed)
+    assert len({layer for steps in refreshed.steps for layer in steps}) > 1, refreshed.steps
+
+
+def test_memvr_refreshes_one_layer_alone(tiny: Build) -> None:
+    equals_the_loop(
+        ImageRefresh(ratio=1.0, threshold=0.0, layers=(1, 2)), vivid(tiny("llava")), Refreshed(1.0, 0.0, (1, 2))
+    )

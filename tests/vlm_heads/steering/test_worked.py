@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from tests.support.compare import distance, rounding
 from tests.support.families import Tiny
-from vlm_heads import ImageSteering, attach
+from vlm_heads import ImageRefresh, ImageSteering, attach
 from vlm_heads.blind import Recording
 from vlm_heads.call import GenerationState
 from vlm_heads.key_map import KeyMap
 from vlm_heads.methods import StreamCall, turned
 from vlm_heads.receipt import LayerTally
+from vlm_heads.stream_call import IMAGE
 from vlm_heads.token_head import TokenHead
 
 CLOSE = rounding(torch.float32, terms=8, size=10.0)
@@ -44,7 +45,8 @@ def test_vistas_paper_adds_the_difference_itself() -> None:
 
 
 def test_vistas_program_adds_its_direction_and_more_where_the_state_points_away() -> None:
-    """v = (0, 4), unit (0, 1). (0, -2) points away: s = 1 + 1, and (0, -1) + 1.5 * 2 (0, 1) = (0, 2), its old length.
+    """v = (0, 4), unit (0, 1). (0, -2) points away: s = 1 + 1, and (0, -1) + 1.5 * 2 (0, 1) = (0, 2), of the
+    same length as before.
 
     (3, 0) is at a right angle: s = 1, and (1, 0) + 1.5 (0, 1) = (1, 1.5), of length sqrt 3.25.
     """
@@ -80,3 +82,27 @@ def test_half_of_vista_alone(llava: Tiny) -> None:
     with attach(llava.model, ImageSteering()) as run:
         llava.generate(steps=2)
     assert (run.receipt.lenses[0].tokens, run.receipt.interventions[0].layers) == (2, (0, 1, 2))
+
+
+def test_memvr_mixes_in_the_image_as_large_as_the_mlps_own() -> None:
+    """One image position V = (1, 1) and x = (2, 0): a = (x V) V = (2, 2), of mean magnitude 2. f = (1, -5), mean 3.
+
+    So a becomes (3, 3), and at ratio 0.5 the result is (2, -1). Ten equally likely tokens are as unsure as can be.
+    """
+    state = GenerationState(KeyMap.of_prompt(torch.tensor([[150]]), None, 150))
+    state.entering = {4: torch.zeros(1, 10)}
+    head, memory = TokenHead(nn.Identity(), _Same()), {IMAGE: torch.tensor([[[1.0, 1.0]]])}
+    entering, leaving = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[1.0, -5.0]]])
+    tally = LayerTally()
+    got = ImageRefresh(ratio=0.5, threshold=0.9).steer(StreamCall(4, entering, leaving, state, head, memory, tally))
+    assert got is not None
+    assert distance(got, torch.tensor([[[2.0, -1.0]]])) < CLOSE
+    assert int(tally.rows or 0) == 1
+
+
+class _Same(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden
