@@ -19,6 +19,7 @@ import vlm_heads.contrasts
 import vlm_heads.interventions
 from vlm_heads.asking.named import Named
 from vlm_heads.attached.second_stream import SecondStream
+from vlm_heads.attached.stream_edit import PlannedEdit, StreamCall, StreamEdit
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
 from vlm_heads.checks.base import Check
@@ -63,8 +64,11 @@ __all__ = [
     "Named",
     "Option",
     "Paper",
+    "PlannedEdit",
     "Redistribution",
     "SecondStream",
+    "StreamCall",
+    "StreamEdit",
     "Watcher",
     "head_awareness",
     "image_keys",

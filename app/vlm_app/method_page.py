@@ -36,11 +36,11 @@ written by
 from the methods themselves and from [results.md](results.md); a test fails where it says otherwise.
 
 An *intervention* changes attention inside the model, and several may be combined. A *contrast* runs a second stream of
-token logits; there is one at a time, beside any interventions. Both streams go through the same forwards, so that a
-token's weights are read once. Where that cannot be, the second runs forwards of its own, and the receipt says why. A
-*check* reads the model's words before they are said; there is one at a time too, beside both. Layers and heads are
-counted from 0. Where every option with a value under "changes nothing at" has that value, the model answers as without
-the method.
+token logits, or two; there is one at a time, beside any interventions. All streams go through the same forwards, so
+that a token's weights are read once. Where that cannot be, the others run forwards of their own, and the receipt says
+why. A *check* reads the model's words before they are said; there is one at a time too, beside both. Layers and heads
+are counted from 0. Where every option with a value under "changes nothing at" has that value, the model answers as
+without the method.
 
 What a method did here is what it did to `mini`, a small model of a small world: evidence for the tool and not for the
 method. *At equal recall* is the difference from the plain model's own trade-off curve; below zero is better.
