@@ -17,11 +17,19 @@ if TYPE_CHECKING:
     from vlm_heads.contrasts.base import Contrast
     from vlm_heads.contrasts.branch_contrast import BranchContrast
     from vlm_heads.contrasts.changed_image import ChangedImage
+    from vlm_heads.contrasts.counterfactual_attention import CounterfactualAttention
+    from vlm_heads.contrasts.described_picture import DescribedPicture
     from vlm_heads.contrasts.disturbed_prompt import DisturbedPrompt
     from vlm_heads.contrasts.fading_image import FadingImage
+    from vlm_heads.contrasts.favoured_modality import FavouredModality
     from vlm_heads.contrasts.image_free import ImageFree
     from vlm_heads.contrasts.leading_question import LeadingQuestion
+    from vlm_heads.contrasts.least_attended import LeastAttended
+    from vlm_heads.contrasts.masked_heads import MaskedHeads
+    from vlm_heads.contrasts.most_attended import MostAttended
     from vlm_heads.contrasts.noised_image import NoisedImage
+    from vlm_heads.contrasts.prior_and_bias import PriorAndBias
+    from vlm_heads.contrasts.steered_attention import SteeredAttention
     from vlm_heads.errors import (
         AlreadyAttached,
         BadImage,
@@ -100,11 +108,14 @@ __all__ = [
     "ChangedImage",
     "Check",
     "Contrast",
+    "CounterfactualAttention",
     "DenseHeadCopy",
+    "DescribedPicture",
     "DisturbedPrompt",
     "EarlyAnswer",
     "EvidenceAttention",
     "FadingImage",
+    "FavouredModality",
     "FirstLogits",
     "Folded",
     "GeneratedBoost",
@@ -117,20 +128,25 @@ __all__ = [
     "Intervention",
     "LayerContrast",
     "LeadingQuestion",
+    "LeastAttended",
     "Lens",
     "ListedHeads",
     "LowImageHeads",
+    "MaskedHeads",
     "Method",
     "Mitigation",
+    "MostAttended",
     "NoSinks",
     "NoisedImage",
     "NothingIntervened",
     "Paper",
+    "PriorAndBias",
     "RouteGain",
     "SalientBoost",
     "SharedImageBoost",
     "SinkRedistribution",
     "StaticGains",
+    "SteeredAttention",
     "Steering",
     "TextBoundHeads",
     "TokenGrounding",
@@ -167,11 +183,19 @@ _HOMES = {
     "contrasts.base": "Contrast",
     "contrasts.branch_contrast": "BranchContrast",
     "contrasts.changed_image": "ChangedImage",
+    "contrasts.counterfactual_attention": "CounterfactualAttention",
+    "contrasts.described_picture": "DescribedPicture",
     "contrasts.disturbed_prompt": "DisturbedPrompt",
     "contrasts.fading_image": "FadingImage",
+    "contrasts.favoured_modality": "FavouredModality",
     "contrasts.image_free": "ImageFree",
     "contrasts.leading_question": "LeadingQuestion",
+    "contrasts.least_attended": "LeastAttended",
+    "contrasts.masked_heads": "MaskedHeads",
+    "contrasts.most_attended": "MostAttended",
     "contrasts.noised_image": "NoisedImage",
+    "contrasts.prior_and_bias": "PriorAndBias",
+    "contrasts.steered_attention": "SteeredAttention",
     "errors": "AlreadyAttached BadImage BadOption BadProfile BadPrompt NoSinks "
     "NothingIntervened UnknownModel UnsupportedGeneration UnsupportedModel VlmHeadsError",
     "families": "Anatomy examine",

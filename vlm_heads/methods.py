@@ -21,6 +21,7 @@ import vlm_heads.lenses
 import vlm_heads.steering
 from vlm_heads.asking.named import Named
 from vlm_heads.attached.second_stream import SecondStream
+from vlm_heads.attached.stream_edit import PlannedEdit, StreamCall, StreamEdit
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
 from vlm_heads.checks.base import Check
@@ -75,10 +76,12 @@ __all__ = [
     "Named",
     "Option",
     "Paper",
+    "PlannedEdit",
     "Redistribution",
     "SecondStream",
     "Steering",
     "StreamCall",
+    "StreamEdit",
     "TokenStep",
     "Watcher",
     "generated_keys",

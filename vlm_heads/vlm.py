@@ -264,8 +264,13 @@ class VLM:
             return self.inputs(images, prompts), decoding, None
         upright = [load_image(image) for image in _several(images)]
         each = _one_each(prompts, len(upright))
-        asked = Asked(self.model, self.inputs(upright, each), upright, each, self.inputs)
+        asked = Asked(self.model, self.inputs(upright, each), upright, each, self.inputs, self._text)
         return dict(asked.inputs), decoding, contrast.processor(asked)
+
+    def _text(self, ids: torch.Tensor) -> str:
+        """Return the words of token ids `[n]`."""
+        text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return text
 
     def _ends(self, decoding: dict[str, Any]) -> set[int]:
         """Return the ids that end an answer."""

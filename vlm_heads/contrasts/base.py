@@ -35,6 +35,7 @@ class Asked:
         images: upright RGB, one per row; empty where the inputs alone are known.
         prompts: one per row; empty where the inputs alone are known.
         build: makes inputs of other images and prompts; None where the inputs alone are known.
+        decode: returns the text of one row's token ids `[n]`; None where the inputs alone are known.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Asked:
     images: Sequence[Image.Image] = ()
     prompts: Sequence[Prompt] = ()
     build: Build | None = None
+    decode: Callable[[Tensor], str] | None = None
 
     def asking(self, text: str) -> dict[str, Any]:
         """Return inputs with a text put before every prompt."""

@@ -171,7 +171,8 @@ def _answer_with(vlm: VLM, kind: type[Any]) -> object:
 
 
 def _answer_beside(vlm: VLM, kind: type[Any]) -> object:
-    return vlm.answer(_picture(), DEFAULT_PROMPT, contrast=kind(), max_new_tokens=2)
+    contrast = kind() if kind.needs_inputs_alone else kind(**kind.trial)  # which may write a description first
+    return vlm.answer(_picture(), DEFAULT_PROMPT, contrast=contrast, max_new_tokens=2)
 
 
 def _answer(vlm: VLM, interventions: tuple[Any, ...]) -> object:
