@@ -266,6 +266,7 @@ class Metric:
         ratios: figure -> how it comes from counts, in the order of the tables.
         labels: figure -> its name in tables and plots.
         judging: how saved answers are scored.
+        meanings: figure -> what it is, in half a sentence, for the words of a report.
         asked: how a model is asked; None for a metric that scores saved answers alone.
         headline: the figure that a comparison is about.
         units: what the bootstrap draws, in the plural, as "images" or "pairs".
@@ -302,6 +303,7 @@ class Metric:
     labels: Mapping[str, str]
     judging: Judging
     headline: str
+    meanings: Mapping[str, str] = field(default_factory=dict)
     asked: Asked | None = None
     units: str = "images"
     higher_is_better: bool = False

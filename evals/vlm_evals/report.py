@@ -1,4 +1,4 @@
-"""Reports: one run, or two on the same items, as report.json, report.md and PNG plots.
+"""Reports: one run, two or many on the same items, as JSON, Markdown, LaTeX, and plots in PNG and SVG.
 
 A report is plain data first; Markdown, plots and the command line's tables are drawn from that data alone.
 """
@@ -10,6 +10,7 @@ from typing import Any
 from vlm_evals.metric import Metric
 from vlm_evals.records import Score, write_json, write_text
 from vlm_evals.reports.labels import pair_under_labels, under_labels
+from vlm_evals.reports.latex import latex
 from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.pairs import Comparison, intervals
 
@@ -88,7 +89,7 @@ def _add(found: dict[str, Any], comparison: Comparison) -> None:
 
 
 def write_report(folder: Path | str, report: Mapping[str, Any], *, plots: bool = True) -> list[Path]:
-    """Write report.json, report.md and the plots; return what was written, in that order.
+    """Write report.json, report.md, report.tex and the plots; return what was written, in that order.
 
     Each file is replaced in one step, so a reader never sees half a report.
     """
@@ -99,6 +100,8 @@ def write_report(folder: Path | str, report: Mapping[str, Any], *, plots: bool =
         from vlm_evals.reports.plots import draw_plots  # matplotlib is slow to import, and a judge needs none
 
         drawn = draw_plots(folder, report)
-    text = markdown(report, [path.name for path in drawn])
-    write_text(folder / "report.md", text.encode(errors="backslashreplace").decode())  # half a surrogate is no text
-    return [folder / "report.json", folder / "report.md", *drawn]
+    texts = {"report.md": markdown(report, [path.name for path in drawn if path.suffix == ".png"])}
+    texts["report.tex"] = latex(report)
+    for name, text in texts.items():
+        write_text(folder / name, text.encode(errors="backslashreplace").decode())  # half a surrogate is no text
+    return [folder / "report.json", *(folder / name for name in texts), *drawn]

@@ -218,12 +218,12 @@ def test_tables_are_text_and_say_what_was_corrected() -> None:
 
 def test_the_picture_is_written_twice_and_the_same_each_time(tmp_path: Path) -> None:
     paths = write_report(tmp_path / "a", report())
-    assert [path.name for path in paths] == ["report.json", "report.md", "frontier.png", "frontier.svg"]
+    assert [path.name for path in paths] == ["report.json", "report.md", "report.tex", "frontier.png", "frontier.svg"]
     json.loads(paths[0].read_text("utf-8"))
     write_report(tmp_path / "b", report())
     for path in paths:
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-    assert "CHAIR_I, distinct objects" in paths[3].read_text("utf-8")
+    assert "CHAIR_I, distinct objects" in paths[4].read_text("utf-8")
 
 
 def test_a_metric_without_recall_has_a_table_and_no_picture(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def test_a_report_of_a_metric_of_ones_own(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in write_report(tmp_path, report)] == [
         "report.json",
         "report.md",
+        "report.tex",
         "differences.png",
         "differences.svg",
     ]

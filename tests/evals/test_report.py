@@ -126,13 +126,13 @@ def test_files_and_plots(tmp_path: Path) -> None:
     report = both()
     paths = write_report(tmp_path / "run", report)
     plots = [f"{name}.{kind}" for name in ("invented", "differences", "curve") for kind in ("png", "svg")]
-    names = ["report.json", "report.md", *plots]
+    names = ["report.json", "report.md", "report.tex", *plots]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(names)
     assert json.loads(paths[0].read_text("utf-8")) == json.loads(json.dumps(report))
-    for path in paths[2:]:
+    for path in paths[3:]:
         assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else b"<svg" in path.read_bytes()
-    assert [path.name for path in write_report(tmp_path / "bare", report, plots=False)] == names[:2]
+    assert [path.name for path in write_report(tmp_path / "bare", report, plots=False)] == names[:3]
 
 
 def test_reports_of_one_run(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_reports_of_one_run(tmp_path: Path) -> None:
     assert low <= report["chair_s"] <= high
     assert headline(report) == "CHAIR of 4 captions"
     assert [path.name for path in write_report(tmp_path / "a", report)] == [
-        "report.json", "report.md", "invented.png", "invented.svg",
+        "report.json", "report.md", "report.tex", "invented.png", "invented.svg",
     ]  # fmt: skip
     report = single_report(POPE, answers(["yes", "no"]), settings=SETTINGS)
     assert headline(report) == "POPE of 4 answers"

@@ -19,6 +19,7 @@ _CAPTION_KEYS = ("caption", "text", "answer", "response", "prediction", "pred")
 _LABELS: dict[str, Label] = {"yes": "yes", "no": "no"}
 _ANSWER_KEYS = ("answer", "ans", "text", "response", "prediction", "pred", "caption")
 _IMAGE_KEYS = ("image_id", "image", "image_name", "file_name", "question_id")
+_PREDICTED = ("prediction", "pred")  # beside it `answer` is what would have been right, as in VLMEvalKit's files
 _ASKED_KEYS = ("query", "question", "prompt")
 _POPE_QUESTION = re.compile(r"\bis there an? .+ in the iman?ge\?", re.IGNORECASE)
 
@@ -124,7 +125,7 @@ def _text(path: Path, line: int, row: Mapping[str, Any], keys: Sequence[str]) ->
         while isinstance(value, list) and value:
             value = value[0]
     else:
-        value = next((row[key] for key in keys if key in row), None)
+        value = next((row[key] for key in (*_PREDICTED, *keys) if key in row), None)
     if not isinstance(value, str):
         wanted = " or ".join(f"`{key}`" for key in (keys[0], "text"))
         empty = next((f"; `{key}` is null" for key in keys if key in row and row[key] is None), "")
@@ -245,7 +246,7 @@ def read_answers(path: Path | str) -> list[GivenAnswer]:
 
 def _said(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the answers of a row: itself, or one for each of its answers where it has as many questions."""
-    key = next((key for key in _ANSWER_KEYS if key in row), "")
+    key = next((key for key in (*_PREDICTED, *_ANSWER_KEYS) if key in row), "")
     asked = next((name for name in (*_ASKED_KEYS, "text") if name != key and isinstance(row.get(name), list)), "")
     texts, questions = row.get(key), row.get(asked)
     if not isinstance(texts, list) or not isinstance(questions, list) or len(texts) != len(questions):

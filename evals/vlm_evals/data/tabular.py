@@ -1,4 +1,4 @@
-"""Rows of a file: JSON lines, a JSON list or object, or a table with a header as spreadsheets write it."""
+"""Rows of a file: JSON lines, a JSON list or object, a table with a header, or the first sheet of a workbook."""
 
 import csv
 import io
@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlm_evals.data.spreadsheet import rows_of_workbook
 from vlm_evals.errors import FileFormatError
 from vlm_evals.records import read_rows, read_text
 
+WORKBOOK = ".xlsx"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, row) of a file; one that is called .csv or .tsv is read as a table whose first line names columns.
+    """Yield (line, row) of a file; .csv, .tsv and .xlsx are tables whose first line names columns.
 
     Raises:
         FileFormatError: naming the line that is no row.
     """
+    if path.suffix.lower() == WORKBOOK:
+        return rows_of_workbook(path)
     separator = SEPARATORS.get(path.suffix.lower())
     return read_rows(path) if separator is None else _table(path, separator)
 

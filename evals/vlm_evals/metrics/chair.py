@@ -63,6 +63,21 @@ LABELS = {
     "repeated_4grams": "repeated 4-grams",
 }
 
+MEANINGS = {
+    "chair_s": "captions that mention an object which is not in the picture",
+    "chair_i": "mentions of objects which are not in the picture, among all; repeating a true object lowers it",
+    "chair_i_distinct": "the same, where every object of a caption counts once",
+    "recall": "objects of the pictures that are mentioned",
+    "precision": "objects mentioned that are in the picture",
+    "f1": "the harmonic mean of precision and recall",
+    "mean_tokens": "words and punctuation marks of a caption, on average",
+    "objects_per_caption": "mentions of objects in a caption, repeats counted",
+    "distinct_per_caption": "different objects in a caption",
+    "repeated_mentions": "mentions of an object that was mentioned before in the same caption",
+    "repeated_sentences": "sentences that stood before in the same caption",
+    "repeated_4grams": "runs of four words that stood before in the same caption",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionScore:
@@ -307,6 +322,7 @@ CHAIR = Metric(
     items="captions",
     ratios=RATIOS,
     labels=LABELS,
+    meanings=MEANINGS,
     numbers=frozenset({"mean_tokens", "objects_per_caption", "distinct_per_caption"}),
     headline="chair_s",
     recall="recall",

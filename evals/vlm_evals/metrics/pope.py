@@ -48,6 +48,16 @@ LABELS = {
     "unparsed": "unparsed",
 }
 
+MEANINGS = {
+    "accuracy": "questions that are answered rightly",
+    "recall": "objects in the pictures that are answered with yes",
+    "precision": "answers of yes that are right",
+    "f1": "the harmonic mean of precision and recall",
+    "false_yes_rate": "objects which are not in the picture and are answered with yes",
+    "yes_ratio": "answers of yes among all; half of the questions have that label",
+    "unparsed": "answers that are neither yes nor no; they count as wrong and not as yes",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class QuestionScore:
@@ -294,6 +304,7 @@ POPE = Metric(
     items="answers",
     ratios=RATIOS,
     labels=LABELS,
+    meanings=MEANINGS,
     headline="false_yes_rate",
     recall="recall",
     accuracy="accuracy",

@@ -6,10 +6,11 @@ from typing import Any
 
 from vlm_evals.reports.table import Table
 from vlm_evals.reports.tables import headline, metrics_of, tables
+from vlm_evals.reports.words import not_measured, words
 
 
 def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
-    """Return a report as Markdown: the verdict, the settings, the tables, what is undefined, the plots."""
+    """Return a report as Markdown: verdict, settings, tables, what is undefined or not measured, words, plots."""
     lines = [f"# {headline(report)}", ""]
     for alert in report.get("alerts", ()):
         lines += [f"**{_cell(alert)}**", ""]
@@ -22,6 +23,9 @@ def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     if report["failures"]:
         lines += ["", "## Not answered", ""]
         lines += [f"- {_cell(sample)}: {_cell(reason)}" for sample, reason in report["failures"].items()]
+    metrics = metrics_of(report)
+    lines += ["", "## Not measured", "", *(f"- {_cell(one)}" for one in not_measured(metrics, report))]
+    lines += ["", "## Words", "", *(f"- **{_cell(word)}**: {meaning}" for word, meaning in words(metrics, report))]
     for plot in plots:
         lines += ["", f"![{plot.removesuffix('.png')}]({plot})"]
     return "\n".join(lines) + "\n"

@@ -8,13 +8,16 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vlm_evals.metric import Metric
 from vlm_evals.records import write_whole
 from vlm_evals.reports.frontier_plot import draw_frontier
 from vlm_evals.reports.tables import metrics_of
 
-PLAIN, MITIGATED, CONTROL = "#7f7f7f", "#1f77b4", "#d18f00"
+# told apart in grey too: a light fill, a dark one, and a mark of its own for every control
+PLAIN, MITIGATED, CONTROL, GREY = "#c9c9c9", "#0b4f8a", "#c77700", "#6b6b6b"
+_MARKS = "^v<>sPXphd*"
 
 
 def draw_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
@@ -69,12 +72,14 @@ def _draw_invented(axes: Axes, report: Mapping[str, Any]) -> None:
     for index, (side, objects) in enumerate(sides.items()):
         places = [place + index * height for place in range(len(names))]
         colour = MITIGATED if side == "mitigated" else PLAIN
-        axes.barh(places, [objects.get(name, 0) for name in names], height, label=side, color=colour)
+        captions = [objects.get(name, 0) for name in names]
+        axes.barh(places, captions, height, label=side, color=colour, edgecolor="#333333", linewidth=0.6)
     axes.set_yticks([place + (len(sides) - 1) * height / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
     axes.set_xlabel("captions that invent it")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(sides) > 1:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def _draw_differences(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -90,7 +95,7 @@ def _draw_differences(axes: Axes, report: Mapping[str, Any]) -> None:
         low, value, high = (100 * estimate[key] for key in ("low", "estimate", "high"))
         axes.plot([low, high], [place, place], color=MITIGATED)
         axes.plot([value], [place], "o", color=MITIGATED)
-    axes.axvline(0, color=PLAIN, linewidth=1)
+    axes.axvline(0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel("mitigated minus plain, points of percent, 95 % intervals")
@@ -107,13 +112,14 @@ def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
     assert metric.curve is not None, "a report has a curve where its metric has one"
     over, shown = metric.curve.over, metric.curve.figures[0]
     points = [point for point in report["curve"]["points"] if point[over] is not None]
-    axes.plot(*_places(points, over, shown), "o-", color=PLAIN, label="plain, end-of-text biases")
+    axes.plot(*_places(points, over, shown), "o-", color=GREY, mfc="white", label="plain, end-of-text biases")
     axes.plot(*_places([report["mitigated"]], over, shown), "D", color=MITIGATED, label="mitigated")
-    for name, control in report.get("controls", {}).items():
-        axes.plot(*_places([control], over, shown), "^", color=CONTROL, label=f"control: {name}")
+    for place, (name, control) in enumerate(report.get("controls", {}).items()):
+        mark = _MARKS[place % len(_MARKS)]
+        axes.plot(*_places([control], over, shown), mark, color=CONTROL, mfc="white", label=f"control: {name}")
     axes.set_xlabel(f"{metric.label(over)}, %")
     axes.set_ylabel(f"{metric.label(shown)}, %")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _places(points: list[Any], over: str, shown: str) -> tuple[list[float], list[float]]:
