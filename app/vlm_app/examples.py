@@ -74,6 +74,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench kernel": ("vlm-heads bench kernel --shape 7B --dtype bfloat16 --device cuda",),
     "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),
     "bench cost": ("vlm-heads bench cost --model mini",),
+    "bench client": ("vlm-heads bench client --requests 1000 --concurrency 64",),
     "bench judge": ("vlm-heads bench judge --captions 500",),
     "world": ("vlm-heads world export scenes --split held-out --images 100",),
     "world export": ("vlm-heads world export scenes --split held-out --images 100",),

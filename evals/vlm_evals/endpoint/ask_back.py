@@ -47,8 +47,9 @@ def ask_back(
     """Return saved captions without the objects that a server's model, asked about each, does not stand by.
 
     See `VLM.ask_back`; only the answer to the question counts, for a server does not tell how probable a caption's own
-    words were. A question is a prompt of its own there: an intervention that chooses heads by the prompt chooses them for
-    the question, where `VLM.ask_back` keeps the caption's. A word that is not among the server's alternatives counts as the least of them.
+    words were. A question is a prompt of its own there: an intervention that chooses heads by the prompt chooses them
+    for the question, where `VLM.ask_back` keeps the caption's. A word that is not among the server's alternatives
+    counts as the least of them.
 
     Args:
         asking: the server; its mitigation is sent along.
