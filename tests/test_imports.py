@@ -100,7 +100,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "vlm_app": (
         "options console mistakes leftovers examples agreement blocks",
-        "models pictures method_facts",
+        "endpoint models pictures method_facts",
         "method_page",
         "scorer_page",
         "view bridges speed serving",

@@ -21,7 +21,7 @@ import vlm_heads.lenses
 import vlm_heads.steering
 from vlm_heads.asking.named import Named
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.attached.stream_edit import PlannedEdit, StreamCall, StreamEdit
+from vlm_heads.attached.stream_edit import PlannedEdit, SecondStreamCall, StreamEdit
 from vlm_heads.attached.watcher import Watcher
 from vlm_heads.call import AttentionCall
 from vlm_heads.checks.base import Check
@@ -79,6 +79,7 @@ __all__ = [
     "PlannedEdit",
     "Redistribution",
     "SecondStream",
+    "SecondStreamCall",
     "Steering",
     "StreamCall",
     "StreamEdit",

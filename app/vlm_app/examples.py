@@ -12,6 +12,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "askback": (
         "vlm-heads askback captions.jsonl --images scenes/images --out askback.jsonl",
         "vlm-heads askback captions.jsonl --images val2014 --model llava-hf/llava-1.5-7b-hf --with askback:by=both",
+        "vlm-heads askback captions.jsonl --images val2014 --endpoint http://127.0.0.1:8000/v1 --out askback.jsonl",
     ),
     "score": (
         "vlm-heads score sample:kitchen sample:street --out profile",
@@ -47,6 +48,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "eval pope": (
         "vlm-heads eval pope --with vcd --controls",
         "vlm-heads eval pope --model llava-hf/llava-1.5-7b-hf --data coco --protocol pope-500",
+        "vlm-heads eval pope --endpoint http://127.0.0.1:8000/v1 --served-model llava --data coco --concurrency 64",
     ),
     "eval mme": (
         "vlm-heads eval mme --model llava-hf/llava-1.5-7b-hf --data MME_Benchmark_release_version --with vhr --paired",
@@ -77,6 +79,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),
     "bench cost": ("vlm-heads bench cost --model mini",),
     "bench gpu": ("vlm-heads bench gpu --write kernels/RESULTS.md",),
+    "bench client": ("vlm-heads bench client --requests 1000 --concurrency 64",),
     "bench judge": (
         "vlm-heads bench judge --captions 500",
         "vlm-heads bench judge --pipeline chair-opera --file captions.jsonl",

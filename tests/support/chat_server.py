@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -49,6 +49,7 @@ def chat_server(
     models: Any = ("tiny",),
     head: dict[str, str] | None = None,
     slow: float = 0.0,
+    trying: bool = True,
 ) -> Iterator[ChatServer]:
     """Run a double while the context lasts.
 
@@ -57,6 +58,7 @@ def chat_server(
         models: that it lists; None for a server without a list.
         head: sent with every answer.
         slow: seconds that each answer takes.
+        trying: whether a request for one token only tries the server.
     """
     seen = ChatServer()
 
@@ -73,7 +75,7 @@ def chat_server(
                 seen._now += 1
                 seen.most = max(seen.most, seen._now)
                 seen.headers.append(dict(self.headers))
-                tries = request.get("max_tokens") == 1
+                tries = trying and request.get("max_tokens") == 1
                 index = len(seen.requests)
                 if not tries:
                     seen.requests.append(request)
@@ -89,8 +91,9 @@ def chat_server(
             self.send_response(status)
             for name, said in {"Content-Length": str(len(content)), **(head or {})}.items():
                 self.send_header(name, said)
-            self.end_headers()
-            self.wfile.write(content)
+            with suppress(ConnectionError):  # a client may have left
+                self.end_headers()
+                self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

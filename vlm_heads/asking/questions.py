@@ -51,11 +51,7 @@ class QuestionWriter:
     """
 
     def __init__(self, model: nn.Module, processor: Any, anatomy: Anatomy, template: str) -> None:
-        if "{object}" not in template and "{name}" not in template:
-            raise BadOption(
-                f"question={template!r} names no object: put {{object}} where the object stands with its article, or "
-                "{name} where it stands without one"
-            )
+        require_object(template)
         self._model, self._processor, self._template = model, processor, template
         self._picture = set(anatomy.vision_token_ids)
         self._written: dict[str, Question] = {}
@@ -64,7 +60,7 @@ class QuestionWriter:
 
     def text(self, name: str) -> str:
         """Return the question about an object."""
-        return self._template.replace("{object}", with_article(name)).replace("{name}", name)
+        return question_about(name, self._template)
 
     def write(self, name: str) -> Question:
         """Return the question about an object as token ids."""
@@ -77,6 +73,20 @@ class QuestionWriter:
                 raise UnsupportedModel("the processor leaves no picture position in a question, so it cannot be asked")
             known = self._written[text] = Question(text, tuple(ids[: seen[0]]), tuple(ids[seen[-1] + 1 :]))
         return known
+
+
+def require_object(template: str) -> None:
+    """Raise `BadOption` where a template of questions names no object."""
+    if "{object}" not in template and "{name}" not in template:
+        raise BadOption(
+            f"question={template!r} names no object: put {{object}} where the object stands with its article, or "
+            "{name} where it stands without one"
+        )
+
+
+def question_about(name: str, template: str) -> str:
+    """Return the question about an object; see `QuestionWriter`."""
+    return template.replace("{object}", with_article(name)).replace("{name}", name)
 
 
 def with_article(name: str) -> str:

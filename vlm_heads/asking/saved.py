@@ -106,8 +106,25 @@ def review(saved: Saved, judge: Judge, names: Names, margin: float) -> list[Revi
     for one in found:
         unwanted = frozenset(name for name, verdict in one.verdicts.items() if verdict.score < margin)
         one.fates = {name: "left out" if name in unwanted else "kept" for name in one.verdicts}
-        pieces = [_left(piece, names, unwanted) for piece in sentences_of(one.text)]
-        one.text = "".join(pieces).strip() if unwanted else one.text
+        one.text = without(one.text, names, unwanted)
+    return found
+
+
+def without(text: str, names: Names, unwanted: frozenset[str]) -> str:
+    """Return a caption without the phrases that name unwanted objects; as it was where there are none."""
+    if not unwanted:
+        return text
+    return "".join(_left(piece, names, unwanted) for piece in sentences_of(text)).strip()
+
+
+def named_first(text: str, names: Names) -> dict[str, tuple[int, int]]:
+    """Return where a caption first names each object, by the object."""
+    found: dict[str, tuple[int, int]] = {}
+    start = 0
+    for piece in sentences_of(text):
+        for one in names(piece):
+            found.setdefault(one.name, (start + one.start, start + one.end))
+        start += len(piece)
     return found
 
 
@@ -121,16 +138,12 @@ def _left(piece: str, names: Names, unwanted: frozenset[str]) -> str:
 
 def _mentions(saved: Saved, row: int, names: Names) -> list[Mention]:
     """Return the first mention of each object in a caption."""
-    text, found = saved.captions[row], {}
-    start = 0
-    for piece in sentences_of(text):
-        for one in names(piece):
-            if one.name not in found:
-                tokens = _tokens(saved.spans[row], start + one.start, start + one.end)
-                chance = min(saved.chances[row][at] for at in tokens)
-                found[one.name] = Mention(row, one.name, piece[one.start : one.end], chance, tokens[-1])
-        start += len(piece)
-    return list(found.values())
+    text, found = saved.captions[row], []
+    for name, (start, end) in named_first(text, names).items():
+        tokens = _tokens(saved.spans[row], start, end)
+        chance = min(saved.chances[row][at] for at in tokens)
+        found.append(Mention(row, name, text[start:end], chance, tokens[-1]))
+    return found
 
 
 def _tokens(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vlm_heads.attached.branched_stream import require_hideable
-from vlm_heads.attached.stream_edit import StreamCall, StreamEdit
+from vlm_heads.attached.stream_edit import SecondStreamCall, StreamEdit
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
 from vlm_heads.toolkit.row_attention import row_weights, seen_keys
@@ -36,7 +36,7 @@ class ClosedKeys(StreamEdit):
         require_hideable(anatomy, self.start - 1)
 
     @abstractmethod
-    def closed(self, call: StreamCall, weights: Tensor) -> Tensor:
+    def closed(self, call: SecondStreamCall, weights: Tensor) -> Tensor:
         """Return bool `[B, T]`: the keys that are closed.
 
         Args:
@@ -45,7 +45,7 @@ class ClosedKeys(StreamEdit):
         """
         ...
 
-    def attend(self, call: StreamCall) -> Tensor:
+    def attend(self, call: SecondStreamCall) -> Tensor:
         if call.layer == self.start - 1:
             weights = row_weights(call).mean(dim=1)
             call.memory["closed"] = self.closed(call, pad(weights, (call.key_map.length - weights.shape[1], 0)))
@@ -53,7 +53,7 @@ class ClosedKeys(StreamEdit):
         return call.plain_under(without_keys(call, call.memory["closed"]))
 
 
-def without_keys(call: StreamCall, closed: Tensor) -> Tensor:
+def without_keys(call: SecondStreamCall, closed: Tensor) -> Tensor:
     """Return a call's mask with keys closed, bool `[B, T]`, of the kind that the call has.
 
     A row that would see nothing sees itself: it matters to no other row, as its own key is closed.

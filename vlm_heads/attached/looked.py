@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.attached.stream_edit import StreamCall, StreamEdit
+from vlm_heads.attached.stream_edit import SecondStreamCall, StreamEdit
 from vlm_heads.toolkit.row_attention import image_keys, row_weights
 
 
@@ -36,7 +36,7 @@ class _Looking(StreamEdit):
     def __init__(self) -> None:
         self.weights: dict[int, Tensor] = {}
 
-    def attend(self, call: StreamCall) -> Tensor:
+    def attend(self, call: SecondStreamCall) -> Tensor:
         weights = row_weights(call).masked_fill(~image_keys(call)[:, None], 0.0)
         beyond = call.key_map.length - weights.shape[-1]  # keys that a sliding layer no longer holds
         self.weights[call.layer] = pad(weights, (beyond, 0))

@@ -28,7 +28,7 @@ from vlm_heads.toolkit.row_attention import require_image_keys
 
 
 @dataclass(slots=True)
-class StreamCall(AttentionCall):
+class SecondStreamCall(AttentionCall):
     """One layer's attention in one forward of a second stream.
 
     Attributes:
@@ -66,7 +66,7 @@ class StreamEdit(ABC):
         return {}
 
     @abstractmethod
-    def attend(self, call: StreamCall) -> Tensor:
+    def attend(self, call: SecondStreamCall) -> Tensor:
         """Return the layer's output `[B, Tq, Hq, D]`."""
         ...
 
@@ -75,11 +75,11 @@ class PlannedEdit(StreamEdit):
     """Gives what a plan makes of a layer's attention, as an intervention does in the first stream."""
 
     @abstractmethod
-    def plan(self, call: StreamCall) -> AttentionPlan | None:
+    def plan(self, call: SecondStreamCall) -> AttentionPlan | None:
         """Return what to change in this call, or None for nothing."""
         ...
 
-    def attend(self, call: StreamCall) -> Tensor:
+    def attend(self, call: SecondStreamCall) -> Tensor:
         output, _ = call.state.edits.edit_for(call.layer, self.plan(call)).apply(call, None, "auto")
         return output
 
@@ -151,7 +151,7 @@ class EditedAttention:
 
         compute = partial(plain, module, query, key, value, mask, **settings)
         state = self._state
-        call = StreamCall(
+        call = SecondStreamCall(
             layer, module, query, key, value, mask, state, None, compute, state.memories[0], self._tally,
             scale=settings.get("scaling"), under=under,
         )  # fmt: skip

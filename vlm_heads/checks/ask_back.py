@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -18,10 +18,10 @@ from vlm_heads.asking.judging import By, Control, Judge, Verdict
 from vlm_heads.asking.named import Named
 from vlm_heads.asking.objects import Finder, finder_of, named_in
 from vlm_heads.asking.objects_form import ObjectsForm
-from vlm_heads.asking.questions import QuestionWriter, YesNo
+from vlm_heads.asking.questions import QuestionWriter, YesNo, question_about, require_object
 from vlm_heads.asking.refused import refuse
 from vlm_heads.asking.reviewing import Reviewing, Rules
-from vlm_heads.asking.saved import read_saved, review
+from vlm_heads.asking.saved import named_first, read_saved, review, without
 from vlm_heads.asking.whole_prompts import WholePrompts
 from vlm_heads.attached.second_stream import require_second_stream
 from vlm_heads.attached.tracking import Tracker
@@ -146,6 +146,25 @@ class AskBack(Check):
     def controls(self) -> Mapping[str, AskBack]:
         names: Mapping[str, Control] = {"random-words": "random", "t-vhd-words": "t_vhd", "blind-words": "blind"}
         return {name: replace(self, control=control) for name, control in names.items()}
+
+    def questions(self, caption: str) -> dict[str, tuple[str, str]]:
+        """Return the words that first name each object of a caption, and the question about it, by the object.
+
+        This and `without` are all of the check that needs no model: whoever can be asked for log-probabilities
+        answers, as a server does.
+
+        Raises:
+            BadOption: if the question names no object, or a finder cannot be used on this machine.
+        """
+        require_object(self.question)
+        places = named_first(caption, partial(named_in, finder=finder_of(self.objects)))
+        return {
+            name: (caption[start:end], question_about(name, self.question)) for name, (start, end) in places.items()
+        }
+
+    def without(self, caption: str, unwanted: Collection[str]) -> str:
+        """Return a caption without the phrases that name unwanted objects, so that sentences are left."""
+        return without(caption, partial(named_in, finder=finder_of(self.objects)), frozenset(unwanted))
 
     def around(
         self, model: nn.Module, anatomy: Anatomy, processor: Any, tracker: Tracker, receipt: CheckReceipt

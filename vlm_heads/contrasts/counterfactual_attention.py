@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from vlm_heads.attached.image_features import patches_times, projector_of
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.attached.stream_edit import StreamCall, StreamEdit
+from vlm_heads.attached.stream_edit import SecondStreamCall, StreamEdit
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadOption, UnsupportedModel
 from vlm_heads.families import Anatomy, examine
@@ -149,14 +149,14 @@ class _OtherWeights(StreamEdit):
     sums_to_one: bool
     seed: int
 
-    def attend(self, call: StreamCall) -> Tensor:
+    def attend(self, call: SecondStreamCall) -> Tensor:
         weights = self._weights(call, seen_keys(call))
         batch, heads, rows, _ = weights.shape
         packed = weights.reshape(batch, call.value.shape[1], -1, weights.shape[-1])
         output = (packed @ call.value.to(weights.dtype)).reshape(batch, heads, rows, -1)
         return output.transpose(1, 2).to(call.query.dtype).contiguous()
 
-    def _weights(self, call: StreamCall, seen: Tensor) -> Tensor:
+    def _weights(self, call: SecondStreamCall, seen: Tensor) -> Tensor:
         """Return `[B, Hq, Tq, Tk]`: what the keys weigh that each row sees."""
         shape = (*call.query.shape[:3], call.key.shape[2])
         one = seen.to(torch.promote_types(call.query.dtype, torch.float32))
@@ -171,7 +171,7 @@ class _OtherWeights(StreamEdit):
         total = (drawn if self.sums_to_one else every).sum(dim=-1, keepdim=True)
         return drawn / total.clamp_min(torch.finfo(one.dtype).tiny)
 
-    def _drawn(self, call: StreamCall) -> Tensor:
+    def _drawn(self, call: SecondStreamCall) -> Tensor:
         """Return numbers `[B, Hq, Tq, Tk]` from 0 to 1, told by layer, head and both places in the row's own text."""
         places = (call.key_map.classes >= 0).cumsum(dim=1)
         heads = torch.arange(call.query.shape[1], device=places.device)[:, None, None]

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlm_kernels import AttentionPlan, KeyClass
 
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.attached.stream_edit import PlannedEdit, StreamCall
+from vlm_heads.attached.stream_edit import PlannedEdit, SecondStreamCall
 from vlm_heads.call import AttentionCall
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadOption
@@ -119,7 +119,7 @@ class _Favouring(PlannedEdit):
     def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
         return self.layers
 
-    def plan(self, call: StreamCall) -> AttentionPlan | None:
+    def plan(self, call: SecondStreamCall) -> AttentionPlan | None:
         boost = call.once_per_step(self._boost) if self.base is None else self._raised(call, self.base[call.layer])
         return AttentionPlan(logit_boost=boost[:, None], rows=last_row(call))
 
@@ -131,7 +131,7 @@ class _Favouring(PlannedEdit):
         boost = (image_keys(call) * image - _prompt_text(call) * text) * self.sign
         return boost.float() * call.key_map.has_image[:, None]
 
-    def _raised(self, call: StreamCall, base: float) -> Tensor:
+    def _raised(self, call: SecondStreamCall, base: float) -> Tensor:
         """Return `[B, Tk]` with both strengths raised where the layer looks at the picture less than its base."""
         of_image, of_text = (
             (row_weights(call) * keys[:, None]).sum(dim=-1) for keys in (image_keys(call), _prompt_text(call))

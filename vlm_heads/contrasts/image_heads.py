@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_heads.attached.looked import image_weights
-from vlm_heads.attached.stream_edit import StreamCall
+from vlm_heads.attached.stream_edit import SecondStreamCall
 from vlm_heads.families import Anatomy
 from vlm_heads.toolkit.head_list import HeadList, layers_of_heads
 from vlm_heads.toolkit.head_ranking import highest, lowest, read_ranking
@@ -67,7 +67,7 @@ class ImageHeads:
         found = _at_the_end(torch.stack([*mass.values()], dim=1), self.share, self.least)
         return {"own_heads": dict(zip(mass, found, strict=True))}
 
-    def chosen(self, call: StreamCall) -> Tensor:
+    def chosen(self, call: SecondStreamCall) -> Tensor:
         """Return bool `[B, Hq]`: the heads of this layer, in rows with a picture."""
         if self.listed is None:
             heads = call.memory["own_heads"][call.layer]

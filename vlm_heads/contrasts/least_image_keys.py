@@ -8,7 +8,7 @@ from torch import Tensor
 from vlm_kernels import KeyClass
 
 from vlm_heads.attached.closed_keys import ClosedKeys, beyond_lowest
-from vlm_heads.attached.stream_edit import StreamCall
+from vlm_heads.attached.stream_edit import SecondStreamCall
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class LeastImageKeys(ClosedKeys):
 
     share: float
 
-    def closed(self, call: StreamCall, weights: Tensor) -> Tensor:
+    def closed(self, call: SecondStreamCall, weights: Tensor) -> Tensor:
         classes = call.key_map.classes
         image = (classes == KeyClass.IMAGE) | (classes == KeyClass.IMAGE_SINK)
         kept = (self.share * image.sum(dim=1, keepdim=True)).round().clamp_min(1).long()

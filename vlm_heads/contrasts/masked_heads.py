@@ -10,7 +10,7 @@ from torch import nn
 from vlm_kernels import AttentionPlan
 
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.attached.stream_edit import PlannedEdit, StreamCall
+from vlm_heads.attached.stream_edit import PlannedEdit, SecondStreamCall
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.contrasts.image_heads import ImageHeads
 from vlm_heads.families import Anatomy, examine
@@ -93,7 +93,7 @@ class _WithoutHeads(PlannedEdit):
     def learnt(self, model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[Any, Any]:
         return self.heads.learnt(model, inputs)
 
-    def plan(self, call: StreamCall) -> AttentionPlan | None:
+    def plan(self, call: SecondStreamCall) -> AttentionPlan | None:
         known: dict[int, AttentionPlan] = call.memory.setdefault("plans", {})
         if call.layer not in known:
             known[call.layer] = AttentionPlan(head_gain=call.gains(self.heads.chosen(call), 0.0))

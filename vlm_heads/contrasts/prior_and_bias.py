@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm_heads.attached.closed_keys import ClosedKeys, beyond_lowest
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.attached.stream_edit import StreamCall
+from vlm_heads.attached.stream_edit import SecondStreamCall
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.contrasts.least_image_keys import LeastImageKeys
 from vlm_heads.families import Anatomy
@@ -89,7 +89,7 @@ class _LeastTextKeys(ClosedKeys):
     first: int
     more: int
 
-    def closed(self, call: StreamCall, weights: Tensor) -> Tensor:
+    def closed(self, call: SecondStreamCall, weights: Tensor) -> Tensor:
         token = 1 + call.key_map.length - call.key_map.prompt_length
         kept = math.floor(self.first - self.more * math.expm1(-_PACE * token))
         return beyond_lowest(weights, call.key_map.classes >= 0, weights.new_full((1, 1), kept).long())

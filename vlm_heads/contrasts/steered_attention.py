@@ -12,7 +12,7 @@ from vlm_kernels import AttentionPlan
 
 from vlm_heads.attached.closed_keys import beyond_lowest
 from vlm_heads.attached.second_stream import SecondStream
-from vlm_heads.attached.stream_edit import PlannedEdit, StreamCall
+from vlm_heads.attached.stream_edit import PlannedEdit, SecondStreamCall
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.contrasts.image_heads import ImageHeads
 from vlm_heads.families import Anatomy, examine
@@ -103,7 +103,7 @@ class _LookingMore(PlannedEdit):
     def learnt(self, model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[Any, Any]:
         return self.heads.learnt(model, inputs)
 
-    def plan(self, call: StreamCall) -> AttentionPlan | None:
+    def plan(self, call: SecondStreamCall) -> AttentionPlan | None:
         boost = self.heads.chosen(call)[..., None] * image_keys(call)[:, None]
         return AttentionPlan(logit_boost=boost.float() * self.strength, rows=last_row(call))
 
@@ -115,7 +115,7 @@ class _LookingLess(PlannedEdit):
     share: float
     strength: float
 
-    def plan(self, call: StreamCall) -> AttentionPlan | None:
+    def plan(self, call: SecondStreamCall) -> AttentionPlan | None:
         image = image_keys(call)[:, None]
         count = torch.clamp_min((self.share * image.sum(dim=-1, keepdim=True)).floor().long(), 1)
         highest = image & ~beyond_lowest(-row_logits(call), image, count)

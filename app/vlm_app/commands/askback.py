@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlm_app.console import loading, print_json, print_table, progress, remark
+from vlm_app.endpoint import named_server
 from vlm_app.mistakes import require_place
 from vlm_app.options import (
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
     DEFAULT_SEED,
     AllowMissing,
+    Concurrency,
     Device,
+    EndpointUrl,
     Json,
+    KeyFrom,
     Model,
     Profile,
     Prompt,
     Seed,
+    ServedModel,
+    Timeout,
 )
 
 if TYPE_CHECKING:
+    from vlm_evals.data.formats import Caption
+    from vlm_evals.endpoint.address import Endpoint
+
     from vlm_heads import Answer
 
 NAME = "askback"
@@ -49,6 +58,11 @@ def askback(
     prompt: Prompt = DEFAULT_PROMPT,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Captions in one forward.")] = 16,
     model: Model = DEFAULT_MODEL,
+    endpoint: EndpointUrl = None,
+    served_model: ServedModel = None,
+    concurrency: Concurrency = 16,
+    timeout: Timeout = 600.0,
+    key_from: KeyFrom = None,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     allow_missing: AllowMissing = False,
@@ -57,24 +71,61 @@ def askback(
     """Leave out of saved captions what a model, asked about each object, does not stand by; any model's captions."""
     from vlm_evals.data.captioned import pictures_of
     from vlm_evals.data.formats import read_captions
-    from vlm_evals.records import write_rows
 
     from vlm_app.models import load_profile, load_vlm, look_first
 
     look_first(model=model, device=device, words=words, profile=profile)
     require_place(out)
+    server = named_server(endpoint, served_model, model, key_from, concurrency, timeout)
     saved = read_captions(captions)
     pictures = pictures_of(saved, images)
-    loading(model)
     check, others = _split(words)
+    if server is not None:
+        loading(server.url)
+        with progress("asking back", len(saved)) as advance:
+            texts = [one.text for one in saved]
+            found = _through(server, served_model, pictures, texts, check, others, profile, advance)
+        _write(saved, found, out, json)
+        return
+    loading(model)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     given: dict[str, Any] = {"prompts": prompt, "interventions": others, "profile": load_profile(profile)}
-    found: list[Answer] = []
+    found = []
     with progress("asking back", len(saved)) as advance:
         for at in range(0, len(saved), batch_size):
             texts = [one.text for one in saved[at : at + batch_size]]
             found += vlm.ask_back(pictures[at : at + batch_size], texts, check, **given)
             advance(len(texts))
+    _write(saved, found, out, json)
+
+
+def _through(
+    server: Endpoint,
+    served: str | None,
+    pictures: Sequence[Path],
+    captions: Sequence[str],
+    check: str,
+    others: Sequence[str],
+    profile: Path | None,
+    advance: Callable[[int], None],
+) -> list[Answer]:
+    """Return captions that a server was asked about."""
+    from vlm_evals.endpoint.ask_back import ask_back
+    from vlm_evals.endpoint.asking import EndpointAsking
+
+    from vlm_app.models import parse_mitigations
+    from vlm_heads import AskBack
+    from vlm_heads.methods import parse_method
+
+    how = parse_method(check)
+    assert isinstance(how, AskBack)  # its word begins with the name
+    asking = EndpointAsking.find(server, served, mitigation=parse_mitigations(others, profile))
+    return ask_back(asking, pictures, captions, how, progress=advance)
+
+
+def _write(saved: Sequence[Caption], found: Sequence[Answer], out: Path, json: bool) -> None:
+    from vlm_evals.records import write_rows
+
     rows = [
         {"image_id": one.image_id, "caption": said.text, "before": one.text, "asked": _asked(said)}
         for one, said in zip(saved, found, strict=True)
@@ -110,6 +161,6 @@ def _report(rows: Sequence[dict[str, Any]], found: Sequence[Answer], out: Path, 
     print_table("Asked back", ("", ""), [(name.replace("_", " "), str(value)) for name, value in facts.items()])
     for row in changed[:_EXAMPLES]:
         print(f"{row['image_id']}, before: {row['before']}\n{row['image_id']}, after:  {row['caption']}")
-    if any((one.receipt or {})["check"]["read_again"] for one in found[:1]):
+    if any((one.receipt or {})["check"].get("read_again") for one in found[:1]):
         remark("this family's pictures cannot be shared by questions: each was read again for its questions")
     print(f"captions: {out}")

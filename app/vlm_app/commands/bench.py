@@ -14,7 +14,20 @@ from vlm_app.commands.bench_gpu import gpu
 from vlm_app.console import loading, print_json, print_table, progress, remark
 from vlm_app.examples import epilog
 from vlm_app.mistakes import UsageError
-from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Seed, With
+from vlm_app.options import (
+    DEFAULT_MODEL,
+    DEFAULT_SEED,
+    Concurrency,
+    Device,
+    EndpointUrl,
+    Json,
+    KeyFrom,
+    Model,
+    Seed,
+    ServedModel,
+    Timeout,
+    With,
+)
 
 if TYPE_CHECKING:
     from vlm_heads import Mitigation
@@ -88,6 +101,42 @@ def generate(
         print_json(found)
     else:
         _print_generation(found)
+
+
+@app.command("client", epilog=epilog("bench client"))
+def client(
+    endpoint: EndpointUrl = None,
+    served_model: ServedModel = None,
+    concurrency: Concurrency = 64,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="How many are counted.")] = 1000,
+    timeout: Timeout = 600.0,
+    key_from: KeyFrom = None,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Measure what asking a server costs this machine: processor time of the client for each request.
+
+    Without --endpoint the planted model is served in a process of its own.
+    """
+    from contextlib import nullcontext
+
+    from vlm_evals.endpoint.asking import EndpointAsking
+
+    from vlm_app.endpoint import named_server
+    from vlm_app.speed.client import measure, own_server
+
+    with nullcontext(endpoint) if endpoint is not None else own_server("planted", concurrency) as url:
+        server = named_server(url, served_model, DEFAULT_MODEL, key_from, concurrency, timeout)
+        assert server is not None  # it was named
+        found = measure(EndpointAsking.find(server, served_model), requests)
+    if json:
+        print_json(asdict(found))
+        return
+    header = ("requests", "at once", "processor, ms a request", "s in all", "median, ms", "1 in 100 above, ms")
+    counted = (str(found.requests), str(found.concurrency))
+    times = (found.processor_ms, found.seconds, found.median_ms, found.slowest_ms)
+    print_table("Asking a server", header, [(*counted, *(f"{one:.2f}" for one in times))])
 
 
 @app.command("cost", epilog=epilog("bench cost"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm_app.commands.by_metric import Command, MetricGroup, option_parameters, parameters_of, shaped
+from vlm_app.endpoint import named_server
 from vlm_app.options import (
     DEFAULT_MODEL,
     DEFAULT_SEED,
@@ -26,7 +27,6 @@ from vlm_app.options import (
 
 if TYPE_CHECKING:
     from vlm_evals.arms import Arm
-    from vlm_evals.endpoint.address import Endpoint
     from vlm_evals.metric import Asked, Metric
 
 
@@ -116,7 +116,7 @@ def evaluate(
     asked = asked_of(metric.name)
     require_place(out)
     look_first(model=model, device=device, words=words, profile=profile)
-    server = _endpoint(endpoint, served_model, model, key_from, concurrency, timeout)
+    server = named_server(endpoint, served_model, model, key_from, concurrency, timeout)
     name = _protocol_name(asked, protocol, split, data)
     require_data(name, metric.name, data, limit=limit)
     files = {one.name: own.pop(one.name) for one in asked.files}
@@ -155,27 +155,6 @@ def evaluate(
         if method := next((arm for arm in arms if arm.name == MITIGATED), None):
             keep_harm(out / MITIGATED, vlm, method.mitigation)
         publish(evaluation_report(out, {arm.name: arm.end_bias for arm in arms}, seed=bound.seed), out, json)
-
-
-def _endpoint(
-    url: str | None, served: str | None, model: str, key_from: str | None, concurrency: int, seconds: float
-) -> "Endpoint | None":
-    """Return the server to ask; None for a model of our own.
-
-    Raises:
-        TaskError: if a server and a model are named, or one of a server's options without a server.
-    """
-    from vlm_evals.errors import TaskError
-
-    if url is None:
-        if served is not None or key_from is not None:
-            raise TaskError("--served-model and --key-from are about a server: name it with --endpoint")
-        return None
-    if model != DEFAULT_MODEL:
-        raise TaskError("--model is loaded here, and --endpoint asks a server: name its model with --served-model")
-    from vlm_evals.endpoint.address import Endpoint
-
-    return Endpoint.of(url, key_from=key_from, concurrency=concurrency, seconds=seconds)
 
 
 def _askable(arms: "list[Arm]", curve: bool) -> "list[Arm]":

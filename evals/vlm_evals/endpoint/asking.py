@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 from vlm_evals.answer import PLAIN, Asking, Processes, check_failures, check_fired, seed_of
 from vlm_evals.endpoint import chances
 from vlm_evals.endpoint.address import Endpoint
+from vlm_evals.endpoint.at_once import at_once
 from vlm_evals.endpoint.client import Client, Refused, Reply
 from vlm_evals.endpoint.pictures import data_url, url_of
 from vlm_evals.errors import RunError, TaskError
@@ -140,41 +141,31 @@ class EndpointAsking:
         run: Run,
         progress: Callable[[int], None],
     ) -> None:
-        running: set[asyncio.Task[Answer]] = set()
         async with Client(self.endpoint) as client:
             words = await self._try(client, decoding, samples[0].prompt, self._margin_words(protocol))
             wanted = chances.WANTED if words is not None else {}
-            try:
-                for sample in samples:
-                    seeded = {**decoding, **wanted, "seed": seed_of(protocol, sample)}
-                    running.add(asyncio.create_task(self._ask(client, seeded, sample, words)))
-                    if len(running) >= self.endpoint.concurrency:
-                        running = await self._take(running, run, progress)
-                while running:
-                    running = await self._take(running, run, progress)
-            finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+            jobs = (
+                self._ask(client, {**decoding, **wanted, "seed": seed_of(protocol, sample)}, sample, words)
+                for sample in samples
+            )
+            async with aclosing(at_once(jobs, self.endpoint.concurrency)) as groups:
+                async for done in groups:
+                    self._take(done, run)
+                    progress(len(done))
 
-    async def _take(
-        self, running: set[asyncio.Task[Answer]], run: Run, progress: Callable[[int], None]
-    ) -> set[asyncio.Task[Answer]]:
-        """Write the answers that have come, and return the requests still under way."""
-        done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    def _take(self, done: Collection[asyncio.Task[Answer]], run: Run) -> None:
+        """Write the answers that have come; where others failed beside them, they are kept all the same."""
         failures = [failure for task in done if (failure := task.exception()) is not None]
         run.append([task.result() for task in done if task.exception() is None])
-        if failures:  # what was answered beside it is kept
+        if failures:
             raise failures[0]
         check_failures(run, self.max_failures)
-        progress(len(done))
-        return running
 
     async def _ask(
         self, client: Client, decoding: Mapping[str, Any], sample: Sample, words: tuple[str, str] | None
     ) -> Answer:
         try:
-            reply = await client.complete(self._request(decoding, data_url(sample.image), sample.prompt))
+            reply = await client.complete(self.request(decoding, data_url(sample.image), sample.prompt))
             return self._answer(sample, reply, words)
         except (BadImage, Refused) as failure:
             return Answer(sample.sample_id, "", error=str(failure))
@@ -194,7 +185,7 @@ class EndpointAsking:
         Returns:
             The words, where the server gives log-probabilities that their margin can be read from.
         """
-        grey = self._request(decoding, url_of(Image.new("RGB", (64, 64), "grey")), prompt) | {"max_tokens": 1}
+        grey = self.request(decoding, url_of(Image.new("RGB", (64, 64), "grey")), prompt) | {"max_tokens": 1}
         reply = None
         if words is not None:
             with suppress(Refused):  # what else is refused is seen without them
@@ -203,15 +194,26 @@ class EndpointAsking:
             reply = reply or await client.complete(grey)
         except Refused as refusal:
             raise RunError(f"{self.endpoint.url} refuses what is to be asked ({refusal})") from refusal
+        self.require_mitigated(reply)
+        return words if chances.given(reply.body) else None
+
+    def require_mitigated(self, reply: Reply) -> None:
+        """Raise `RunError` where a server has ignored the mitigation, as most servers ignore what they do not know."""
         word = self.mitigation.word()
         if word and reply.body.get("mitigation") != word:
             raise RunError(
                 f"{self.endpoint.url} knows no mitigations, and its answers would be the plain model's: serve the "
                 "model with vlm-heads serve, or leave --with out"
             )
-        return words if chances.given(reply.body) else None
 
-    def _request(self, decoding: Mapping[str, Any], picture: str, prompt: str) -> dict[str, Any]:
+    def request(self, decoding: Mapping[str, Any], picture: str, prompt: str) -> dict[str, Any]:
+        """Return the body of a request.
+
+        Args:
+            decoding: what it says about how tokens are chosen.
+            picture: a data URL.
+            prompt: what is asked.
+        """
         content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": prompt}]
         words = {"mitigation": self.mitigation.word()} if self.mitigation else {}
         return {"model": self.model, "messages": [{"role": "user", "content": content}], **decoding, **words}

@@ -14,7 +14,7 @@ def given(body: Mapping[str, Any]) -> bool:
     return bool(_alternatives(body))
 
 
-def margin(body: Mapping[str, Any], words: tuple[str, str]) -> float | None:
+def margin(body: Mapping[str, Any], words: tuple[str, str], *, bounded: bool = False) -> float | None:
     """Return the log-probability of one word minus that of another as the first token of a reply.
 
     All spellings of a word among the alternatives are summed up: in any case, with and without a space.
@@ -22,15 +22,21 @@ def margin(body: Mapping[str, Any], words: tuple[str, str]) -> float | None:
     Args:
         body: of a reply, asked for with `WANTED`.
         words: the two.
+        bounded: take a word that is not among the alternatives for as probable as the least of them: the margin is then
+            at least as far from 0.
 
     Returns:
-        None where one of them is not among the alternatives.
+        None where neither is among the alternatives, or one is not and that is not allowed.
     """
     alternatives = _alternatives(body)
-    first, second = (
+    shares = [
         math.fsum(math.exp(chance) for token, chance in alternatives if token.strip().lower() == word.lower())
         for word in words
-    )
+    ]
+    if bounded and any(shares):
+        least = min(math.exp(chance) for _, chance in alternatives)
+        shares = [share or least for share in shares]
+    first, second = shares
     return round(math.log(first) - math.log(second), 6) if first > 0.0 and second > 0.0 else None
 
 

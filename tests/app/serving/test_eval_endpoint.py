@@ -117,6 +117,14 @@ def test_a_run_goes_on_at_another_address(
     assert kept[:2] == lines[:2]
 
 
+def test_what_asking_costs_is_counted(served: Serving, command: Command) -> None:
+    words = ("bench", "client", "--endpoint", f"{served.url}/v1", "--requests", 6, "--concurrency", 3)
+    found = command(*words, "--json").value
+    assert (found["requests"], found["concurrency"]) == (6, 3)
+    assert found["processor_ms"] / 1000 * 6 > 0
+    assert 0 < found["median_ms"] <= found["slowest_ms"] <= 1000 * found["seconds"]
+
+
 def test_mistakes_are_one_line(tmp_path: Path, small_world: Path, mistake: Mistake) -> None:
     def said(*words: object) -> str:
         out = tmp_path / str(len(list(tmp_path.iterdir())))  # each begins anew

@@ -24,6 +24,14 @@ def test_a_word_that_is_not_listed_has_no_margin() -> None:
     assert margin(reply(("Yes", -0.1), ("Maybe", -3.0)), ("yes", "no")) is None
 
 
+def test_a_word_that_is_not_listed_is_at_most_as_probable_as_the_least_that_is() -> None:
+    """-0.1 - (-3.0) = 2.9, and the other way round."""
+    listed = reply(("Yes", -0.1), ("Maybe", -3.0))
+    assert margin(listed, ("yes", "no"), bounded=True) == pytest.approx(2.9)
+    assert margin(listed, ("no", "yes"), bounded=True) == pytest.approx(-2.9)
+    assert margin(listed, ("a", "b"), bounded=True) is None
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"choices": []}, {"choices": [{"logprobs": None}]}, {"choices": [{"logprobs": {"content": []}}]}, reply(),
