@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from vlm_heads.models.prompts import DEFAULT_PROMPT
     from vlm_heads.profile import HeadProfile
     from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
+    from vlm_heads.receipt import Receipt
     from vlm_heads.scoring import score_heads
     from vlm_heads.toolkit.method import Method, Paper
     from vlm_heads.toolkit.options import option
@@ -102,6 +103,7 @@ __all__ = [
     "NoisedImage",
     "NothingIntervened",
     "Paper",
+    "Receipt",
     "RouteGain",
     "SalientBoost",
     "SharedImageBoost",
@@ -168,6 +170,7 @@ _HOMES = {
     "models.prompts": "DEFAULT_PROMPT",
     "profile": "HeadProfile",
     "profiles.fold_checkpoint": "Folded fold_checkpoint",
+    "receipt": "Receipt",
     "scoring": "score_heads",
     "toolkit.method": "Method Paper",
     "toolkit.options": "option",
