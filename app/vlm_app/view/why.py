@@ -142,4 +142,5 @@ def _routes(found: Why) -> str:
 
 def _bar(value: float, top: float) -> str:
     side = "vh-for" if value >= 0 else "vh-against"
-    return f'<td><i class="{side}" style="--share:{abs(value) / top:.3f}" aria-hidden="true"></i>{round(value, 2) + 0.0:+.2f}</td>'
+    shown = f"{round(value, 2) + 0.0:+.2f}"
+    return f'<td><i class="{side}" style="--share:{abs(value) / top:.3f}" aria-hidden="true"></i>{shown}</td>'

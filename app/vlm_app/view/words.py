@@ -46,7 +46,7 @@ def token(strip: Strip, number: int) -> str:
         return f"{one.text.strip()}, {100 * strip.used[number]:.1f} % of its attention on this patch"
     place = place_among(sum(other.t_vhd > one.t_vhd for _, other in strip.spoken))
     absent = ", not in the picture" if strip.absent(one) else ""
-    return f"{one.text.strip()}, T-VHD {one.t_vhd:.2f}, {place} {len(strip.spoken)} tokens{absent}"
+    return f"{one.text.strip()}, T-VHD {one.t_vhd:.2f}, {place} {count(len(strip.spoken), 'token')}{absent}"
 
 
 def head(found: HeadMap, layer: int, place: int) -> str:

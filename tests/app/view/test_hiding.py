@@ -61,7 +61,7 @@ def test_a_hidden_part_is_in_the_link_and_in_the_python(session: Session, capsys
     exec(recipe.python("planted"), {})
     assert capsys.readouterr().out.splitlines() == [side.text for side in session.visit("b").sides]
     assert recipe.command().startswith("# a part of the picture is hidden")
-    assert Recipe(CAR).differences(recipe) == ("another part of the picture is hidden", "max_tokens 96 is now 8")
+    assert Recipe(CAR).differences(recipe) == ("max_tokens 96 is now 8", "another part of the picture is hidden")
 
 
 @pytest.mark.parametrize("query", ["hidden=0.1,0.2", "hidden=0,0,2,1", "hidden=a,b,c,d"])
