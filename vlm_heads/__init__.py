@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from vlm_heads.models.prompts import DEFAULT_PROMPT
     from vlm_heads.profile import HeadProfile
     from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
+    from vlm_heads.receipt import Receipt
     from vlm_heads.scoring import score_heads
     from vlm_heads.steering.base import Steering
     from vlm_heads.steering.image_refresh import ImageRefresh
@@ -141,6 +142,7 @@ __all__ = [
     "NothingIntervened",
     "Paper",
     "PriorAndBias",
+    "Receipt",
     "RouteGain",
     "SalientBoost",
     "SharedImageBoost",
@@ -228,6 +230,7 @@ _HOMES = {
     "models.prompts": "DEFAULT_PROMPT",
     "profile": "HeadProfile",
     "profiles.fold_checkpoint": "Folded fold_checkpoint",
+    "receipt": "Receipt",
     "scoring": "score_heads",
     "steering.base": "Steering",
     "steering.image_refresh": "ImageRefresh",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,6 +179,7 @@ class VLM:
         *,
         profile: HeadProfile | None = None,
         contrast: Contrast | None = None,
+        follow: Callable[[Receipt], None] | None = None,
         **generate_kwargs: Any,
     ) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece, as it is generated in another thread; see `answer`.
@@ -187,6 +188,11 @@ class VLM:
         until then. A failure in the other thread is raised here.
         What the generator returns in the end, as `yield from` gives it, is the whole `Answer`.
 
+        Args:
+            image, prompt, interventions, profile, contrast: see `answer`.
+            follow: called once the methods are attached, in the other thread, with the receipt that they fill in.
+            **generate_kwargs: for `generate`.
+
         Raises:
             UnsupportedGeneration: for several beams or sequences, of which no piece is certain before the end.
         """
@@ -194,7 +200,7 @@ class VLM:
         check_arguments(self.model, generate_kwargs)
         _require_one_sequence(effective_config(self.model, _decoding(generate_kwargs)))
         inputs, decoding, processor = self._asked([image], prompt, whole.contrast, generate_kwargs)
-        return self._pieces(inputs, whole, decoding, processor)
+        return self._pieces(inputs, whole, decoding, processor, follow)
 
     def ask_back(
         self,
@@ -283,6 +289,7 @@ class VLM:
         mitigation: Mitigation,
         processor: ContrastProcessor | None,
         allow_idle: bool = False,
+        follow: Callable[[Receipt], None] | None = None,
     ) -> tuple[Any, Receipt | None]:
         """Return what `generate` returns, and the receipt; answers on one model wait for one another."""
         finite = Finite()
@@ -293,6 +300,8 @@ class VLM:
             else:
                 beside: dict[str, Any] = {"processor": self.processor, "contrast_processor": processor}
                 with attach_mitigation(self.model, mitigation, allow_idle=allow_idle, **beside) as run:
+                    if follow is not None:
+                        follow(run.receipt)
                     output = self.model.generate(**arguments)
                 receipt = run.receipt
             finite.check()
@@ -304,6 +313,7 @@ class VLM:
         mitigation: Mitigation,
         decoding: dict[str, Any],
         processor: ContrastProcessor | None,
+        follow: Callable[[Receipt], None] | None,
     ) -> Generator[str, None, Answer]:
         start = time.perf_counter()
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -313,7 +323,7 @@ class VLM:
 
         def generate() -> tuple[Any, Receipt | None]:
             try:
-                return self._generate(arguments, mitigation, processor)
+                return self._generate(arguments, mitigation, processor, follow)
             finally:
                 streamer.end()  # whoever listens must not wait for a generation that failed
 

@@ -1,4 +1,4 @@
-"""One run as files: a PNG of every view, the run as JSON, the head profile."""
+"""One run as files: one HTML file that answers by itself, every view as PNG and SVG, the run as data and as code."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from vlm_app.view import words
 from vlm_app.view.facts import Column, Patches
 from vlm_app.view.inside import Inside
 from vlm_app.view.recipe import Recipe
+from vlm_app.view.standalone import standalone
+from vlm_app.view.truth import Truth
 
 _LIBRARIES = ("vlm-heads", "torch", "transformers")
 
@@ -27,6 +29,7 @@ def write_run(
     objects: Collection[str] | None,
     columns: Sequence[Column],
     inside: Inside,
+    truth: Truth | None = None,
 ) -> list[Path]:
     """Write a run's files into a folder and return them.
 
@@ -36,21 +39,34 @@ def write_run(
         model: by name.
         objects: what the picture shows; None where that is not known.
         columns: the answers.
-        inside: what was looked at.
+        inside: what was looked at, all answers watched.
+        truth: of the answers; None where nobody knows.
     """
-    written = [
-        draw_answers(columns, folder / "answers.png"),
-        draw_tokens(inside.strips(), folder / "tokens.png"),
-        draw_head_map(inside.profile.scores.numpy(), folder / "heads.png", title=f"VHD of {model} on {recipe.image}"),
-    ]
-    patches = inside.patches()
-    if isinstance(patches, Patches):
-        written.append(draw_patches(patches, folder / "patches.png"))
+    written = [_text(folder / "run.html", standalone(recipe, model, columns, truth, inside))]
+    for kind in ("png", "svg"):
+        written += _drawn(folder, kind, f"VHD of {model} on {recipe.image}", columns, inside)
+    written += [_text(folder / "run.py", recipe.python(model)), _text(folder / "run.sh", recipe.command(model) + "\n")]
     run = folder / "run.json"
     run.write_text(
         json.dumps(_run(recipe, model, objects, columns, inside), indent=2, ensure_ascii=False) + "\n", "utf-8"
     )
     return [*written, run, _profile(folder, inside)]
+
+
+def _drawn(folder: Path, kind: str, title: str, columns: Sequence[Column], inside: Inside) -> list[Path]:
+    """Draw every view as PNG or SVG."""
+    written = [
+        draw_answers(columns, folder / f"answers.{kind}"),
+        draw_tokens(inside.strips(), folder / f"tokens.{kind}"),
+        draw_head_map(inside.profile.scores.numpy(), folder / f"heads.{kind}", title=title),
+    ]
+    patches = inside.patches()
+    return [*written, *([draw_patches(patches, folder / f"patches.{kind}")] if isinstance(patches, Patches) else [])]
+
+
+def _text(path: Path, text: str) -> Path:
+    path.write_text(text, "utf-8")
+    return path
 
 
 def _run(

@@ -60,7 +60,7 @@ def told_objects(text: str) -> frozenset[str] | None:
             f"{unknown[0][:40]!r} is none of the 80 objects of COCO by which answers are judged here: leave it out, or "
             "name it as an answer would, as 'dog' or 'cell phone'"
         )
-    return frozenset().union(*found.values()) if pieces else None
+    return frozenset[str]().union(*found.values()) if pieces else None
 
 
 def find_pictures(words: Sequence[str]) -> list[Path]:

@@ -89,7 +89,8 @@ def draw_answers(columns: Sequence[Column], path: Path) -> Path:
 def draw_tokens(strips: Iterable[Strip], path: Path) -> Path:
     """Draw the tokens of answers on grounds that tell their T-VHD, and return the file."""
     blocks = [
-        (strip.side, [(one.text.strip(), _INK, 0.45 * strip.level(one)) for _, one in strip.spoken]) for strip in strips
+        (strip.side, [(one.text.strip(), _INK, 0.45 * strip.level(place)) for place, one in strip.spoken])
+        for strip in strips
     ]
     return _draw_words(blocks, path, "darker: leaned more on the image (T-VHD)")
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from vlm_app.export import write_run
 from vlm_app.pictures import Picture, told_objects
 from vlm_app.shared_model import SharedModel
+from vlm_app.view.asked import AskedBack, asked_back
 from vlm_app.view.facts import Column
+from vlm_app.view.hiding import hide
 from vlm_app.view.inside import SIDES, Inside, look_inside
 from vlm_app.view.looking import Stopped
 from vlm_app.view.marks import Named, changed_words
@@ -22,7 +24,10 @@ from vlm_app.view.receipts import deeds
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side
 from vlm_app.view.truth import Truth, asked_objects, judged, replied
+from vlm_heads import Receipt
 from vlm_heads.errors import BadOption
+
+_LOOKS_AGAIN = 0.25  # seconds between two looks at the line of those who wait
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Visit:
     sides: tuple[Side, ...] = field(init=False, default=())
     inside: Inside | None = field(init=False, default=None)
     said_by: str = field(init=False, default="")
+    _receipt: Receipt | None = field(init=False, default=None)
     _busy: bool = field(init=False, default=False)
     _stopped: threading.Event = field(init=False, default_factory=threading.Event)
     _files: Path | None = field(init=False, default=None)
@@ -72,9 +78,8 @@ class Visit:
         self._stopped.clear()
         self._busy = True
         self.picture, self.sides, self.inside = None, (), None
-        before = len(self.model.waiting - {self})
-        self.model.waiting.add(self)
-        return f"{before} before you; waiting for the model…" if before else "Starting…"
+        self.model.waiting[self] = None
+        return self._in_line() or "Starting…"
 
     def run(self, picture: Picture, recipe: Recipe) -> Iterator[Screen]:
         """Yield the two columns as both answers come.
@@ -86,7 +91,7 @@ class Visit:
         try:
             yield from self._running(picture, recipe)
         finally:
-            self.model.waiting.discard(self)
+            self.model.waiting.pop(self, None)
 
     def stop(self) -> str:
         """End the run under way, and the look inside it, at the next token; return what to say until then."""
@@ -97,7 +102,7 @@ class Visit:
     def end(self) -> None:
         """Let go of the model, whether the run came about or not."""
         self._busy = False
-        self.model.waiting.discard(self)
+        self.model.waiting.pop(self, None)
 
     def changed(self, recipe: Recipe, source: str) -> tuple[str, ...]:
         """Return what differs, in words, between what the answers on the screen were asked with and what is chosen now.
@@ -174,6 +179,16 @@ class Visit:
                     return None
         return self.inside
 
+    def pick_patch(self, patch: int) -> Inside | None:
+        """Look at which words used a patch in the last run."""
+        if self.inside is not None:
+            with self.model.turn:
+                try:
+                    self.inside.pick_patch(patch)
+                except Stopped:  # by leaving
+                    return None
+        return self.inside
+
     def pick_head(self, layer: int, head: int) -> Inside | None:
         """Look at one head in the last run."""
         if self.inside is not None:
@@ -191,21 +206,50 @@ class Visit:
             raise BadOption("the last run was stopped before it was looked into: run it again, to its end")
         if inside is None or self.picture is None:
             raise BadOption("there is nothing to export yet: run the model first")
+        with self.model.turn, suppress(Stopped):
+            inside.watch_all()
         self._files = self._files or Path(tempfile.mkdtemp(dir=self.folder, prefix="run-"))
         columns = [column for place in range(len(self.sides)) if (column := self._column(place, done=True))]
-        return write_run(self._files, self.recipe, self.said_by, self.picture.objects, columns, inside)
+        return write_run(self._files, self.recipe, self.said_by, self.picture.objects, columns, inside, self.truth())
 
     def _running(self, picture: Picture, recipe: Recipe) -> Iterator[Screen]:
-        with self.model.turn:
+        while not self.model.turn.acquire(timeout=_LOOKS_AGAIN):
             if self._stopped.is_set():
-                self.picture = None
-                yield Screen(None, None, "Stopped before it began.", done=True)
-                return
-            self.picture, self.recipe, self.sides, self.inside = picture, recipe, (), None
-            self.said_by = self.model.vlm.name
-            for sides in self.model.answers(picture.image, recipe, self._stopped):
-                self.sides = sides
-                yield self.screen()
+                break
+            yield Screen(None, None, self._in_line() or "Waiting for the model…")
+        else:
+            try:
+                if not self._stopped.is_set():
+                    yield from self._answering(picture, recipe)
+                    return
+            finally:
+                self.model.turn.release()
+        self.picture = None
+        yield Screen(None, None, "Stopped before it began.", done=True)
+
+    def _answering(self, picture: Picture, recipe: Recipe) -> Iterator[Screen]:
+        picture = hide(picture, recipe.hidden) if recipe.hidden else picture
+        self.picture, self.recipe, self.sides, self.inside = picture, recipe, (), None
+        self.said_by, self._receipt = self.model.vlm.name, None
+        for sides in self.model.answers(picture.image, recipe, self._stopped, self._follow):
+            self.sides = sides
+            yield self.screen()
+
+    def _in_line(self) -> str:
+        """Return how many asked before this visitor and are not done; empty where nobody is."""
+        line = list(self.model.waiting)
+        before = line.index(self) if self in line else 0
+        return f"{before} before you; waiting for the model…" if before else ""
+
+    def _follow(self, receipt: Receipt) -> None:
+        self._receipt = receipt
+
+    def _asked_back(self, side: Side) -> tuple[AskedBack, ...]:
+        """Return what the model asked itself: of an answer that is there, or so far."""
+        if side.answer is not None:
+            return asked_back(((side.answer.receipt or {}).get("check") or {}).get("asked", ()))
+        check = self._receipt.check if self._receipt is not None else None
+        return asked_back(check.rows[0]) if check is not None and check.rows else ()
 
     def _ended(self) -> str:
         """Return how the run ended."""
@@ -232,6 +276,7 @@ class Visit:
             receipt,
             self.model.sink_criterion,
             self._stopped,
+            second_stream=self.recipe.mitigation.contrast is not None,
         )
 
     def _named(self, text: str) -> list[Named]:
@@ -264,4 +309,5 @@ class Visit:
             changed_words(side.text, other) if other and side.text else (),
             deeds(side.answer.receipt if side.answer else None, self.inside.shares if self.inside else {}),
             checked=objects is not None,
+            asked=self._asked_back(side) if place else (),
         )

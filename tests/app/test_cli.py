@@ -52,6 +52,8 @@ SUBCOMMANDS = [
         "study findings",
         "study heads",
         "study league",
+        "study opening",
+        "study chart",
         "study pages",
     ]
 ]

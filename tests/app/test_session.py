@@ -408,7 +408,8 @@ def test_where_patches_lie_nowhere_known_nothing_is_drawn(rambling: VLM) -> None
 def test_a_run_is_taken_home_as_files(session: Session) -> None:
     _run(session, "b", Recipe(CAR))
     paths = {path.name: path for path in session.visit("b").export()}
-    assert paths.keys() == {"answers.png", "tokens.png", "heads.png", "patches.png", "run.json", "head_profile.zip"}
+    views = {f"{view}.{kind}" for view in ("answers", "tokens", "heads", "patches") for kind in ("png", "svg")}
+    assert paths.keys() == views | {"run.html", "run.json", "run.py", "run.sh", "head_profile.zip"}
     for name in ("answers.png", "tokens.png", "heads.png", "patches.png"):
         with Image.open(paths[name]) as picture:
             assert min(picture.size) > 100

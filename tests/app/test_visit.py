@@ -70,6 +70,41 @@ def test_a_run_that_never_came_about_lets_the_next_begin(session: Session) -> No
     session.visit("second").end()
 
 
+def test_one_who_waits_sees_the_line_grow_shorter(session: Session) -> None:
+    """Three ask; the first two leave the line one after the other, and the third is told each time."""
+    first, second, third = (session.visit(key) for key in ("1st", "2nd", "3rd"))
+    assert [one.begin() for one in (first, second, third)] == [
+        "Starting…",
+        "1 before you; waiting for the model…",
+        "2 before you; waiting for the model…",
+    ]
+    session.model.turn.acquire()  # the first is at it
+    running = third.run(session.sample("planted-car"), Recipe(CAR))
+    assert next(running).status == "2 before you; waiting for the model…"
+    second.end()
+    assert next(running).status == "1 before you; waiting for the model…"
+    first.end()
+    session.model.turn.release()
+    *_, last = running
+    assert last.plain is not None
+    assert last.plain.side.text == "there is a dog."
+    third.end()
+    assert not session.model.turn.locked()
+
+
+def test_one_who_gives_up_while_waiting_leaves_the_model_to_others(session: Session) -> None:
+    visit = session.visit("gives up")
+    visit.begin()
+    session.model.turn.acquire()
+    running = visit.run(session.sample("planted-car"), Recipe(CAR))
+    next(running)
+    visit.stop()
+    assert [screen.status for screen in running] == ["Stopped before it began."]
+    session.model.turn.release()
+    assert not session.model.turn.locked()
+    visit.end()
+
+
 def test_answers_know_which_settings_they_are_of(session: Session, tmp_path: Path) -> None:
     visit = session.visit("new")
     assert visit.changed(Recipe(CAR), "") == ()  # nothing is shown, so nothing is older

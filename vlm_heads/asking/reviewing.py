@@ -113,8 +113,12 @@ class Reviewing:
         ]
         self._streamer = call.arguments.get("streamer")
 
-    def run(self) -> Any:
-        """Return what `generate` returns."""
+    def run(self, told: Callable[[], None]) -> Any:
+        """Return what `generate` returns.
+
+        Args:
+            told: called whenever something was settled, so that it can be followed.
+        """
         if self._streamer is not None:
             self._streamer.put(self._call.inputs["input_ids"].cpu())
         while open_lines := [line for line in self.lines if not line.context.closed]:
@@ -127,6 +131,7 @@ class Reviewing:
             self._ask(open_lines)
             for line in open_lines:
                 self._settle(line)
+            told()
         if self._streamer is not None:
             self._streamer.end()
         return self._output()

@@ -226,9 +226,13 @@ class Means:
         judge = self._judge(call.inputs, [one.prompt for one in drafts.contexts], asker)
         reviewing = Reviewing(call, drafts, judge, self._rules(call), self._tokenizer, seen)
         with torch.no_grad():
-            output = reviewing.run()
+            output = reviewing.run(partial(self._keep, reviewing))
         self._note(drafts.written, asker, [(line.verdicts, line.fates) for line in reviewing.lines])
         return output
+
+    def _keep(self, reviewing: Reviewing) -> None:
+        """Put what is settled so far into the receipt."""
+        self._receipt.rows = [_asked(line.verdicts, line.fates) for line in reviewing.lines]
 
     def review(self, inputs: Mapping[str, Any], captions: Sequence[str]) -> list[str]:
         """Return saved captions without what the model does not stand by.

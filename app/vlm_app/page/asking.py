@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gradio as gr
 from gradio.components import Component
 
@@ -23,6 +25,8 @@ class Asking:
         self.picture = gr.Image(
             label="Picture", sources=["upload", "webcam", "clipboard"], height=260, elem_id="vh-picture", buttons=[]
         )
+        self.hidden = gr.State(())
+        self.show_all = gr.Button("A part is hidden: show the whole picture", visible=False, elem_id="vh-show-all")
         self.told = gr.Textbox(
             label="What is in it?",
             info="Optional: objects, separated by commas. Answers are then judged, without asking the model again.",
@@ -40,7 +44,7 @@ class Asking:
     @property
     def form(self) -> list[Component]:
         """Every component that decides what is asked."""
-        return [self.image, self.picture, self.prompt]
+        return [self.image, self.picture, self.prompt, self.hidden]
 
     def asked(self, form: Form) -> Picture:
         """Return the picture that is chosen.
@@ -67,17 +71,26 @@ class Asking:
             self.picture: str(self._session.sample_file(name)),
             self.samples: self._thumbnails(name),
             self.told: gr.update(visible=False),
-        }
+        } | self.hide(())
 
     def own(self, *, empty: bool = False) -> Update:
         """Take a picture that is no sample; the one that is there, or none yet."""
         update: Update = {self.image: "", self.samples: self._thumbnails(""), self.told: gr.update(visible=True)}
-        return update | ({self.picture: None} if empty else {})
+        return update | self.hide(()) | ({self.picture: None} if empty else {})
+
+    def hide(self, box: Sequence[float]) -> Update:
+        """Hide a part of the picture, or nothing of it."""
+        return {self.hidden: tuple(box), self.show_all: gr.update(visible=bool(box))}
+
+    @property
+    def chosen(self) -> list[Component]:
+        """Everything that choosing a picture sets."""
+        return [self.image, self.picture, self.samples, self.told, self.hidden, self.show_all]
 
     def opened(self, recipe: Recipe) -> Update:
         """Set picture and prompt as a recipe says."""
         picture = self.own(empty=True) if recipe.own_picture else self.sample(recipe.image)
-        return picture | {self.prompt: recipe.prompt}
+        return picture | {self.prompt: recipe.prompt} | self.hide(recipe.hidden)
 
     def _thumbnails(self, chosen: str) -> str:
         pictures = {name: self._session.sample(name).image for name in self._session.samples}

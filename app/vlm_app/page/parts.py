@@ -13,6 +13,8 @@ Update = dict[Any, Any]  # component -> its new value; what is missing stays as 
 Form = Mapping[Component, Any]
 
 MODEL = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "hidden", "api_visibility": "private"}
+# Those who wait for the model are told their place, so their runs may begin beside one another.
+RUNS = MODEL | {"concurrency_limit": 32, "concurrency_id": "runs"}
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # Session and recipe read the form as the browser sends it, and say what is wrong with it.
 FORM = {"preprocess": False}

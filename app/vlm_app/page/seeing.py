@@ -10,8 +10,13 @@ from vlm_app.view.inside import Inside
 from vlm_app.view.legend import legend
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.truth_html import truth
+from vlm_app.view.why import why_html
 from vlm_app.visit import Screen
 
+_HINT = (
+    "Choose a patch to see which words used it. Drag a box over a picture, or press Delete on a patch, to hide that "
+    "part and ask again."
+)
 IDLE = "Choose a picture and press Run."
 _LISTING = {"language": None, "interactive": False, "show_line_numbers": False, "wrap_lines": True}
 
@@ -34,6 +39,8 @@ class Seeing:
                 with gr.Row(elem_classes="vh-inside"):
                     self.heads = view("heads")
                     self.overlays = view("overlays")
+                view("hint", html.note(_HINT))
+                self.why = view("why")
             with gr.Tab("As code"):
                 self._python = gr.Code(label="Python", elem_id="vh-python", **_LISTING)
                 self._command = gr.Code(label="Command line", elem_id="vh-command", **_LISTING)
@@ -42,7 +49,7 @@ class Seeing:
                 self.export = gr.Button("Prepare files", elem_id="vh-export")
                 self.files = gr.File(label="Files of this run", file_count="multiple", interactive=False)
         self.answers = [self.plain, self.mitigated, self.truth, self.status]
-        self.looked_at = [self.strips, self.heads, self.overlays]
+        self.looked_at = [self.strips, self.heads, self.overlays, self.why]
         self.code = [self._python, self._command, self.link]
 
     def said(self, text: str, kind: str = "quiet") -> Update:
@@ -71,6 +78,7 @@ class Seeing:
             self.strips: waiting,
             self.heads: "",
             self.overlays: "",
+            self.why: "",
         } | self.said(said)
 
     def inside(self, found: Inside) -> Update:
@@ -79,15 +87,17 @@ class Seeing:
             self.strips: html.strips(found.strips()),
             self.heads: html.head_map(found.heads()),
             self.overlays: html.patches(found.patches()),
+            self.why: why_html(found.why()),
         }
 
     def not_inside(self, why: str, kind: str = "quiet") -> Update:
         """Say why nothing is shown of what the model looked at."""
-        return {self.strips: html.note(why, kind), self.heads: "", self.overlays: ""}
+        return {self.strips: html.note(why, kind), self.heads: "", self.overlays: "", self.why: ""}
 
     def written(self, recipe: Recipe, model: str) -> Update:
-        """Show a run as code."""
-        return dict(zip(self.code, (recipe.python(model), recipe.command(model), recipe.query()), strict=True))
+        """Show a run as code, and a link that runs it where its picture is at hand."""
+        link = recipe.query() + ("" if recipe.own_picture else "&run=1")
+        return dict(zip(self.code, (recipe.python(model), recipe.command(model), link), strict=True))
 
     def unchanged(self) -> Update:
         """Change nothing."""

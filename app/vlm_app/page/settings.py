@@ -51,7 +51,7 @@ class Settings:
         given = [form[component] for component in self.levers.values()]
         return [name for one in given for name in ([one] if isinstance(one, str) else one or ()) if name]
 
-    def recipe(self, form: Form, image: str, prompt: str) -> Recipe:
+    def recipe(self, form: Form, image: str, prompt: str, hidden: Sequence[float]) -> Recipe:
         """Return what the form asks for.
 
         Raises:
@@ -66,6 +66,7 @@ class Settings:
             temperature=form[self._temperature],
             top_p=form[self._top_p],
             seed=form[self._seed] or 0,
+            hidden=tuple(hidden),
         )
 
     def measured(self, words: Sequence[str]) -> Update:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from vlm_app.options import SAMPLE
 from vlm_app.page.asking import Asking
-from vlm_app.page.parts import FORM, MODEL, QUICK, Form, Update, path_of, view
+from vlm_app.page.parts import FORM, MODEL, QUICK, RUNS, Form, Update, path_of, view
 from vlm_app.page.seeing import IDLE, Seeing
 from vlm_app.page.settings import Settings
 from vlm_app.session import Session
@@ -71,12 +72,12 @@ class _Page:
     def _wire_form(self) -> None:
         ask, settings, see = self._ask, self._set, self._see
         shown = [*see.answers, *see.looked_at, *see.code, see.story]
-        opened = self.blocks.load(self.open, None, [*self._form, ask.samples, ask.told, *shown], **QUICK)
+        opened = self.blocks.load(self.open, None, [*self._form, ask.samples, ask.told, ask.show_all, *shown], **QUICK)
         opened.then(None, None, None, js=_RUN_AT_ONCE, api_visibility="private")
         self.blocks.unload(self.leave)
-        picture = [ask.image, ask.picture, ask.samples, ask.told]
-        ask.samples.pick(self.pick_sample, None, picture, **QUICK)
-        ask.picture.input(self.pick_own, None, [ask.image, ask.samples, ask.told], **QUICK)
+        ask.samples.pick(self.pick_sample, None, ask.chosen, **QUICK)
+        ask.picture.input(self.pick_own, None, ask.chosen, **QUICK)
+        ask.show_all.click(self.show_all, None, ask.chosen, **QUICK)
         ask.told.change(self.tell, ask.told, see.answers, trigger_mode="always_last", **QUICK)
         # a click tells `select`, also on the entry that is chosen; the Enter key tells `change`; leaving tells neither
         preset = [settings.preset.select, settings.preset.change]
@@ -89,27 +90,29 @@ class _Page:
         gr.on(changed, self.compare, set(self._form), beside, trigger_mode="always_last", **FORM, **QUICK)
 
     def _wire_run(self) -> None:
+        ask, see = self._ask, self._see
+        first = [see.status, see.story, see.older, see.truth, ask.run, ask.stop, *see.looked_at]
+        pressed = gr.on([ask.run.click, ask.prompt.submit], self.begin, None, first, js=_PRESSED, **QUICK)
+        hidden = see.overlays.mask(self.hide, set(self._form), ask.chosen, **FORM, **QUICK)
+        for begun in (pressed, hidden.success(self.begin, None, first, js=_PRESSED, **QUICK)):
+            self._wire_answer(begun)
+        ask.stop.click(self.stop, None, see.status, **QUICK)
+        see.export.click(self.export, None, [see.files, see.status], **MODEL)
+
+    def _wire_answer(self, begun: Any) -> None:
+        """Answer, look inside, and let the visitor run again, once a run has begun."""
         ask, see, form = self._ask, self._see, set(self._form)
         buttons = [ask.run, ask.stop]
-        begun = gr.on(
-            [ask.run.click, ask.prompt.submit],
-            self.begin,
-            None,
-            [see.status, see.story, see.older, see.truth, *buttons, *see.looked_at],
-            js=_PRESSED,
-            **QUICK,
-        )
-        ran = begun.then(self.run, {*form, ask.told}, [*see.answers, *see.code], **FORM, **MODEL)
+        ran = begun.then(self.run, {*form, ask.told}, [*see.answers, *see.code], **FORM, **RUNS)
         ran.then(None, see.link, see.link, js=_LINK, api_visibility="private")
         ran.then(self.look, None, [*see.answers, *see.looked_at], **MODEL).then(
             self.finish, form, [*buttons, see.older, see.status, self._set.chart], **FORM, **QUICK
         )
-        ask.stop.click(self.stop, None, see.status, **QUICK)
-        see.export.click(self.export, None, [see.files, see.status], **MODEL)
 
     def _wire_inside(self) -> None:
         see = self._see
         see.strips.token(self.pick_token, None, see.looked_at, **MODEL)
+        see.overlays.patch(self.pick_patch, None, see.looked_at, **MODEL)
         see.heads.cell(self.pick_head, None, see.looked_at, **MODEL)
 
     def open(self, request: gr.Request) -> Update:
@@ -132,6 +135,16 @@ class _Page:
     def pick_own(self) -> Update:
         """Take a picture that is no sample."""
         return self._ask.own()
+
+    def show_all(self) -> Update:
+        """Hide nothing of the picture."""
+        return self._ask.hide(())
+
+    def hide(self, form: Form, request: gr.Request, event: gr.EventData) -> Update:
+        """Hide a part of the picture that was asked about."""
+        if self._visit(request).said_by != self._session.model.vlm.name or not self._visit(request).sides:
+            raise gr.Error("Run the model first.", print_exception=False)
+        return self._ask.hide([float(one) for one in event.box])
 
     def tell(self, text: str, request: gr.Request) -> Update:
         """Judge the answers that are shown by what the picture is said to show."""
@@ -214,6 +227,11 @@ class _Page:
         found = self._visit(request).pick_head(int(event.layer), int(event.head))
         return self._see.inside(found) if found else self._see.unchanged()
 
+    def pick_patch(self, request: gr.Request, event: gr.EventData) -> Update:
+        """Look at which words used a patch."""
+        found = self._visit(request).pick_patch(int(event.patch))
+        return self._see.inside(found) if found else self._see.unchanged()
+
     def export(self, request: gr.Request) -> Update:
         """Write the files of the last run."""
         try:
@@ -226,7 +244,8 @@ class _Page:
         return self._session.visit(_key(request))
 
     def _recipe(self, form: Form, image: str) -> Recipe:
-        return self._set.recipe(form, image, form[self._ask.prompt] or "")
+        hidden = form[self._ask.hidden] or ()
+        return self._set.recipe(form, image, form[self._ask.prompt] or "", hidden)
 
     def _opened(self, recipe: Recipe) -> Update:
         return self._ask.opened(recipe) | self._set.attached(recipe.words) | self._set.decoded(recipe)

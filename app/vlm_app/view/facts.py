@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlm_app.view.asked import AskedBack
 from vlm_app.view.grid import Grid
 from vlm_app.view.marks import Named
 from vlm_app.view.receipts import Deed
@@ -28,6 +29,7 @@ class Column:
         changed: spans of characters that the other answer has not.
         deeds: what the interventions did, one each.
         checked: whether anybody knows what the picture shows.
+        asked: what the model asked itself about its words, so far.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Column:
     changed: Sequence[tuple[int, int]] = ()
     deeds: Sequence[Deed] = ()
     checked: bool = True
+    asked: Sequence[AskedBack] = ()
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,27 @@ class Strip:
         tokens: with T-VHD.
         named: the objects that the answer names.
         chosen: the token that is looked at; None where it is one of the other answer.
+        used: how much of the attention each token gave to the patch that is looked at; None where none is.
+        most: of any token of any answer, which the darkest stands for.
     """
 
     side: str
     tokens: Sequence[TokenGrounding]
     named: Sequence[Named] = ()
     chosen: int | None = None
+    used: Sequence[float] | None = None
+    most: float = 1.0
 
     @cached_property
     def spoken(self) -> list[tuple[int, TokenGrounding]]:
         """The tokens that can be seen, each with its place among all tokens."""
         return [(place, one) for place, one in enumerate(self.tokens) if one.text.strip()]
 
-    def level(self, token: TokenGrounding) -> float:
-        """Return where a token's T-VHD lies between the answer's least and largest, 0..1."""
+    def level(self, place: int) -> float:
+        """Return how dark a token is, 0..1: by its use of the patch, or by its T-VHD among the answer's."""
+        if self.used is not None:
+            return self.used[place] / max(self.most, 1e-9)
+        token = self.tokens[place]
         low, high = self._range
         return (token.t_vhd - low) / max(high - low, 1e-9)
 
@@ -117,6 +127,7 @@ class Patches:
         before: `[N]`, without the interventions.
         after: `[N]`, with them; None where there are none.
         sinks: `[N]`, in how many layers each position is a sink; None where the model has no sinks.
+        patch: the position whose use by all words is looked at; None where none is.
         channels: in which the model's sinks explode; empty where it has no sinks.
     """
 
@@ -127,6 +138,7 @@ class Patches:
     after: NDArray[np.float64] | None = None
     sinks: NDArray[np.int64] | None = None
     channels: tuple[int, ...] = ()
+    patch: int | None = None
 
     @property
     def maps(self) -> list[tuple[str, NDArray[np.float64]]]:

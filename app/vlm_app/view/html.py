@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlm_app.view import words
+from vlm_app.view.asked import conversation
 from vlm_app.view.facts import Column, HeadMap, Patches, Strip, Undrawn
 from vlm_app.view.legend import term
 from vlm_app.view.marks import Named
@@ -65,7 +66,7 @@ def answer(column: Column | None) -> str:
     failure = note(side.failure, "mistake") if side.failure else ""
     return (
         f'<article class="vh-answer{busy}" aria-busy="{str(not side.done).lower()}"><h2>{escape(column.title)}</h2>'
-        f'<p class="vh-text" aria-live="off">{body or waiting}</p>{failure}'
+        f'<p class="vh-text" aria-live="off">{body or waiting}</p>{failure}{conversation(column.asked)}'
         f'<footer><p class="vh-speed">{escape(words.speed(side))}</p>{"".join(lines)}</footer></article>'
     )
 
@@ -104,6 +105,10 @@ def thumbnails(pictures: Mapping[str, Image.Image], chosen: str) -> str:
 
 def strips(answers: Sequence[Strip]) -> str:
     """Return the tokens of answers as buttons, coloured by T-VHD; arrow keys walk along them."""
+    used = [one.most for one in answers if one.used is not None]
+    if used:
+        title = '<p class="vh-what">Which words used the chosen patch; choose it again to see T-VHD.</p>'
+        return title + "".join(map(_strip, answers)) + _scale("0 % of a word's attention", f"{100 * used[0]:.1f} %")
     title = f'<p class="vh-what">Which words leaned on the image: {term("T-VHD", "strips")} of every token.</p>'
     return title + "".join(map(_strip, answers)) + _scale("leaned less on the image", "more")
 
@@ -183,9 +188,9 @@ def _strip(strip: Strip) -> str:
     buttons = []
     for place, one in strip.spoken:
         absent = " vh-absent-token" if strip.absent(one) else ""
-        said = escape(words.token(strip, one))
+        said = escape(words.token(strip, place))
         buttons.append(
-            f'<button type="button" class="vh-token{absent}" style="--level:{strip.level(one):.3f}" '
+            f'<button type="button" class="vh-token{absent}" style="--level:{strip.level(place):.3f}" '
             f'data-side="{strip.side}" data-token="{place}" tabindex="{0 if place == (strip.chosen or 0) else -1}" '
             f'aria-pressed="{str(place == strip.chosen).lower()}" title="{said}" aria-label="{said}">'
             f"{escape(one.text.strip())}</button>"
@@ -215,22 +220,28 @@ def _head(found: HeadMap, layer: int, head: int) -> str:
 
 
 def _overlay(found: Patches, title: str, weights: NDArray[np.float64]) -> str:
-    """Return the picture with each position's weight laid over it, sinks outlined."""
+    """Return the picture with each position's weight laid over it, sinks outlined; every position is a button."""
     width, height = found.picture.size
-    layers = np.zeros(len(weights), dtype=np.int64) if found.sinks is None else found.sinks
-    top, cells = found.top, []
-    for position, (weight, sink) in enumerate(zip(weights.tolist(), layers.tolist(), strict=True)):
-        left, high, wide, tall = found.grid.box(position)
-        opacity = min(1.0, weight / top) * 0.85
-        cells.append(
-            f'<rect x="{left * width:.2f}" y="{high * height:.2f}" width="{wide * width:.2f}" '
-            f'height="{tall * height:.2f}" fill-opacity="{opacity:.3f}"{" class=vh-sink" if sink else ""}>'
-            f"<title>{escape(words.patch(found, position, weight))}</title></rect>"
-        )
+    cells = "".join(_cell(found, position, weight) for position, weight in enumerate(weights.tolist()))
     total = words.on_image(found, title, float(weights.sum()))
     return (
         f'<figure class="vh-overlay"><figcaption><b>{escape(title)}</b><span>{total}</span></figcaption>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}: {total}">'
-        f'<image href="{data_uri(found.picture)}" width="{width}" height="{height}"/>'
-        f'<g class="vh-heat">{"".join(cells)}</g></svg></figure>'
+        f'<svg viewBox="0 0 {width} {height}" role="group" aria-label="{escape(title)}: {total}">'
+        f'<image href="{data_uri(found.picture)}" width="{width}" height="{height}" aria-hidden="true"/>'
+        f'<g class="vh-heat vh-walk" data-across="{found.grid.columns}">{cells}</g></svg></figure>'
+    )
+
+
+def _cell(found: Patches, position: int, weight: float) -> str:
+    """Return one position of the picture: its weight as a colour, and a button that shows which words used it."""
+    width, height = found.picture.size
+    left, high, wide, tall = found.grid.box(position)
+    opacity = min(1.0, weight / found.top) * 0.85
+    sink = " class=vh-sink" if found.sinks is not None and found.sinks[position] else ""
+    said = escape(words.patch(found, position, weight))
+    return (
+        f'<rect x="{left * width:.2f}" y="{high * height:.2f}" width="{wide * width:.2f}" height="{tall * height:.2f}" '
+        f'fill-opacity="{opacity:.3f}"{sink} data-patch="{position}" role="button" '
+        f'tabindex="{0 if position == (found.patch or 0) else -1}" '
+        f'aria-pressed="{str(position == found.patch).lower()}" aria-label="{said}"><title>{said}</title></rect>'
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 from vlm_kernels import AttentionPlan, KeyClass, attend
 
+from vlm_app.view.steps import Step, Steps
 from vlm_heads import VLM, AttentionCall, Intervention, UnsupportedGeneration, Watcher, attach, examine
 from vlm_heads.methods import require_image_keys
 from vlm_heads.profiles import SinkCriterion, find_sinks
@@ -30,11 +31,15 @@ class Looks:
             was predicted: its softmax weight, times the gains where an intervention acts.
         sinks: int `[N]`, in how many layers each image position is a sink; None where the model has no sink channels.
         sink_share_moved: the share of the sinks' mass that was handed on; None where no method does so.
+        steps: what each token was chosen from.
+        unread: why heads cannot be read as words; empty where they can.
     """
 
     weights: NDArray[np.float16]
     sinks: NDArray[np.int64] | None
     sink_share_moved: float | None
+    steps: tuple[Step, ...] = ()
+    unread: str = ""
 
     def of_head(self, token: int, layer: int, head: int) -> NDArray[np.float64]:
         """Return `[N]`: one head's weights when a token was predicted."""
@@ -78,19 +83,22 @@ def watch(
         raise UnsupportedGeneration(
             f"the attention of {len(token_ids)} tokens would take {needed / 2**20:.0f} MB; ask for fewer tokens"
         )
-    watcher = _Watcher(criterion, np.zeros((len(token_ids), anatomy.depth, anatomy.heads, positions), np.float16))
-    with torch.inference_mode(), attach(vlm.model, interventions, allow_idle=True, watch=[watcher]):
+    steps = Steps(vlm)
+    weights = np.zeros((len(token_ids), anatomy.depth, anatomy.heads, positions), np.float16)
+    watcher = _Watcher(criterion, weights, steps)
+    with torch.inference_mode(), steps.reading(), attach(vlm.model, interventions, allow_idle=True, watch=[watcher]):
         vlm.model.generate(
             **inputs,
             do_sample=False,
             max_new_tokens=len(token_ids),
             min_new_tokens=len(token_ids),
-            logits_processor=[_Forced(token_ids)],
+            logits_processor=[_Forced(token_ids, steps)],
             stopping_criteria=[_Until(stopped)],
         )
     require_going(stopped)
     seen = watcher.seen
-    return Looks(watcher.weights, seen.sinks, seen.moved / seen.mass if seen.redistributes and seen.mass > 0 else None)
+    moved = seen.moved / seen.mass if seen.redistributes and seen.mass > 0 else None
+    return Looks(watcher.weights, seen.sinks, moved, tuple(steps.found), steps.reason)
 
 
 def sink_criterion_of(vlm: VLM) -> SinkCriterion:
@@ -121,14 +129,16 @@ class _Until(StoppingCriteria):  # type: ignore[misc]
 
 
 class _Forced(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token to choose from at each step."""
+    """Leaves one token to choose from at each step, once it is noted what there was to choose from."""
 
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        self._remaining = iter(token_ids)
+    def __init__(self, token_ids: Sequence[int], steps: Steps) -> None:
+        self._remaining, self._steps = iter(token_ids), steps
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        token = next(self._remaining)
+        self._steps.note(scores[0], token)
         forced = torch.full_like(scores, -torch.inf)
-        forced[:, next(self._remaining)] = 0.0
+        forced[:, token] = 0.0
         return forced
 
 
@@ -149,8 +159,8 @@ class _Watcher(Watcher):
 
     reads_hidden: ClassVar[bool] = True
 
-    def __init__(self, criterion: SinkCriterion | None, weights: NDArray[np.float16]) -> None:
-        self.criterion, self.weights, self.seen = criterion, weights, _Seen()
+    def __init__(self, criterion: SinkCriterion | None, weights: NDArray[np.float16], steps: Steps) -> None:
+        self.criterion, self.weights, self.seen, self.steps = criterion, weights, _Seen(), steps
 
     def see(self, call: AttentionCall) -> None:
         seen = self.seen
@@ -198,4 +208,5 @@ class _Watcher(Watcher):
             seen.redistributes = True
             seen.mass += float(known.mass[..., [KeyClass.TEXT_SINK, KeyClass.IMAGE_SINK]].sum())
             seen.moved += float(known.moved.sum())
+        self.steps.see(call, output[0, :, 0][:, visible], places[visible])
         return output[0, :, 0]

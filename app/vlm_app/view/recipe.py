@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -34,6 +35,8 @@ class Recipe:
         temperature: of sampling; 0 is greedy.
         top_p: share of the probability that is sampled from, above 0 and at most 1.
         seed: set before each answer.
+        hidden: left, top, width and height of a part of the picture that is hidden, as shares of its sides; empty for
+            none.
 
     Raises:
         BadOption: if a number is out of its range, or the prompt is too long.
@@ -46,6 +49,7 @@ class Recipe:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = DEFAULT_SEED
+    hidden: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.prompt) > LONGEST_PROMPT:
@@ -57,6 +61,10 @@ class Recipe:
         require_number("temperature", self.temperature, at_least=0.0, at_most=5.0)
         require_number("top_p", self.top_p, at_least=0.01, at_most=1.0)
         require_number("seed", self.seed, at_least=0, at_most=2**32 - 1)
+        if len(self.hidden) not in (0, 4):
+            raise BadOption(f"hidden has {len(self.hidden)} numbers; left, top, width and height are needed")
+        for number in self.hidden:
+            require_number("hidden", number, at_least=0.0, at_most=1.0)
         for name in _WHOLE:
             value = getattr(self, name)
             if value != int(value):
@@ -93,6 +101,8 @@ class Recipe:
                 continue
             if one.name == "words":
                 found.append(f"{' '.join(mine) or 'nothing'} is now {' '.join(theirs) or 'nothing'}")
+            elif one.name == "hidden":
+                found.append("another part of the picture is hidden" if theirs else "the whole picture is seen")
             elif one.name in ("image", "prompt"):
                 found.append(f"another {'picture' if one.name == 'image' else one.name}")
             else:
@@ -149,6 +159,9 @@ class Recipe:
 
     def command(self, model: str = DEFAULT_MODEL) -> str:
         """Return the command line that gives both answers of this run."""
+        note = (
+            "# a part of the picture is hidden, which the Python does and this line does not\n" if self.hidden else ""
+        )
         pieces = ["vlm-heads", "describe", self.image or "IMAGE", "--prompt", self.prompt]
         pieces += ["--compare"] if self.words else []
         if model != DEFAULT_MODEL:
@@ -158,7 +171,7 @@ class Recipe:
         pieces += ["--max-tokens", str(self.max_tokens), "--seed", str(self.seed)]
         if self.temperature > 0.0:
             pieces += ["--temperature", _written(self.temperature), "--top-p", _written(self.top_p)]
-        return shlex.join(pieces)
+        return note + shlex.join(pieces)
 
     def python(self, model: str = DEFAULT_MODEL) -> str:
         """Return a program that prints both answers of this run."""
@@ -167,6 +180,9 @@ class Recipe:
         if self.image.startswith(SAMPLE):
             imports.append("from vlm_evals.scenes.samples import sample_path")
             picture = f"sample_path({self.image.removeprefix(SAMPLE)!r})"
+        if self.hidden:
+            imports += ["from vlm_app.view.hiding import hidden", "from vlm_heads.models import load_image"]
+            picture = f"hidden(load_image({picture}), {self.hidden})"
         made = ", ".join(_constructor(one, imports) for one in self.mitigation.methods())
         arguments = "".join(f", {name}={value!r}" for name, value in self.decoding().items())
         return "\n".join(
@@ -198,6 +214,8 @@ def _constructor(one: Method, imports: list[str]) -> str:
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_written, value))
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
@@ -208,11 +226,16 @@ def _pairs(query: str) -> list[tuple[str, str]]:
         raise BadOption(f"the link has more than {MOST_PARAMETERS} parameters; a link of this page has fewer") from None
 
 
-def _reader(name: str) -> type:
-    return {"image": str, "prompt": str}.get(name, int if name in _WHOLE else float)
+def _reader(name: str) -> Callable[[str], Any]:
+    readers: dict[str, Callable[[str], Any]] = {"image": str, "prompt": str, "hidden": _numbers}
+    return readers.get(name, int if name in _WHOLE else float)
 
 
-def _read(reader: type, name: str, value: str) -> Any:
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(piece) for piece in text.split(",") if piece)
+
+
+def _read(reader: Callable[[str], Any], name: str, value: str) -> Any:
     try:
         return reader(value)
     except ValueError:

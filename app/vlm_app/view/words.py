@@ -6,7 +6,6 @@ from vlm_app.view.facts import HeadMap, LookedAt, Patches, Strip
 from vlm_app.view.receipts import Deed
 from vlm_app.view.side_by_side import Side
 from vlm_app.view.truth import Replied
-from vlm_heads import TokenGrounding
 
 
 def looked_at(what: LookedAt) -> str:
@@ -40,11 +39,14 @@ def deed(one: Deed) -> str:
     return f"{one.name}: {', '.join(parts)}"
 
 
-def token(strip: Strip, one: TokenGrounding) -> str:
-    """Return a token, its T-VHD, and whether it names what is not in the picture."""
+def token(strip: Strip, number: int) -> str:
+    """Return a token, its T-VHD or its use of the patch, and whether it names what is not in the picture."""
+    one = strip.tokens[number]
+    if strip.used is not None:
+        return f"{one.text.strip()}, {100 * strip.used[number]:.1f} % of its attention on this patch"
     place = place_among(sum(other.t_vhd > one.t_vhd for _, other in strip.spoken))
     absent = ", not in the picture" if strip.absent(one) else ""
-    return f"{one.text.strip()}, T-VHD {one.t_vhd:.2f}, {place} {len(strip.spoken)} tokens{absent}"
+    return f"{one.text.strip()}, T-VHD {one.t_vhd:.2f}, {place} {count(len(strip.spoken), 'token')}{absent}"
 
 
 def head(found: HeadMap, layer: int, place: int) -> str:

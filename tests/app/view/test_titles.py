@@ -53,7 +53,7 @@ def test_html_says_the_same_as_plain_words(word: str) -> None:
     assert "".join(what.itertext()) == words.looked_at(_patches(word).looked_at)
     strips = ElementTree.fromstring(f"<div>{html.strips([Strip('plain', [_token(word)])])}</div>")
     (button,) = (one for one in strips.iter("button") if one.get("class") == "vh-token")
-    assert (button.text, button.get("title")) == (word, f"{word}, T-VHD 1.00")
+    assert (button.text, button.get("title")) == (word, f"{word}, T-VHD 1.00, the largest of 1 token")
 
 
 def test_the_run_as_json_is_titled_with_the_token_as_it_is() -> None:
