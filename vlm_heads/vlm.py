@@ -323,7 +323,7 @@ class VLM:
 
         def generate() -> tuple[Any, Receipt | None]:
             try:
-                return self._generate(arguments, mitigation, processor, follow)
+                return self._generate(arguments, mitigation, processor, follow=follow)
             finally:
                 streamer.end()  # whoever listens must not wait for a generation that failed
 

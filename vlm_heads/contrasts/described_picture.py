@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.contrasts.base import Asked, Contrast
-from vlm_heads.models.prompts import DEFAULT_PROMPT
+from vlm_heads.models.prompts import DEFAULT_PROMPT, preceded, said_last
 from vlm_heads.toolkit.method import Paper
 from vlm_heads.toolkit.options import option
 
@@ -85,7 +85,7 @@ class _Described(SecondStream):
     def begin(self, copies: int) -> Tensor:
         texts, scores = self._description()
         prompts = [
-            f"The input image is described as follows: {text} {prompt}"
+            preceded(prompt, f"The input image is described as follows: {text}")
             for text, prompt in zip(texts, self._asked.prompts, strict=True)
         ]
         self._inputs = self._asked.showing(self._asked.images, prompts)
@@ -99,7 +99,7 @@ class _Described(SecondStream):
         """Return each row's description, and `[B, V]`: each token's largest log-probability in it."""
         asked, method = self._asked, self._method
         ends = self._ends()
-        prompts = [method.describe.replace("{question}", prompt) for prompt in asked.prompts]
+        prompts = [method.describe.replace("{question}", said_last(prompt)) for prompt in asked.prompts]
         stream = SecondStream(asked.model, asked.showing(asked.images, prompts))
         likely = stream.begin(1).log_softmax(dim=-1)
         best = likely

@@ -71,6 +71,11 @@ def preceded(prompt: Prompt, text: str) -> Prompt:
     return f"{text} {prompt}" if isinstance(prompt, str) else prompt.preceded_by(text)
 
 
+def said_last(prompt: Prompt) -> str:
+    """Return what is asked: a prompt, or the last turn of a conversation."""
+    return prompt if isinstance(prompt, str) else prompt.turns[-1].text
+
+
 def chat_text(processor: Any, prompt: Prompt) -> str:
     """Return the text of one user turn with one image, or of a conversation, as the processor's template writes it.
 
