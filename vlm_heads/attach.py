@@ -14,7 +14,7 @@ from vlm_kernels import Backend
 from vlm_heads.attached.copies import no_copies
 from vlm_heads.attached.installing import installed
 from vlm_heads.attached.one_pass import OnePass
-from vlm_heads.attached.refused_modes import refusing
+from vlm_heads.attached.refused_modes import refuse_beams, refusing
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.attached.turns import ModelTurn, turn_of
 from vlm_heads.attached.watcher import Watcher
@@ -200,18 +200,23 @@ def attach_mitigation(
             together = OnePass(model, anatomy, _why_apart(one_pass, check))
             added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, contrast_processor)
             undo.enter_context(together.installed())
-        undo.enter_context(refusing(model, added, _calling(tracker, added), around))
+        remembering = [one.name for one in interventions if one.remembers_steps]
+        undo.enter_context(refusing(model, added, _calling(tracker, added, remembering), around))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
     return attachment
 
 
-def _calling(tracker: Tracker, added: AddedContrast | None) -> Callable[[GenerateCall], AbstractContextManager[None]]:
-    """Return what makes a context for each call of `generate`."""
+def _calling(
+    tracker: Tracker, added: AddedContrast | None, remembering: Sequence[str]
+) -> Callable[[GenerateCall], AbstractContextManager[None]]:
+    """Return what makes a context for each call of `generate`; methods that remember steps refuse beams."""
 
     @contextmanager
     def calling(call: GenerateCall) -> Iterator[None]:
+        for name in remembering:
+            refuse_beams(call, name)
         with tracker.calling(call), nullcontext() if added is None else added.during():
             yield
 

@@ -37,12 +37,14 @@ class Intervention(Method):
         reads_hidden: whether `plan` reads `AttentionCall.hidden`.
         needs_profile: whether its defaults need what was learnt about the model, a profile or a table.
         needs_image_keys: whether it needs image keys in the language model's self-attention.
+        remembers_steps: whether it keeps what earlier steps attended to, which beams that change places would mix up.
     """
 
     trial: ClassVar[Mapping[str, Any]] = {}
     reads_hidden: ClassVar[bool] = False
     needs_profile: ClassVar[bool] = False
     needs_image_keys: ClassVar[bool] = True
+    remembers_steps: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
