@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.image_boost import ImageBoost
     from vlm_heads.interventions.listed_heads import ListedHeads
     from vlm_heads.interventions.low_image_heads import LowImageHeads
+    from vlm_heads.interventions.progressive_value_gain import ProgressiveValueGain
     from vlm_heads.interventions.route_gain import RouteGain
     from vlm_heads.interventions.salient_boost import SalientBoost
     from vlm_heads.interventions.shared_image_boost import SharedImageBoost
@@ -142,6 +143,7 @@ __all__ = [
     "NothingIntervened",
     "Paper",
     "PriorAndBias",
+    "ProgressiveValueGain",
     "Receipt",
     "RouteGain",
     "SalientBoost",
@@ -213,6 +215,7 @@ _HOMES = {
     "interventions.image_boost": "ImageBoost",
     "interventions.listed_heads": "ListedHeads",
     "interventions.low_image_heads": "LowImageHeads",
+    "interventions.progressive_value_gain": "ProgressiveValueGain",
     "interventions.route_gain": "RouteGain",
     "interventions.salient_boost": "SalientBoost",
     "interventions.shared_image_boost": "SharedImageBoost",

@@ -17,7 +17,7 @@ from vlm_heads.attached.first_passes import FirstPasses
 from vlm_heads.attached.installing import installed
 from vlm_heads.attached.lens_processor import AddedLenses
 from vlm_heads.attached.one_pass import OnePass
-from vlm_heads.attached.refused_modes import Change, During, refusing
+from vlm_heads.attached.refused_modes import Change, During, refuse_beams, refusing
 from vlm_heads.attached.stream_hooks import StreamHooks
 from vlm_heads.attached.tracking import Tracker
 from vlm_heads.attached.turns import ModelTurn, turn_of
@@ -225,18 +225,22 @@ def attach_mitigation(
             together = OnePass(model, anatomy, _why_apart(one_pass, check, between_layers=head is not None))
             added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, contrast_processor)
             undo.enter_context(together.installed())
-        undo.enter_context(refusing(model, _changes(weighing, added), _calling(first, tracker, added), around))
+        remembering = [one.name for one in interventions if one.remembers_steps]
+        calling = _calling(first, tracker, added, remembering)
+        undo.enter_context(refusing(model, _changes(weighing, added), calling, around))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
     return attachment
 
 
-def _calling(first: FirstPasses, tracker: Tracker, added: AddedContrast | None) -> During:
-    """Return what makes a context for each call of `generate`."""
+def _calling(first: FirstPasses, tracker: Tracker, added: AddedContrast | None, remembering: Sequence[str]) -> During:
+    """Return what makes a context for each call of `generate`; methods that remember steps refuse beams."""
 
     @contextmanager
     def calling(call: GenerateCall, generate: Callable[..., Any]) -> Iterator[None]:
+        for name in remembering:
+            refuse_beams(call, name)
         with (
             first.before(call, generate),
             tracker.calling(call),

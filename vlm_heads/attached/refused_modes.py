@@ -110,6 +110,16 @@ def _left_out(call: GenerateCall, name: str) -> str:
     return "leave it out inside attach" if stated else f"the model's generation_config says so; give {name}=None"
 
 
+def refuse_beams(call: GenerateCall, name: str) -> None:
+    """Raise where a call has several beams and the method of this name cannot follow them."""
+    beams = call.arguments.get("num_beams", getattr(call.config, "num_beams", None))
+    if beams is not None and beams > 1:
+        raise UnsupportedGeneration(
+            f"num_beams={beams}: {name} remembers what each row attended to, and beams change places; leave out "
+            "num_beams, or the method"
+        )
+
+
 def _refused(name: str) -> Callable[..., Any]:
     def refused(*_: Any, **__: Any) -> Any:
         raise UnsupportedGeneration(f"{name} {_CONTINUOUS}: use generate inside attach")

@@ -39,6 +39,7 @@ class Intervention(Method):
         needs_profile: whether its defaults need what was learnt about the model, a profile or a table.
         needs_image_keys: whether it needs image keys in the language model's self-attention.
         in_attention: whether it acts by `plan`; steering acts between layers.
+        remembers_steps: whether it keeps what earlier steps attended to, which beams that change places would mix up.
     """
 
     trial: ClassVar[Mapping[str, Any]] = {}
@@ -46,6 +47,7 @@ class Intervention(Method):
     needs_profile: ClassVar[bool] = False
     needs_image_keys: ClassVar[bool] = True
     in_attention: ClassVar[bool] = True
+    remembers_steps: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
