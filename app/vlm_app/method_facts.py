@@ -76,7 +76,7 @@ def cost(kind: type[Method]) -> str:
     extra = ", and one image-free pass over the prompt" if needs_image_free_pass(kind) else ""
     if getattr(kind, "compares", False):
         extra = ", and two more passes over the prompt, with the image and without it"
-    needs = "; needs a profile" if getattr(kind, "needs_profile", False) else ""
+    needs = "; needs a profile or file" if getattr(kind, "needs_profile", False) else ""
     asks = ", and what it asks" if kind_of(kind) == "check" else ""
     return passes + extra + asks + needs
 

@@ -35,7 +35,7 @@ class Intervention(Method):
     Attributes:
         trial: options under which it acts on any model, even a tiny random one; the laws are tested with them.
         reads_hidden: whether `plan` reads `AttentionCall.hidden`.
-        needs_profile: whether its defaults need a profile given to `attach`.
+        needs_profile: whether its defaults need a profile given to `attach`, or a file of its own.
         needs_image_keys: whether it needs image keys in the language model's self-attention.
         in_attention: whether it acts by `plan`; steering acts between layers.
     """

@@ -87,7 +87,7 @@ def _active(name: str) -> Intervention:
 AFTER_THE_IMAGE = [
     name
     for name in known_interventions()
-    if name not in ("vhr", "reinforced", "allpath", "var", "adhh", "vaf", "vista", "memvr")
+    if name not in ("vhr", "reinforced", "allpath", "var", "adhh", "vaf", "vista", "memvr", "vti")
 ]
 
 
