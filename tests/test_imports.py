@@ -60,7 +60,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "wrappers names",
         "families generate_call key_map receipt stored",
         "blind token_head",
-        "profile models",
+        "profile models directions",
         "call",
         "token_step stream_call",
         "toolkit",

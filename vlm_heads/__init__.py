@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from vlm_heads.steering.base import Steering
     from vlm_heads.steering.image_refresh import ImageRefresh
     from vlm_heads.steering.image_steering import ImageSteering
+    from vlm_heads.steering.truthful_direction import TruthfulDirection
     from vlm_heads.toolkit.method import Method, Paper
     from vlm_heads.toolkit.options import option
     from vlm_heads.version import __version__
@@ -154,6 +155,7 @@ __all__ = [
     "Steering",
     "TextBoundHeads",
     "TokenGrounding",
+    "TruthfulDirection",
     "UnknownModel",
     "UnsupportedGeneration",
     "UnsupportedModel",
@@ -238,6 +240,7 @@ _HOMES = {
     "steering.base": "Steering",
     "steering.image_refresh": "ImageRefresh",
     "steering.image_steering": "ImageSteering",
+    "steering.truthful_direction": "TruthfulDirection",
     "toolkit.method": "Method Paper",
     "toolkit.options": "option",
     "vlm": "VLM Answer",

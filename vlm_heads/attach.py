@@ -308,5 +308,5 @@ def _why_idle(receipt: Receipt, attention_calls: int) -> str:
     elif all(one.fired for one in receipt.interventions):
         reason = "generate() was not called inside"
     else:
-        reason = "no head was chosen on any layer"
+        reason = "no head was chosen on any layer, and nothing else was found to act on"
     return f"{idle} was attached and never fired: {reason}; pass allow_idle=True if that is intended"

@@ -88,7 +88,16 @@ class AddedLenses:
         self._made_of = (tracker, head, anatomy)
 
     def __call__(self, call: GenerateCall) -> dict[str, Any]:
-        """Return the arguments of a call of `generate` with the lenses' processors among them."""
+        """Return the arguments of a call of `generate` with the lenses' processors among them.
+
+        Raises:
+            UnsupportedGeneration: if guidance is asked for, whose own forward comes before the lenses.
+        """
+        if call.config.guidance_scale not in (None, 1, 1.0):
+            raise UnsupportedGeneration(
+                f"{self._lenses[0][0].name} reads the layers of the last forward, and guidance_scale="
+                f"{call.config.guidance_scale} runs another one before it: leave guidance_scale out"
+            )
         tracker, head, anatomy = self._made_of
         added = [LensProcessor(lens, tracker, head, receipt, anatomy) for lens, receipt in self._lenses]
         given = call.arguments

@@ -54,7 +54,8 @@ class EarlyAnswer(Lens):
 
     def reads(self, anatomy: Anatomy) -> frozenset[int]:
         depth = anatomy.depth
-        return resolve_layers(self.layers, depth, range(round(depth * 20 / 32), round(depth * 28 / 32) + 1))
+        first, last = round(depth * 20 / 32), min(round(depth * 28 / 32), depth - 1)
+        return resolve_layers(self.layers, depth, range(min(first, last), last + 1))
 
     def weigh(self, step: TokenStep) -> Tensor:
         likely, kept = self._candidates(step.logits)

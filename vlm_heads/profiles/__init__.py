@@ -1,10 +1,12 @@
 """Learning about heads, and writing what was learnt into a checkpoint."""
 
+from vlm_heads.directions import Directions
 from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.profiles.gain_proposals import GainShape, propose_gains
 from vlm_heads.profiles.generated_attention import GeneratedAttention, generated_attention
 from vlm_heads.profiles.head_attribution import MarkedAnswer, attribute_heads, worst_heads
 from vlm_heads.profiles.sink_shares import sink_shares
+from vlm_heads.profiles.truthful_directions import CaptionPair, find_directions, read_caption_pairs
 from vlm_heads.toolkit.head_ranking import read_ranking, scores_of, write_ranking
 from vlm_heads.toolkit.sink_channels import SinkChannels, find_sink_channels, find_sinks
 from vlm_heads.toolkit.sink_criterion import (
@@ -18,6 +20,8 @@ from vlm_heads.toolkit.sink_criterion import (
 __all__ = [
     "MEDIAN_FACTOR",
     "RELATIVE_THRESHOLD",
+    "CaptionPair",
+    "Directions",
     "Folded",
     "GainShape",
     "GeneratedAttention",
@@ -25,11 +29,13 @@ __all__ = [
     "SinkChannels",
     "SinkCriterion",
     "attribute_heads",
+    "find_directions",
     "find_sink_channels",
     "find_sinks",
     "fold_checkpoint",
     "generated_attention",
     "propose_gains",
+    "read_caption_pairs",
     "read_ranking",
     "scores_of",
     "sink_shares",

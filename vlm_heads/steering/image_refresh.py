@@ -76,8 +76,7 @@ class ImageRefresh(Steering):
             return None
         _require_cache(call)
         refreshed = self._refreshed(call)
-        if call.prefill:
-            call.tally.note_rows(refreshed & call.state.key_map.has_image)
+        self._note(call, refreshed & call.state.key_map.has_image)
         mixed = (1.0 - self.ratio) * call.leaving + self.ratio * _as_large(self._again(call), call.leaving)
         return torch.where(refreshed[:, None, None], mixed, call.leaving)
 
@@ -89,6 +88,12 @@ class ImageRefresh(Steering):
         done = call.memory["done"] if before is not None and before < call.layer else torch.zeros_like(unsure)
         call.memory["at"], call.memory["done"] = call.layer, done | unsure
         return unsure & ~done
+
+    def _note(self, call: StreamCall, refreshed: Tensor) -> None:
+        """Count each row once on each layer, whenever it is first refreshed there."""
+        noted = call.memory.get(call.layer, torch.zeros_like(refreshed))
+        call.tally.note_rows(refreshed & ~noted)
+        call.memory[call.layer] = noted | refreshed
 
     def _again(self, call: StreamCall) -> Tensor:
         """Return `[B, T, width]`: what the image's positions give for what enters the MLP."""

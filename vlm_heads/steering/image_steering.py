@@ -43,8 +43,9 @@ class ImageSteering(Steering, Lens):
     Paper and program:
         They differ as the formula says. The program also adds an arbitrary direction of length 1 to v, the principal
         component of a single difference; here it is left out. Its strength is 0.17 for captions of LLaVA-1.5 and 0.01
-        for POPE, its late layers 25 to 30 of 32, and both were chosen on 100 validation images. Which positions the
-        paper turns is not established.
+        for POPE, its late layers are 25 to 30 of 32, and both were chosen on 100 validation images. Print adds the
+        difference at its full length, so the same number is far stronger there: lower it where answers repeat
+        themselves. Which positions the paper turns is not established.
     """
 
     name: ClassVar[str] = "vista"

@@ -88,7 +88,21 @@ AFTER_THE_IMAGE = [
     name
     for name in known_interventions()
     if name
-    not in ("vhr", "reinforced", "allpath", "var", "adhh", "vaf", "iat", "adaiat", "vista", "eah", "farsight", "memvr")
+    not in (
+        "vhr",
+        "reinforced",
+        "allpath",
+        "var",
+        "adhh",
+        "vaf",
+        "iat",
+        "adaiat",
+        "vista",
+        "eah",
+        "farsight",
+        "memvr",
+        "vti",
+    )
 ]
 
 

@@ -318,3 +318,13 @@ def test_words_taken_back_count_no_more(llava: Tiny, reading: _Reading) -> None:
     processor.rewind(torch.ones(2, 4).long(), torch.tensor([[True, True], [True, False]]))
     processor(torch.ones(2, 5).long(), scores)
     assert reading.said == [[0, 0], [1, 1], [2, 2], [2, 1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_guidance_is_refused(name: str, llava: Tiny) -> None:
+    """Its second forward would be taken for the one that the logits come from."""
+    with (
+        pytest.raises(errors.UnsupportedGeneration, match="leave guidance_scale out"),
+        attach(llava.model, _active(name)),
+    ):
+        llava.generate(guidance_scale=1.5)

@@ -103,7 +103,9 @@ def test_what_is_implausible() -> None:
     assert not implausible(p, 0.0).any()
 
 
-@pytest.mark.parametrize(("depth", "expected"), [(32, range(20, 29)), (40, range(25, 36)), (8, [5, 6, 7])])
+@pytest.mark.parametrize(
+    ("depth", "expected"), [(32, range(20, 29)), (40, range(25, 36)), (8, [5, 6, 7]), (4, [2, 3]), (1, [0])]
+)
 def test_deco_reads_its_layers_in_proportion(depth: int, expected: list[int], llava: Tiny) -> None:
     anatomy = examine(llava.model)
     layers = tuple(torch.nn.Identity() for _ in range(depth))

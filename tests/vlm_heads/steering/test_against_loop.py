@@ -12,7 +12,8 @@ from tests.support.compare import distance, rounding
 from tests.support.families import Build, Inputs
 from tests.support.layer_loop import vivid
 from tests.support.steered_loop import Change, SteeredLoop, Weigh
-from vlm_heads import ImageRefresh, ImageSteering, Method, attach
+from vlm_heads import ImageRefresh, ImageSteering, Method, TruthfulDirection, attach, examine
+from vlm_heads.profiles import Directions
 
 CLOSE_SCORES = rounding(torch.float32, terms=64, size=40.0)
 STEPS = 4
@@ -141,3 +142,17 @@ def test_memvr_refreshes_one_layer_alone(tiny: Build) -> None:
     equals_the_loop(
         ImageRefresh(ratio=1.0, threshold=0.0, layers=(1, 2)), vivid(tiny("llava")), Refreshed(1.0, 0.0, (1, 2))
     )
+
+
+def test_vti_equals_a_plain_loop(tiny: Build) -> None:
+    """Directions drawn at random, on two of the three layers."""
+    model = vivid(tiny("llava"))
+    directions = Directions.random(examine(model)).vectors.double()
+
+    def change(layer: int, _: Tensor, leaving: Tensor) -> Tensor:
+        d = directions[layer]
+        moved = [x / x.norm() + 0.1 * 7.0 * d / d.norm() for x in leaving]
+        return torch.stack([x.norm() * y / y.norm() for x, y in zip(leaving, moved, strict=True)])
+
+    method = TruthfulDirection(strength=7.0, directions="random", layers=(0, 2))
+    equals_the_loop(method, model, lambda _: ({}, {0: change, 2: change}, lambda logits, _: logits))
