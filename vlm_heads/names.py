@@ -37,7 +37,7 @@ def written_methods(*folders: str) -> Mapping[str, tuple[str, ...]]:
     for one in classes:
         if (name := _name(one)) is not None:
             inherited = [option for base in one.bases for option in options.get(ast.unparse(base), ())]
-            found[name] = (*options[one.name], *inherited)
+            found[name] = tuple(dict.fromkeys((*options[one.name], *inherited)))  # one may be stated anew
     return dict(sorted(found.items()))
 
 

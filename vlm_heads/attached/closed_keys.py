@@ -13,7 +13,7 @@ from vlm_heads.attached.branched_stream import require_hideable
 from vlm_heads.attached.stream_edit import SecondStreamCall, StreamEdit
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
-from vlm_heads.toolkit.row_attention import row_weights, seen_keys
+from vlm_heads.toolkit.row_attention import kept_keys, row_weights, seen_keys
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,21 @@ class ClosedKeys(StreamEdit):
         require_hideable(anatomy, self.start - 1)
 
     @abstractmethod
-    def closed(self, call: SecondStreamCall, weights: Tensor) -> Tensor:
+    def closed(self, call: SecondStreamCall, weights: Tensor, seen: Tensor) -> Tensor:
         """Return bool `[B, T]`: the keys that are closed.
 
         Args:
             call: of the layer before `start`.
             weights: `[B, T]`, what its last row gives each key, the mean over heads; 0 where a layer holds it no more.
+            seen: bool `[B, T]`, keys that are neither padding nor taken back.
         """
         ...
 
     def attend(self, call: SecondStreamCall) -> Tensor:
         if call.layer == self.start - 1:
             weights = row_weights(call).mean(dim=1)
-            call.memory["closed"] = self.closed(call, pad(weights, (call.key_map.length - weights.shape[1], 0)))
+            weights = pad(weights, (call.key_map.length - weights.shape[1], 0))
+            call.memory["closed"] = self.closed(call, weights, kept_keys(call))
             return call.plain()
         return call.plain_under(without_keys(call, call.memory["closed"]))
 

@@ -132,7 +132,7 @@ class Contrast(Method):
         0.1,
         at_least=0.0,
         at_most=1.0,
-        help="tokens less probable than this share of the first stream's most probable one are excluded",
+        help="tokens less probable than this share of the most probable one are excluded",
         kw_only=True,
     )
 

@@ -21,7 +21,7 @@ from vlm_heads.families import Anatomy, examine
 from vlm_heads.toolkit.fixed_noise import fixed_noise
 from vlm_heads.toolkit.method import Paper
 from vlm_heads.toolkit.options import option
-from vlm_heads.toolkit.row_attention import all_weights, require_image_keys, seen_keys
+from vlm_heads.toolkit.row_attention import all_weights, kept_keys, require_image_keys, seen_keys
 from vlm_heads.toolkit.vision_salience import TowerAttention, require_class_token
 
 Kind = Literal["uniform", "random", "reversed"]
@@ -165,7 +165,7 @@ class _OtherWeights(StreamEdit):
             other = (plain.amax(dim=-1, keepdim=True) - plain) * one
             total = other.sum(dim=-1, keepdim=True)
             return torch.where(total > 0, other / total, plain) if self.sums_to_one else other
-        present = (call.key_class() >= 0)[:, None, None].to(one)
+        present = kept_keys(call)[:, None, None, -shape[-1] :].to(one)
         drawn = (one if self.kind == "uniform" else self._drawn(call) * one).expand(shape)
         every = present if self.kind == "uniform" else self._drawn(call) * present
         total = (drawn if self.sums_to_one else every).sum(dim=-1, keepdim=True)
@@ -173,7 +173,7 @@ class _OtherWeights(StreamEdit):
 
     def _drawn(self, call: SecondStreamCall) -> Tensor:
         """Return numbers `[B, Hq, Tq, Tk]` from 0 to 1, told by layer, head and both places in the row's own text."""
-        places = (call.key_map.classes >= 0).cumsum(dim=1)
+        places = kept_keys(call).cumsum(dim=1)
         heads = torch.arange(call.query.shape[1], device=places.device)[:, None, None]
         rows, keys = places[:, -call.query.shape[2] :], places[:, -call.key.shape[2] :]
         return fixed_noise(

@@ -43,9 +43,9 @@ class FavouredModality(Contrast):
     Paper and program:
         Known of the paper at second hand: image 0.4, text 0.5, contrast 0.2, which are the defaults. The program's
         own are 0.2, 0.2 and 1. As released its attention file does not parse, and two modules that it imports are
-        missing. It leaves the prompt's first token alone, as here, and so does neither touch what was generated. Its
-        base is a list for LLaVA-1.5-7B; without one, strengths stay as they are. There r is the plain stream's, and at
-        the prompt that of its first row, which sees no picture. Here it is each stream's own, before its edit.
+        missing. It leaves the prompt's first token and generated text alone, as here. Its base is a list for
+        LLaVA-1.5-7B; without one, strengths stay as they are. There r is the plain stream's, and at the prompt that of
+        its first row, which sees no picture. Here it is each stream's own, before its edit.
     """
 
     name: ClassVar[str] = "owl"

@@ -21,8 +21,8 @@ class LeastImageKeys(ClosedKeys):
 
     share: float
 
-    def closed(self, call: SecondStreamCall, weights: Tensor) -> Tensor:
+    def closed(self, call: SecondStreamCall, weights: Tensor, seen: Tensor) -> Tensor:
         classes = call.key_map.classes
-        image = (classes == KeyClass.IMAGE) | (classes == KeyClass.IMAGE_SINK)
+        image = seen & ((classes == KeyClass.IMAGE) | (classes == KeyClass.IMAGE_SINK))
         kept = (self.share * image.sum(dim=1, keepdim=True)).round().clamp_min(1).long()
         return beyond_lowest(weights, image, kept)

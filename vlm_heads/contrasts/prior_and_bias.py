@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
+from vlm_kernels import KeyClass
 
 from vlm_heads.attached.closed_keys import ClosedKeys, beyond_lowest
 from vlm_heads.attached.second_stream import SecondStream
@@ -89,7 +91,7 @@ class _LeastTextKeys(ClosedKeys):
     first: int
     more: int
 
-    def closed(self, call: SecondStreamCall, weights: Tensor) -> Tensor:
-        token = 1 + call.key_map.length - call.key_map.prompt_length
-        kept = math.floor(self.first - self.more * math.expm1(-_PACE * token))
-        return beyond_lowest(weights, call.key_map.classes >= 0, weights.new_full((1, 1), kept).long())
+    def closed(self, call: SecondStreamCall, weights: Tensor, seen: Tensor) -> Tensor:
+        said = (seen & (call.key_map.classes == KeyClass.GENERATED)).sum(dim=1, keepdim=True)
+        kept = self.first - self.more * torch.expm1(-_PACE * (said + 1).double())
+        return beyond_lowest(weights, seen, kept.floor().long())

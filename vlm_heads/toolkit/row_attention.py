@@ -82,6 +82,15 @@ def seen_keys(call: AttentionCall) -> Tensor:
     return present & (mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2)
 
 
+def kept_keys(call: AttentionCall) -> Tensor:
+    """Return bool `[B, T]`: all keys so far that are neither padding nor taken back."""
+    seen = seen_keys(call)[:, 0]
+    last = call.key_map.last_rows if call.prefill else torch.full_like(call.key_map.last_rows, -1)
+    of_last = seen[torch.arange(seen.shape[0], device=seen.device), last]
+    no_longer_held = call.key_map.length - of_last.shape[1]
+    return (call.key_map.classes >= 0) & torch.nn.functional.pad(of_last, (no_longer_held, 0), value=True)
+
+
 def all_weights(call: AttentionCall) -> Tensor:
     """Return `[B, Hq, Tq, Tk]`: the weights of every row of a call; 0 all along a row that sees no key."""
     return rows_weights(call, 0)

@@ -11,7 +11,17 @@ from transformers import GenerationConfig
 from tests.support.compare import same_ids
 from tests.support.families import BYPASSING, Build, Inputs, Tiny
 from tests.support.words import END, Words, WordsProcessor, every_third
-from vlm_heads import BranchContrast, FadingImage, HeadReinforcement, ImageFree, attach, errors
+from vlm_heads import (
+    BranchContrast,
+    CounterfactualAttention,
+    FadingImage,
+    HeadReinforcement,
+    ImageFree,
+    MaskedHeads,
+    PriorAndBias,
+    attach,
+    errors,
+)
 from vlm_heads.asking.drafts import Context, Draft, Drafts
 from vlm_heads.asking.leaving_out import leave_out
 from vlm_heads.asking.named import Named
@@ -190,10 +200,14 @@ def _alone(inputs: Inputs, row: int) -> Inputs:
 
 
 BESIDE = [(), (HeadReinforcement(gain=3.0, layers="all"),), (ImageFree(gamma=2.0),), (FadingImage(rate=0.3),),
-          (BranchContrast(start=0.5, weight=1.0),)]  # fmt: skip
+          (BranchContrast(start=0.5, weight=1.0),), (MaskedHeads(share=0.3),),
+          (PriorAndBias(start=1, text=3, sure=1.0),),
+          (CounterfactualAttention(vision="none", language="random", mode="code"),)]  # fmt: skip
 
 
-@pytest.mark.parametrize("also", BESIDE, ids=["alone", "vhr", "pai-contrast", "m3id", "branch"])
+@pytest.mark.parametrize(
+    "also", BESIDE, ids=["alone", "vhr", "pai-contrast", "m3id", "branch", "maskcd", "crops", "causalmm"]
+)
 @pytest.mark.parametrize("when", ["sentence", "end"])
 def test_a_batch_gives_what_its_rows_give_alone(when: Any, also: tuple[Any, ...], tiny: Build) -> None:
     """Rows go on from different places of one cache, and of a second stream's."""

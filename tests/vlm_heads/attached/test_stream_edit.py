@@ -193,6 +193,40 @@ def test_a_processor_needs_no_attach_and_leaves_nothing(name: str, tiny: Build) 
     assert equal(plain, generated(model, inputs))
 
 
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_eager_attention_gives_the_same(name: str, tiny: Build) -> None:
+    """Its masks are numbers that are added, and not truth values."""
+    model, inputs = tiny("llava").model, padded()
+    with attach(model, CONTRASTS[name]):
+        expected = generated(model, inputs)
+    model.set_attn_implementation("eager")
+    with attach(model, CONTRASTS[name]):
+        got = generated(model, inputs)
+    assert same_ids(expected, got)
+    assert distance(expected.scores, got.scores) < CLOSE_SCORES
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"use_cache": False}, "nothing is cached"),
+        ({"cache_implementation": "static"}, "the cache is a StaticCache"),
+    ],
+)
+@pytest.mark.parametrize(("name", "forwards"), [("maskcd", "two"), ("crops", "3")])
+def test_what_cannot_be_followed_takes_forwards_of_its_own(
+    name: str, forwards: str, changes: dict[str, object], why: str, tiny: Build
+) -> None:
+    model, inputs = tiny("llava").model, padded()
+    with attach(model, CONTRASTS[name]):
+        expected = generated(model, inputs)
+    with attach(model, CONTRASTS[name]) as run:
+        got = generated(model, inputs, **changes)
+    assert same_ids(expected, got)
+    assert distance(expected.scores, got.scores) < CLOSE_SCORES
+    assert str(run.receipt) == f"{name}: 7 tokens in {forwards} forwards each ({why})"
+
+
 @pytest.mark.parametrize("name", ["maskcd", "sid"])
 def test_two_threads_with_two_models_do_not_mix(name: str, tiny: Build) -> None:
     models = [tiny("llava", seed=seed).model for seed in (1, 2)]
