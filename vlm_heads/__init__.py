@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vlm_heads.fold import fold_gains
     from vlm_heads.grounding import TokenGrounding, token_grounding
     from vlm_heads.interventions.base import Intervention
+    from vlm_heads.interventions.causal_route_gating import CausalRouteGating
     from vlm_heads.interventions.evidence_attention import EvidenceAttention
     from vlm_heads.interventions.head_reinforcement import HeadReinforcement
     from vlm_heads.interventions.image_boost import ImageBoost
@@ -56,11 +57,14 @@ if TYPE_CHECKING:
         known_contrasts,
         known_interventions,
         known_methods,
+        known_pipelines,
         parse_intervention,
         parse_method,
     )
     from vlm_heads.mitigation import Mitigation, parse_mitigation
     from vlm_heads.models.prompts import DEFAULT_PROMPT
+    from vlm_heads.pipelines.base import Pipeline
+    from vlm_heads.pipelines.contrastive_crop import ContrastiveCrop
     from vlm_heads.profile import HeadProfile
     from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
     from vlm_heads.scoring import score_heads
@@ -83,9 +87,11 @@ __all__ = [
     "BadProfile",
     "BadPrompt",
     "BranchContrast",
+    "CausalRouteGating",
     "ChangedImage",
     "Check",
     "Contrast",
+    "ContrastiveCrop",
     "DisturbedPrompt",
     "EvidenceAttention",
     "FadingImage",
@@ -104,6 +110,7 @@ __all__ = [
     "NoisedImage",
     "NothingIntervened",
     "Paper",
+    "Pipeline",
     "RouteGain",
     "SalientBoost",
     "SharedImageBoost",
@@ -126,6 +133,7 @@ __all__ = [
     "known_contrasts",
     "known_interventions",
     "known_methods",
+    "known_pipelines",
     "option",
     "parse_intervention",
     "parse_method",
@@ -154,6 +162,7 @@ _HOMES = {
     "fold": "fold_gains",
     "grounding": "TokenGrounding token_grounding",
     "interventions.base": "Intervention",
+    "interventions.causal_route_gating": "CausalRouteGating",
     "interventions.evidence_attention": "EvidenceAttention",
     "interventions.head_reinforcement": "HeadReinforcement",
     "interventions.image_boost": "ImageBoost",
@@ -166,9 +175,12 @@ _HOMES = {
     "interventions.static_gains": "StaticGains",
     "interventions.text_bound_heads": "TextBoundHeads",
     "interventions.visual_fusion": "VisualFusion",
-    "methods": "known_checks known_contrasts known_interventions known_methods parse_intervention parse_method",
+    "methods": "known_checks known_contrasts known_interventions known_methods known_pipelines "
+    "parse_intervention parse_method",
     "mitigation": "Mitigation parse_mitigation",
     "models.prompts": "DEFAULT_PROMPT",
+    "pipelines.base": "Pipeline",
+    "pipelines.contrastive_crop": "ContrastiveCrop",
     "profile": "HeadProfile",
     "profiles.fold_checkpoint": "Folded fold_checkpoint",
     "scoring": "score_heads",

@@ -12,6 +12,7 @@ from torch import nn
 from vlm_kernels import Backend
 
 from vlm_heads.attached.copies import no_copies
+from vlm_heads.attached.first_forward import require_first_forward
 from vlm_heads.attached.first_passes import FirstPasses
 from vlm_heads.attached.installing import installed
 from vlm_heads.attached.one_pass import OnePass
@@ -28,7 +29,7 @@ from vlm_heads.generate_call import GenerateCall
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
-from vlm_heads.receipt import CheckReceipt, InterventionReceipt, Receipt, SecondStreamReceipt
+from vlm_heads.receipt import CheckReceipt, InterventionReceipt, PipelineReceipt, Receipt, SecondStreamReceipt
 from vlm_heads.toolkit.method import Method
 from vlm_heads.wrappers import unwrapped
 
@@ -95,6 +96,12 @@ class Attachment:
             raise NothingIntervened(_why_idle(self.receipt, self.tracker.attention_calls))
         if self._added is not None and not self._added.uses:
             raise NothingIntervened("the contrast was attached and never used: generate() was not called inside")
+        pipeline = self.receipt.pipeline
+        if pipeline is not None and not pipeline.calls:
+            raise NothingIntervened(
+                f"{pipeline.name} was attached and asked nothing: generate() was not called inside with a picture; "
+                "pass allow_idle=True if that is intended"
+            )
         check = self.receipt.check
         if check is not None and not check.calls:
             raise NothingIntervened(
@@ -123,15 +130,15 @@ def attach(
     Args:
         model: a vision-language model of transformers whose language attention goes through the attention interface;
             PEFT's wrapper for adapters, `torch.compile`'s and DistributedDataParallel may be around it.
-        what: interventions, a contrast that needs the model's inputs alone, a check, words for them, or a `Mitigation`;
-            one, several, or a list. Gains multiply and boosts add, so their order does not matter.
+        what: interventions, a contrast that needs the model's inputs alone, a check, a pipeline, words for them, or a
+            `Mitigation`; one, several, or a list. Gains multiply and boosts add, so their order does not matter.
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
         backend: what computes edited attention; a named one is used, or it raises.
         allow_idle: do not raise where an intervention never fired.
         watch: one or several that read each attention call and change nothing.
         one_pass: let a contrast's second stream run in the first stream's forwards, where they can hold it; the receipt
             says which way it took. False gives it forwards of its own.
-        processor: the model's own; a check reads and asks in words with it.
+        processor: the model's own; checks and pipelines read and ask with it.
 
     Raises:
         UnsupportedModel: if the model, or a method on this model, cannot work; then nothing was changed.
@@ -179,11 +186,15 @@ def attach_mitigation(
     check = mitigation.check
     if check is not None:
         check.check(anatomy)
+    pipeline = mitigation.pipeline
+    if pipeline is not None:
+        pipeline.check(anatomy)
     receipt = Receipt(
         model_type=anatomy.model_type,
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
         check=None if check is None else CheckReceipt(check.name, _options(check)),
+        pipeline=None if pipeline is None else PipelineReceipt(pipeline.name, _options(pipeline)),
     )
     added: AddedContrast | None = None
     if mitigation.contrast is not None:
@@ -196,13 +207,16 @@ def attach_mitigation(
         around = None
         if check is not None and receipt.check is not None:
             around = check.around(model, anatomy, processor, tracker, receipt.check)
-        if interventions or watchers:
+        asked = None
+        if pipeline is not None and receipt.pipeline is not None:
+            asked = pipeline.around(model, anatomy, processor, tracker, receipt.pipeline)
+        if interventions or watchers or pipeline is not None:
             undo.enter_context(installed(anatomy, tracker))
         if mitigation.contrast is not None and receipt.second_stream is not None:
-            together = OnePass(model, anatomy, _why_apart(one_pass, check))
+            together = OnePass(model, anatomy, _why_apart(one_pass, check, interventions, anatomy))
             added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, contrast_processor)
             undo.enter_context(together.installed())
-        undo.enter_context(refusing(model, added, _calling(first, tracker, added), around))
+        undo.enter_context(refusing(model, added, _calling(first, tracker, added), around, asked))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
@@ -224,10 +238,13 @@ def _calling(first: FirstPasses, tracker: Tracker, added: AddedContrast | None) 
     return calling
 
 
-def _why_apart(one_pass: bool, check: Check | None) -> str:
+def _why_apart(one_pass: bool, check: Check | None, interventions: Sequence[Intervention], anatomy: Anatomy) -> str:
     """Return why both streams are not to run in one forward, whatever the model can; empty where they may."""
     if check is not None:
         return "a check takes words back"
+    ahead = next((one.name for one in interventions if one.first_forward(anatomy) is not None), None)
+    if ahead is not None:
+        return f"{ahead} runs each forward twice"
     return "" if one_pass else "as was asked for"
 
 
@@ -243,6 +260,8 @@ def _check(
     for one in interventions:
         one.layers_in(anatomy)
         one.check(anatomy, profile)
+        if one.first_forward(anatomy) is not None:
+            require_first_forward(anatomy, one.name)
 
 
 def _options(method: Method) -> dict[str, Any]:

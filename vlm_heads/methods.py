@@ -1,7 +1,7 @@
 """Every method by its name, and everything that a method of your own is made of.
 
-A method is a subclass of `Intervention`, `Contrast` or `Check`. Those of the package are found by looking into its
-folders. Those of other packages are found by the entry-point group `vlm_heads.methods`:
+A method is a subclass of `Intervention`, `Contrast`, `Check` or `Pipeline`. Those of the package are found by looking
+into its folders. Those of other packages are found by the entry-point group `vlm_heads.methods`:
 
     [project.entry-points."vlm_heads.methods"]
     mine = "my_package.my_module:MyMethod"
@@ -17,6 +17,7 @@ from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass, Redistribution
 import vlm_heads.checks
 import vlm_heads.contrasts
 import vlm_heads.interventions
+import vlm_heads.pipelines
 from vlm_heads.asking.named import Named
 from vlm_heads.attached.second_stream import SecondStream
 from vlm_heads.attached.watcher import Watcher
@@ -25,13 +26,14 @@ from vlm_heads.checks.base import Check
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.interventions.base import Intervention
-from vlm_heads.names import METHODS
+from vlm_heads.names import METHODS, WANTED
+from vlm_heads.pipelines.base import Pipeline
 from vlm_heads.toolkit.discovery import Discovered, discover
-from vlm_heads.toolkit.first_pass import FirstPass
+from vlm_heads.toolkit.first_pass import FirstForward, FirstPass
 from vlm_heads.toolkit.head_choice import HeadChoice, HeadChooser, head_awareness
 from vlm_heads.toolkit.head_list import GainList, GainListForm, HeadList, HeadListForm, layers_of_heads
 from vlm_heads.toolkit.layer_sets import Layers, layers_option, resolve_layers
-from vlm_heads.toolkit.method import Method, Paper
+from vlm_heads.toolkit.method import LEVERS, Method, Paper
 from vlm_heads.toolkit.options import Option, option, options_of, parse_options, require_number
 from vlm_heads.toolkit.row_attention import (
     image_keys,
@@ -47,12 +49,14 @@ from vlm_heads.toolkit.row_attention import (
 
 __all__ = [
     "CLASS_COUNT",
+    "LEVERS",
     "Asked",
     "AttentionCall",
     "AttentionPlan",
     "Check",
     "Contrast",
     "ContrastProcessor",
+    "FirstForward",
     "FirstPass",
     "GainList",
     "GainListForm",
@@ -67,6 +71,7 @@ __all__ = [
     "Named",
     "Option",
     "Paper",
+    "Pipeline",
     "Redistribution",
     "SecondStream",
     "Watcher",
@@ -76,6 +81,7 @@ __all__ = [
     "known_contrasts",
     "known_interventions",
     "known_methods",
+    "known_pipelines",
     "last_row",
     "layers_of_heads",
     "layers_option",
@@ -97,7 +103,7 @@ __all__ = [
 
 
 def known_methods() -> Mapping[str, type[Method]]:
-    """Return every method by its name, in alphabetical order: interventions, contrasts and checks, ours and others'."""
+    """Return every method by its name, in alphabetical order: of every kind, ours and others'."""
     return _found().kinds
 
 
@@ -116,13 +122,18 @@ def known_checks() -> dict[str, type[Check]]:
     return {name: kind for name, kind in known_methods().items() if issubclass(kind, Check)}
 
 
+def known_pipelines() -> dict[str, type[Pipeline]]:
+    """Return every pipeline by its name, in alphabetical order."""
+    return {name: kind for name, kind in known_methods().items() if issubclass(kind, Pipeline)}
+
+
 def parse_method(word: str) -> Method:
     """Return the method that `name` or `name:option=value,option=value` describes; the inverse of `Method.word`.
 
     Raises:
         BadOption: if the name or an option is unknown, or a value is out of its range; the nearest known is named.
     """
-    return _found().made(word, known_methods(), "intervention, contrast or check")
+    return _found().made(word, known_methods(), WANTED)
 
 
 def parse_intervention(word: str) -> Intervention:
@@ -138,5 +149,5 @@ def parse_intervention(word: str) -> Intervention:
 
 @cache
 def _found() -> Discovered[Method]:
-    folders = (vlm_heads.interventions, vlm_heads.contrasts, vlm_heads.checks)
-    return discover(Method, folders, METHODS, "Intervention, Contrast or Check")
+    folders = (vlm_heads.interventions, vlm_heads.contrasts, vlm_heads.checks, vlm_heads.pipelines)
+    return discover(Method, folders, METHODS, "Intervention, Contrast, Check or Pipeline")

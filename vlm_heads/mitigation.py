@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from huggingface_hub import HfApi
 
@@ -17,28 +17,32 @@ from vlm_heads.errors import BadOption
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.methods import parse_method
 from vlm_heads.names import words_in
+from vlm_heads.pipelines.base import Pipeline
 from vlm_heads.profile import CONFIG_NAME, WEIGHTS_NAME, HeadProfile
 from vlm_heads.stored import pushed, stored_folder, write_whole
 from vlm_heads.toolkit.method import Method
 
 MITIGATION_NAME = "mitigation.json"
+Only = TypeVar("Only")
 
 
 @dataclass(frozen=True)
 class Mitigation:
-    """Interventions, at most one contrast and one check, and the head profile that they read; each may be missing.
+    """Interventions, at most one contrast, check and pipeline, and the head profile they read; each may be missing.
 
     Attributes:
         interventions: act inside the first stream alone.
         contrast: a second stream, or None.
         profile: head scores or gains that the interventions read, or None.
         check: reads the model's words before they are said, or None.
+        pipeline: lets the model answer first and asks it otherwise, or None.
     """
 
     interventions: tuple[Intervention, ...] = ()
     contrast: Contrast | None = None
     profile: HeadProfile | None = None
     check: Check | None = None
+    pipeline: Pipeline | None = None
 
     def __bool__(self) -> bool:
         return bool(self.methods())
@@ -58,8 +62,8 @@ class Mitigation:
             profile: in place of what the others hold.
 
         Raises:
-            BadOption: if one of them is none of these, a word cannot be read, or there are two contrasts, checks or
-                profiles.
+            BadOption: if one of them is none of these, a word cannot be read, or there are two contrasts, checks,
+                pipelines or profiles.
         """
         if profile is not None and not isinstance(profile, HeadProfile):
             raise BadOption(f"profile={profile!r} is no head profile; give HeadProfile.from_pretrained(folder)")
@@ -71,11 +75,14 @@ class Mitigation:
         checks = [part.check for part in parts if part.check is not None]
         if len(checks) > 1:
             raise BadOption(f"{checks[0].name} and {checks[1].name} both check what is said: name one of them")
+        pipelines = [part.pipeline for part in parts if part.pipeline is not None]
+        if len(pipelines) > 1:
+            raise BadOption(f"{pipelines[0].name} and {pipelines[1].name} both ask otherwise: name one of them")
         profiles = {id(part.profile): part.profile for part in parts if part.profile is not None}
         if profile is None and len(profiles) > 1:
             raise BadOption("two mitigations bring a head profile each: give the one that is meant as profile=...")
         chosen = profile if profile is not None else next(iter(profiles.values()), None)
-        return cls(interventions, contrasts[0] if contrasts else None, chosen, checks[0] if checks else None)
+        return cls(interventions, _only(contrasts), chosen, _only(checks), _only(pipelines))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -84,14 +91,15 @@ class Mitigation:
         A value with a space or a comma stands in double quotes: `icd:instruction="Look away."`.
 
         Raises:
-            BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts or
-                checks.
+            BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts,
+                checks or pipelines.
         """
         return cls.of([parse_method(word) for word in words_in(text)])
 
     def methods(self) -> tuple[Method, ...]:
-        """Return the interventions, the contrast after them, and the check last."""
-        return (*self.interventions, *(one for one in (self.contrast, self.check) if one is not None))
+        """Return the interventions, the contrast after them, the check, and the pipeline last."""
+        beside = (self.contrast, self.check, self.pipeline)
+        return (*self.interventions, *(one for one in beside if one is not None))
 
     def words(self) -> tuple[str, ...]:
         """Return a word for each method, as `--with` takes them."""
@@ -107,7 +115,8 @@ class Mitigation:
             "interventions": [one.stated() for one in self.interventions],
             "contrast": None if self.contrast is None else self.contrast.stated(),
         }
-        return stated if self.check is None else stated | {"check": self.check.stated()}
+        beside = {"check": self.check, "pipeline": self.pipeline}
+        return stated | {name: one.stated() for name, one in beside.items() if one is not None}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the mitigation and its profile into a folder, made where missing. Each file is whole or not there."""
@@ -162,6 +171,10 @@ def parse_mitigation(words: Iterable[str]) -> Mitigation:
     return Mitigation.parse(words) if isinstance(words, str) else Mitigation.of([parse_method(word) for word in words])
 
 
+def _only(some: Sequence[Only]) -> Only | None:
+    return some[0] if some else None
+
+
 def _flat(what: Iterable[Any]) -> Iterable[Any]:
     for one in what:
         if isinstance(one, Sequence) and not isinstance(one, str):
@@ -179,6 +192,8 @@ def _one(given: Any) -> Mitigation:
         return Mitigation(contrast=given)
     if isinstance(given, Check):
         return Mitigation(check=given)
+    if isinstance(given, Pipeline):
+        return Mitigation(pipeline=given)
     if isinstance(given, Intervention):
         return Mitigation((given,))
     raise BadOption(f"{given!r} is no intervention; give instances, as in attach(model, [HeadReinforcement()])")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from vlm_heads.errors import BadOption, UnknownModel, brief, suggest
 
-METHODS = "vlm_heads.methods"  # entry points of packages that bring an Intervention, a Contrast or a Check
+METHODS = "vlm_heads.methods"  # entry points of packages that bring an Intervention, a Contrast, a Check or a Pipeline
 SCORERS = "vlm_heads.scorers"  # entry points of packages that bring a scorer: a subclass of Scorer
 MODELS = "vlm_heads.models"  # entry points of packages that bring a model: a function that returns an `Embedded`
+WANTED = "intervention, contrast, check or pipeline"
 PLANTED = ("planted", "planted-sinks")
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -27,7 +28,7 @@ def written_methods(*folders: str) -> Mapping[str, tuple[str, ...]]:
         folders: by default those of methods.
     """
     here = Path(__file__).parent
-    searched = folders or ("interventions", "contrasts", "checks")
+    searched = folders or ("interventions", "contrasts", "checks", "pipelines")
     files = [path for folder in searched for path in (here / folder).glob("*.py")]
     trees = [ast.parse(path.read_text("utf-8")) for path in files]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -46,7 +47,7 @@ def require_methods(words: Iterable[str]) -> None:
     Raises:
         BadOption: for the first of them. Where another package brings methods, and may bring this one, nothing is said.
     """
-    _require(words, written_methods(), METHODS, "intervention, contrast or check")
+    _require(words, written_methods(), METHODS, WANTED)
 
 
 def require_scorers(words: Iterable[str]) -> None:
@@ -100,9 +101,7 @@ def unknown_option(method: str, name: str, known: Iterable[str]) -> BadOption:
     )
 
 
-def unknown_method(
-    name: str, known: Iterable[str], wanted: str = "intervention, contrast or check", reason: str = ""
-) -> BadOption:
+def unknown_method(name: str, known: Iterable[str], wanted: str = WANTED, reason: str = "") -> BadOption:
     """Return what is raised for a method that is not known."""
     listed = list(known)
     return BadOption(f"no {wanted} {brief(name)}{suggest(name, listed)}; known: {', '.join(listed)}{reason}")

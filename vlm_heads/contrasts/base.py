@@ -80,6 +80,7 @@ class Contrast(Method):
             contrast by itself; the others need the image and the prompt and go through `VLM.answer`.
     """
 
+    lever: ClassVar[str] = "second stream"
     passes: ClassVar[int] = 2
     needs_inputs_alone: ClassVar[bool] = True
 

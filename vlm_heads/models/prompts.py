@@ -11,16 +11,17 @@ from torch import nn
 
 from vlm_heads.errors import BadImage, BadPrompt, UnsupportedModel, VlmHeadsError
 from vlm_heads.models.placement import input_device
+from vlm_heads.models.shown import remember
 
 DEFAULT_PROMPT = "Please describe this image in detail."  # the published protocol's
 # What processors of transformers raise on a picture or a text that they do not take.
 REFUSALS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
-def chat_text(processor: Any, prompt: str) -> str:
-    """Return the text of one user turn with one image, as the processor's chat template writes it.
+def chat_text(processor: Any, prompt: str, pictures: int = 1) -> str:
+    """Return the text of one user turn with its images, as the processor's chat template writes it.
 
-    A processor without a template gets its image token, a line break and the prompt.
+    A processor without a template gets its image token for each, a line break and the prompt.
 
     Raises:
         BadPrompt: if the prompt is no text, is empty, or carries the image token itself.
@@ -35,10 +36,10 @@ def chat_text(processor: Any, prompt: str) -> str:
     if video is not None and str(video) in prompt:
         raise BadPrompt(f"the prompt carries the video token {video!r}; videos are not looked at, leave it out")
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": prompt}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         return str(text)
-    return f"{token}\n{prompt}" if token is not None else prompt
+    return f"{str(token) * pictures}\n{prompt}" if token is not None else prompt
 
 
 def _require_text(prompt: object) -> None:
@@ -47,14 +48,14 @@ def _require_text(prompt: object) -> None:
 
 
 def model_inputs(
-    model: nn.Module, processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]
+    model: nn.Module, processor: Any, images: Sequence[Image.Image | Sequence[Image.Image]], prompts: Sequence[str]
 ) -> dict[str, Any]:
     """Return the inputs of one batch, left-padded, on the model's device and in its dtype.
 
     Args:
         model: where the inputs go.
         processor: the model's own.
-        images: one upright RGB image per row.
+        images: one upright RGB image per row, or several.
         prompts: one per row.
 
     Raises:
@@ -69,12 +70,13 @@ def model_inputs(
     if tokenizer is not None:
         # generation continues from the right edge
         tokenizer.padding_side = "left"
+    shown = [[one] if isinstance(one, Image.Image) else list(one) for one in images]
     try:
-        batch = _processed(processor, images, prompts)
+        batch = _processed(processor, shown, prompts)
     except VlmHeadsError:
         raise
     except REFUSALS as failure:
-        if (refusal := _refusal(processor, images, prompts, failure)) is None:
+        if (refusal := _refusal(processor, shown, prompts, failure)) is None:
             raise
         raise refusal from failure
     device, dtype = input_device(model), next(model.parameters()).dtype
@@ -82,6 +84,8 @@ def model_inputs(
     image_token_id = getattr(processor, "image_token_id", None)
     if image_token_id is not None and not bool((inputs["input_ids"] == image_token_id).any(dim=1).all()):
         raise UnsupportedModel("the processor left no image token in the prompt; its chat template takes no image")
+    if all(len(one) == 1 for one in shown):
+        remember(inputs, [one for (one,) in shown])
     return inputs
 
 
@@ -109,13 +113,13 @@ def _require_free_of(reserved: Sequence[str], prompts: Sequence[str]) -> None:
             )
 
 
-def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
-    texts = [chat_text(processor, prompt) for prompt in prompts]
+def _processed(processor: Any, shown: Sequence[list[Image.Image]], prompts: Sequence[str]) -> Mapping[str, Any]:
+    texts = [chat_text(processor, prompt, len(images)) for images, prompt in zip(shown, prompts, strict=True)]
     tokenizer = getattr(processor, "tokenizer", None)
     bos = getattr(tokenizer, "bos_token", None)
     special = not (bos and all(text.startswith(bos) for text in texts))
     batch: Mapping[str, Any] = processor(
-        images=[[image] for image in images],
+        images=list(shown),
         text=texts,
         padding=len(texts) > 1,
         return_tensors="pt",
@@ -125,16 +129,17 @@ def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[
 
 
 def _refusal(
-    processor: Any, images: Sequence[Image.Image], prompts: Sequence[str], failure: Exception
+    processor: Any, shown: Sequence[list[Image.Image]], prompts: Sequence[str], failure: Exception
 ) -> BadImage | BadPrompt | None:
     """Return what a processor's failure means: a picture or a prompt that it refuses; None where it takes nothing."""
     plain = Image.new("RGB", (64, 64), "grey")
     if not _takes(processor, plain, DEFAULT_PROMPT):
         return None
     reason = str(failure).strip().split("\n")[0][:200]
-    for image, prompt in zip(images, prompts, strict=True):
-        width, height = image.size
-        if not _takes(processor, image, DEFAULT_PROMPT):
+    for images, prompt in zip(shown, prompts, strict=True):
+        refused = next((image for image in images if not _takes(processor, image, DEFAULT_PROMPT)), None)
+        if refused is not None:
+            width, height = refused.size
             return BadImage(f"the model's processor refuses the picture of {width} x {height} pixels: {reason}")
         if not _takes(processor, plain, prompt):
             return BadPrompt(f"the model's processor refuses the prompt {prompt[:80]!r}: {reason}")
@@ -143,7 +148,7 @@ def _refusal(
 
 def _takes(processor: Any, image: Image.Image, prompt: str) -> bool:
     try:
-        _processed(processor, [image], [prompt])
+        _processed(processor, [[image]], [prompt])
     except REFUSALS:
         return False
     return True

@@ -13,7 +13,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.interventions.sink_redistribution import SinkRedistribution
 
 NAMES = list(known_interventions())
-BY_ROW = ("adhh", "devils", "ilvad", "spin")  # their edit depends on what the row attends to
+BY_ROW = ("adhh", "crg", "devils", "ilvad", "spin")  # their edit depends on what the row attends to
 
 WITHOUT_BEAMS = ("ilvad",)  # what it keeps of each row would have to follow the beams
 
