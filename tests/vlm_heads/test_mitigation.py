@@ -53,7 +53,9 @@ def _values(option: Option) -> st.SearchStrategy[Any]:
         return lists.get(option.name, st.lists(st.integers(0, 4095), min_size=1, max_size=3)) | st.just(option.default)
     if option.kind == "word":
         return st.sampled_from(option.words) if option.words else TEXT
-    drawn = {"switch": st.booleans(), "integer": st.integers(0, 1000), "number": number}[option.kind]
+    drawn = {"switch": st.booleans(), "integer": st.integers(int(option.at_least or 0), 1000), "number": number}[
+        option.kind
+    ]
     return drawn | st.sampled_from(option.words) if option.words else drawn
 
 
@@ -74,7 +76,9 @@ def test_a_word_gives_the_method_back(method: Method) -> None:
 def test_words_give_the_mitigation_back(methods: list[Method]) -> None:
     contrasts = [one for one in methods if isinstance(one, vlm_heads.Contrast)]
     checks = [one for one in methods if isinstance(one, vlm_heads.Check)]
-    made = Mitigation.of([one for one in methods if one not in [*contrasts, *checks]], contrasts[:1], checks[:1])
+    pipelines = [one for one in methods if isinstance(one, vlm_heads.Pipeline)]
+    inside = [one for one in methods if one not in [*contrasts, *checks, *pipelines]]
+    made = Mitigation.of(inside, contrasts[:1], checks[:1], pipelines[:1])
     assert Mitigation.parse(made.word()) == made
     assert parse_mitigation(made.words()) == made
 

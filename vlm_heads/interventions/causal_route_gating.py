@@ -93,11 +93,6 @@ class CausalRouteGating(Intervention):
     no: str | tuple[int, ...] = option("none", form=_TOKENS, help="ids of tokens that say no")
     layers: Layers = layers_option(paper="8 to 19 of 32, in proportion; 9 to 17 of Qwen2.5-VL's 28")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.yes, str) != isinstance(self.no, str):
-            raise BadOption("yes and no are compared: give token ids for both, or for none of them")
-
     def paper_layers(self, anatomy: Anatomy) -> Sequence[int]:
         first, last, of = _LAYERS.get(anatomy.model_type, _ELSEWHERE)
         begin, end = (round(edge / of * anatomy.depth) for edge in (first, last))
@@ -105,6 +100,8 @@ class CausalRouteGating(Intervention):
 
     def check(self, anatomy: Anatomy, profile: HeadProfile | None) -> None:
         super().check(anatomy, profile)
+        if isinstance(self.yes, str) != isinstance(self.no, str):
+            raise BadOption("yes and no are compared: give token ids for both, or for none of them")
         if "linear_attention" in (getattr(anatomy.decoder.config, "layer_types", None) or ()):
             raise UnsupportedModel(
                 f"the linear attention of {anatomy.model_type} writes over its own state, so no gradient can be taken "

@@ -195,6 +195,6 @@ def test_the_backend_agrees_with_the_specification_on_every_family(
     support.states(family, "first forward", "equals the specification")
 
 
-def test_yes_without_no_is_refused() -> None:
+def test_yes_without_no_is_refused(llava: Tiny) -> None:
     with pytest.raises(errors.BadOption, match="for both"):
-        CausalRouteGating(yes=(3,))
+        attach(llava.model, "crg:yes=3")
