@@ -71,7 +71,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "contrast",
         "contrasts",
         "asking",
-        "checks",
+        "checks pipelines",
         "methods",
         "mitigation",
         "attach",

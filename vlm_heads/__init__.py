@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.adaptive_generated_boost import AdaptiveGeneratedBoost
     from vlm_heads.interventions.attention_registers import AttentionRegisters
     from vlm_heads.interventions.base import Intervention
+    from vlm_heads.interventions.causal_route_gating import CausalRouteGating
     from vlm_heads.interventions.dense_head_copy import DenseHeadCopy
     from vlm_heads.interventions.evidence_attention import EvidenceAttention
     from vlm_heads.interventions.generated_boost import GeneratedBoost
@@ -74,11 +75,14 @@ if TYPE_CHECKING:
         known_interventions,
         known_lenses,
         known_methods,
+        known_pipelines,
         parse_intervention,
         parse_method,
     )
     from vlm_heads.mitigation import Mitigation, parse_mitigation
     from vlm_heads.models.prompts import DEFAULT_PROMPT
+    from vlm_heads.pipelines.base import Pipeline
+    from vlm_heads.pipelines.contrastive_crop import ContrastiveCrop
     from vlm_heads.profile import HeadProfile
     from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
     from vlm_heads.receipt import Receipt
@@ -108,9 +112,11 @@ __all__ = [
     "BadProfile",
     "BadPrompt",
     "BranchContrast",
+    "CausalRouteGating",
     "ChangedImage",
     "Check",
     "Contrast",
+    "ContrastiveCrop",
     "CounterfactualAttention",
     "DenseHeadCopy",
     "DescribedPicture",
@@ -143,6 +149,7 @@ __all__ = [
     "NoisedImage",
     "NothingIntervened",
     "Paper",
+    "Pipeline",
     "PriorAndBias",
     "ProgressiveValueGain",
     "Receipt",
@@ -172,6 +179,7 @@ __all__ = [
     "known_interventions",
     "known_lenses",
     "known_methods",
+    "known_pipelines",
     "option",
     "parse_intervention",
     "parse_method",
@@ -210,6 +218,7 @@ _HOMES = {
     "interventions.adaptive_generated_boost": "AdaptiveGeneratedBoost",
     "interventions.attention_registers": "AttentionRegisters",
     "interventions.base": "Intervention",
+    "interventions.causal_route_gating": "CausalRouteGating",
     "interventions.dense_head_copy": "DenseHeadCopy",
     "interventions.evidence_attention": "EvidenceAttention",
     "interventions.generated_boost": "GeneratedBoost",
@@ -229,10 +238,12 @@ _HOMES = {
     "lenses.early_answer": "EarlyAnswer",
     "lenses.first_logits": "FirstLogits",
     "lenses.layer_contrast": "LayerContrast",
-    "methods": "known_checks known_contrasts known_interventions known_lenses known_methods parse_intervention "
-    "parse_method",
+    "methods": "known_checks known_contrasts known_interventions known_lenses known_methods known_pipelines "
+    "parse_intervention parse_method",
     "mitigation": "Mitigation parse_mitigation",
     "models.prompts": "DEFAULT_PROMPT",
+    "pipelines.base": "Pipeline",
+    "pipelines.contrastive_crop": "ContrastiveCrop",
     "profile": "HeadProfile",
     "profiles.fold_checkpoint": "Folded fold_checkpoint",
     "receipt": "Receipt",

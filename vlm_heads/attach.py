@@ -13,6 +13,7 @@ from torch import nn
 from vlm_kernels import Backend
 
 from vlm_heads.attached.copies import no_copies
+from vlm_heads.attached.first_forward import require_first_forward
 from vlm_heads.attached.first_passes import FirstPasses
 from vlm_heads.attached.installing import installed
 from vlm_heads.attached.lens_processor import AddedLenses
@@ -32,7 +33,14 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.lenses.base import require_lens
 from vlm_heads.mitigation import Mitigated, Mitigation
 from vlm_heads.profile import HeadProfile
-from vlm_heads.receipt import CheckReceipt, InterventionReceipt, LensReceipt, Receipt, SecondStreamReceipt
+from vlm_heads.receipt import (
+    CheckReceipt,
+    InterventionReceipt,
+    LensReceipt,
+    PipelineReceipt,
+    Receipt,
+    SecondStreamReceipt,
+)
 from vlm_heads.steering.base import Steering
 from vlm_heads.token_head import TokenHead
 from vlm_heads.toolkit.method import Method
@@ -101,6 +109,12 @@ class Attachment:
             raise NothingIntervened(_why_idle(self.receipt, self.tracker.attention_calls))
         if self._added is not None and not self._added.uses:
             raise NothingIntervened("the contrast was attached and never used: generate() was not called inside")
+        pipeline = self.receipt.pipeline
+        if pipeline is not None and not pipeline.calls:
+            raise NothingIntervened(
+                f"{pipeline.name} was attached and asked nothing: generate() was not called inside with a picture; "
+                "pass allow_idle=True if that is intended"
+            )
         check = self.receipt.check
         if check is not None and not check.calls:
             raise NothingIntervened(
@@ -129,16 +143,16 @@ def attach(
     Args:
         model: a vision-language model of transformers whose language attention goes through the attention interface;
             PEFT's wrapper for adapters, `torch.compile`'s and DistributedDataParallel may be around it.
-        what: interventions, lenses, a contrast that needs the model's inputs alone, a check, words for them, or a
-            `Mitigation`; one, several, or a list. Gains multiply and boosts add, so their order does not matter; that
-            of lenses does.
+        what: interventions, lenses, a contrast that needs the model's inputs alone, a check, a pipeline, words for
+            them, or a `Mitigation`; one, several, or a list. Gains multiply and boosts add, so their order does not
+            matter; that of lenses does.
         profile: head scores to choose heads by, in place of each sample's own and of the mitigation's.
         backend: what computes edited attention; a named one is used, or it raises.
         allow_idle: do not raise where an intervention never fired.
         watch: one or several that read each attention call and change nothing.
         one_pass: let a contrast's second stream run in the first stream's forwards, where they can hold it; the receipt
             says which way it took. False gives it forwards of its own.
-        processor: the model's own; a check reads and asks in words with it.
+        processor: the model's own; checks and pipelines read and ask with it.
 
     Raises:
         UnsupportedModel: if the model, or a method on this model, cannot work; then nothing was changed.
@@ -189,12 +203,16 @@ def attach_mitigation(
         lens.reads(anatomy)
     if check is not None:
         check.check(anatomy)
+    pipeline = mitigation.pipeline
+    if pipeline is not None:
+        pipeline.check(anatomy)
     receipt = Receipt(
         model_type=anatomy.model_type,
         heads=anatomy.heads,
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
         check=None if check is None else CheckReceipt(check.name, _options(check)),
         lenses=tuple(LensReceipt(one.name, _options(one)) for one in lenses),
+        pipeline=None if pipeline is None else PipelineReceipt(pipeline.name, _options(pipeline)),
     )
     steering = {index: one for index, one in enumerate(interventions) if isinstance(one, Steering)}
     head = TokenHead.of(model, anatomy) if lenses or steering else None
@@ -215,19 +233,23 @@ def attach_mitigation(
         around = None
         if check is not None and receipt.check is not None:
             around = check.around(model, anatomy, processor, tracker, receipt.check)
-        if interventions or watchers or lenses:
+        asked = None
+        if pipeline is not None and receipt.pipeline is not None:
+            asked = pipeline.around(model, anatomy, processor, tracker, receipt.pipeline)
+        if interventions or watchers or lenses or pipeline is not None:
             undo.enter_context(installed(anatomy, tracker))
         weighing = None
         if head is not None:
             undo.enter_context(StreamHooks(anatomy, tracker, head, receipt, lenses, steering).installed())
             weighing = AddedLenses(lenses, receipt.lenses, tracker, head, anatomy) if lenses else None
         if mitigation.contrast is not None and receipt.second_stream is not None:
-            together = OnePass(model, anatomy, _why_apart(one_pass, check, between_layers=head is not None))
+            apart = _why_apart(one_pass, check, interventions, anatomy, between_layers=head is not None)
+            together = OnePass(model, anatomy, apart)
             added = AddedContrast(model, mitigation.contrast, together, receipt.second_stream, contrast_processor)
             undo.enter_context(together.installed())
         remembering = [one.name for one in interventions if one.remembers_steps]
         calling = _calling(first, tracker, added, remembering)
-        undo.enter_context(refusing(model, _changes(weighing, added), calling, around))
+        undo.enter_context(refusing(model, _changes(weighing, added), calling, around, asked))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
@@ -263,12 +285,22 @@ def _changes(*changes: Change | None) -> Change | None:
     return change if wanted else None
 
 
-def _why_apart(one_pass: bool, check: Check | None, between_layers: bool) -> str:
+def _why_apart(
+    one_pass: bool,
+    check: Check | None,
+    interventions: Sequence[Intervention],
+    anatomy: Anatomy,
+    *,
+    between_layers: bool,
+) -> str:
     """Return why both streams are not to run in one forward, whatever the model can; empty where they may."""
     if check is not None:
         return "a check takes words back"
     if between_layers:
         return "what is between the first stream's layers is read or steered"
+    ahead = next((one.name for one in interventions if one.first_forward(anatomy) is not None), None)
+    if ahead is not None:
+        return f"{ahead} runs each forward twice"
     return "" if one_pass else "as was asked for"
 
 
@@ -284,6 +316,8 @@ def _check(
     for one in interventions:
         one.layers_in(anatomy)
         one.check(anatomy, profile)
+        if one.first_forward(anatomy) is not None:
+            require_first_forward(anatomy, one.name)
 
 
 def _options(method: Method) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from transformers import GenerationConfig, GenerationMixin
 from vlm_heads.errors import BadOption, suggest
 from vlm_heads.wrappers import unwrapped
 
+_USUAL = 20  # new tokens where nothing is said, as transformers has it
+
 
 @dataclass(frozen=True)
 class GenerateCall:
@@ -50,6 +52,14 @@ class GenerateCall:
         if given.get("inputs") is not None:
             inputs["input_ids"] = given["inputs"]
         return cls(given, config, inputs)
+
+    def limit(self, width: int) -> int:
+        """Return how many tokens may be said after a prompt of so many columns."""
+        if self.config.max_new_tokens is not None:
+            return int(self.config.max_new_tokens)
+        given = self.arguments.get("generation_config")
+        stated = "max_length" in self.arguments or getattr(given, "max_length", None) is not None
+        return max(1, int(self.config.max_length) - width) if stated and self.config.max_length else _USUAL
 
 
 def effective_config(model: Any, arguments: Mapping[str, Any]) -> GenerationConfig:

@@ -1,7 +1,7 @@
 """Every method by its name, and everything that a method of your own is made of.
 
-A method is a subclass of `Intervention`, `Lens`, `Contrast` or `Check`. Those of the package are found by looking into
-its folders. Those of other packages are found by the entry-point group `vlm_heads.methods`:
+A method is a subclass of `Intervention`, `Lens`, `Contrast`, `Check` or `Pipeline`. Those of the package are found by
+looking into its folders. Those of other packages are found by the entry-point group `vlm_heads.methods`:
 
     [project.entry-points."vlm_heads.methods"]
     mine = "my_package.my_module:MyMethod"
@@ -18,6 +18,7 @@ import vlm_heads.checks
 import vlm_heads.contrasts
 import vlm_heads.interventions
 import vlm_heads.lenses
+import vlm_heads.pipelines
 import vlm_heads.steering
 from vlm_heads.asking.named import Named
 from vlm_heads.attached.second_stream import SecondStream
@@ -30,15 +31,16 @@ from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.lenses.base import Lens
 from vlm_heads.names import KINDS, METHODS
+from vlm_heads.pipelines.base import Pipeline
 from vlm_heads.steering.base import Steering
 from vlm_heads.stream_call import StreamCall, turned
 from vlm_heads.token_step import TokenStep, implausible
 from vlm_heads.toolkit.discovery import Discovered, discover
-from vlm_heads.toolkit.first_pass import FirstPass
+from vlm_heads.toolkit.first_pass import FirstForward, FirstPass
 from vlm_heads.toolkit.head_choice import HeadChoice, HeadChooser, head_awareness
 from vlm_heads.toolkit.head_list import GainList, GainListForm, HeadList, HeadListForm, layers_of_heads
 from vlm_heads.toolkit.layer_sets import Layers, layers_option, resolve_layers
-from vlm_heads.toolkit.method import Method, Paper
+from vlm_heads.toolkit.method import LEVERS, Method, Paper
 from vlm_heads.toolkit.options import Option, option, options_of, parse_options, require_number
 from vlm_heads.toolkit.row_attention import (
     generated_keys,
@@ -55,12 +57,14 @@ from vlm_heads.toolkit.row_attention import (
 
 __all__ = [
     "CLASS_COUNT",
+    "LEVERS",
     "Asked",
     "AttentionCall",
     "AttentionPlan",
     "Check",
     "Contrast",
     "ContrastProcessor",
+    "FirstForward",
     "FirstPass",
     "GainList",
     "GainListForm",
@@ -76,6 +80,7 @@ __all__ = [
     "Named",
     "Option",
     "Paper",
+    "Pipeline",
     "PlannedEdit",
     "Redistribution",
     "SecondStream",
@@ -94,6 +99,7 @@ __all__ = [
     "known_interventions",
     "known_lenses",
     "known_methods",
+    "known_pipelines",
     "last_row",
     "layers_of_heads",
     "layers_option",
@@ -116,7 +122,7 @@ __all__ = [
 
 
 def known_methods() -> Mapping[str, type[Method]]:
-    """Return every method by its name, in alphabetical order: interventions, lenses, contrasts and checks."""
+    """Return every method by its name, in alphabetical order: of every kind, ours and others'."""
     return _found().kinds
 
 
@@ -139,6 +145,11 @@ def known_contrasts() -> dict[str, type[Contrast]]:
 def known_checks() -> dict[str, type[Check]]:
     """Return every check by its name, in alphabetical order."""
     return {name: kind for name, kind in known_methods().items() if issubclass(kind, Check)}
+
+
+def known_pipelines() -> dict[str, type[Pipeline]]:
+    """Return every pipeline by its name, in alphabetical order."""
+    return {name: kind for name, kind in known_methods().items() if issubclass(kind, Pipeline)}
 
 
 def parse_method(word: str) -> Method:
@@ -169,5 +180,6 @@ def _found() -> Discovered[Method]:
         vlm_heads.lenses,
         vlm_heads.contrasts,
         vlm_heads.checks,
+        vlm_heads.pipelines,
     )
-    return discover(Method, folders, METHODS, "Intervention, Lens, Contrast or Check")
+    return discover(Method, folders, METHODS, "Intervention, Lens, Contrast, Check or Pipeline")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from huggingface_hub import HfApi
 
@@ -18,16 +18,18 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.lenses.base import Lens
 from vlm_heads.methods import parse_method
 from vlm_heads.names import words_in
+from vlm_heads.pipelines.base import Pipeline
 from vlm_heads.profile import CONFIG_NAME, WEIGHTS_NAME, HeadProfile
 from vlm_heads.stored import pushed, stored_folder, write_whole
 from vlm_heads.toolkit.method import Method
 
 MITIGATION_NAME = "mitigation.json"
+Only = TypeVar("Only")
 
 
 @dataclass(frozen=True)
 class Mitigation:
-    """Interventions, lenses, at most one contrast and one check, and the head profile read; each may be missing.
+    """Interventions, lenses, at most one contrast, check and pipeline, and the head profile read; each may be missing.
 
     Attributes:
         interventions: act inside the first stream alone.
@@ -35,12 +37,14 @@ class Mitigation:
         profile: head scores or gains that the interventions read, or None.
         check: reads the model's words before they are said, or None.
         lenses: weigh the first stream's token logits, in this order, before the contrast does.
+        pipeline: lets the model answer first and asks it otherwise, or None.
     """
 
     interventions: tuple[Intervention, ...] = ()
     contrast: Contrast | None = None
     profile: HeadProfile | None = None
     check: Check | None = None
+    pipeline: Pipeline | None = None
     lenses: tuple[Lens, ...] = ()
 
     def __bool__(self) -> bool:
@@ -61,8 +65,8 @@ class Mitigation:
             profile: in place of what the others hold.
 
         Raises:
-            BadOption: if one of them is none of these, a word cannot be read, or there are two contrasts, checks or
-                profiles.
+            BadOption: if one of them is none of these, a word cannot be read, or there are two contrasts, checks,
+                pipelines or profiles.
         """
         if profile is not None and not isinstance(profile, HeadProfile):
             raise BadOption(f"profile={profile!r} is no head profile; give HeadProfile.from_pretrained(folder)")
@@ -75,11 +79,14 @@ class Mitigation:
         checks = [part.check for part in parts if part.check is not None]
         if len(checks) > 1:
             raise BadOption(f"{checks[0].name} and {checks[1].name} both check what is said: name one of them")
+        pipelines = [part.pipeline for part in parts if part.pipeline is not None]
+        if len(pipelines) > 1:
+            raise BadOption(f"{pipelines[0].name} and {pipelines[1].name} both ask otherwise: name one of them")
         profiles = {id(part.profile): part.profile for part in parts if part.profile is not None}
         if profile is None and len(profiles) > 1:
             raise BadOption("two mitigations bring a head profile each: give the one that is meant as profile=...")
         chosen = profile if profile is not None else next(iter(profiles.values()), None)
-        return cls(interventions, next(iter(contrasts), None), chosen, next(iter(checks), None), lenses)
+        return cls(interventions, _only(contrasts), chosen, _only(checks), pipeline=_only(pipelines), lenses=lenses)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -88,15 +95,15 @@ class Mitigation:
         A value with a space or a comma stands in double quotes: `icd:instruction="Look away."`.
 
         Raises:
-            BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts or
-                checks.
+            BadOption: if a name or an option is unknown, a value is out of its range, or there are two contrasts,
+                checks or pipelines.
         """
         return cls.of([parse_method(word) for word in words_in(text)])
 
     def methods(self) -> tuple[Method, ...]:
-        """Return the interventions, the lenses, the contrast after them, and the check last."""
-        alone = (one for one in (self.contrast, self.check) if one is not None)
-        return (*self.interventions, *self.lenses, *alone)
+        """Return the interventions, the lenses, the contrast after them, the check, and the pipeline last."""
+        beside = (self.contrast, self.check, self.pipeline)
+        return (*self.interventions, *self.lenses, *(one for one in beside if one is not None))
 
     def weighing(self) -> tuple[Lens, ...]:
         """Return everything that weighs the first stream's token logits: lenses, and interventions that are one too."""
@@ -118,7 +125,8 @@ class Mitigation:
             "contrast": None if self.contrast is None else self.contrast.stated(),
         }
         stated |= {"lenses": [one.stated() for one in self.lenses]} if self.lenses else {}
-        return stated if self.check is None else stated | {"check": self.check.stated()}
+        beside = {"check": self.check, "pipeline": self.pipeline}
+        return stated | {name: one.stated() for name, one in beside.items() if one is not None}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the mitigation and its profile into a folder, made where missing. Each file is whole or not there."""
@@ -173,6 +181,10 @@ def parse_mitigation(words: Iterable[str]) -> Mitigation:
     return Mitigation.parse(words) if isinstance(words, str) else Mitigation.of([parse_method(word) for word in words])
 
 
+def _only(some: Sequence[Only]) -> Only | None:
+    return some[0] if some else None
+
+
 def _flat(what: Iterable[Any]) -> Iterable[Any]:
     for one in what:
         if isinstance(one, Sequence) and not isinstance(one, str):
@@ -190,6 +202,8 @@ def _one(given: Any) -> Mitigation:
         return Mitigation(contrast=given)
     if isinstance(given, Check):
         return Mitigation(check=given)
+    if isinstance(given, Pipeline):
+        return Mitigation(pipeline=given)
     if isinstance(given, Intervention):
         return Mitigation((given,))
     if isinstance(given, Lens):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vlm_heads.errors import BadOption, UnknownModel, brief, suggest
 
-METHODS = "vlm_heads.methods"  # entry points of packages that bring an Intervention, a Lens, a Contrast or a Check
-KINDS = "intervention, lens, contrast or check"  # what a word may name
+METHODS = "vlm_heads.methods"  # entry points of packages that bring a method: a subclass of Intervention, Lens, …
+KINDS = "intervention, lens, contrast, check or pipeline"  # what a word may name
 SCORERS = "vlm_heads.scorers"  # entry points of packages that bring a scorer: a subclass of Scorer
 MODELS = "vlm_heads.models"  # entry points of packages that bring a model: a function that returns an `Embedded`
 PLANTED = ("planted", "planted-sinks")
@@ -28,7 +28,7 @@ def written_methods(*folders: str) -> Mapping[str, tuple[str, ...]]:
         folders: by default those of methods.
     """
     here = Path(__file__).parent
-    searched = folders or ("interventions", "steering", "lenses", "contrasts", "checks")
+    searched = folders or ("interventions", "steering", "lenses", "contrasts", "checks", "pipelines")
     files = [path for folder in searched for path in (here / folder).glob("*.py")]
     trees = [ast.parse(path.read_text("utf-8")) for path in files]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]

@@ -238,6 +238,34 @@ class CheckReceipt:
 
 
 @dataclass
+class PipelineReceipt:
+    """What a pipeline asked first, and what it asked instead.
+
+    Attributes:
+        name: of the pipeline.
+        options: of it.
+        rows: of the last call of `generate`, one a row.
+        calls: of `generate` that were asked otherwise.
+        first_passes: answers that were read for them.
+    """
+
+    name: str
+    options: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    calls: int = 0
+    first_passes: int = 0
+
+    def to_dict(self, row: int | None = None) -> dict[str, Any]:
+        """Return what is written as JSON; of one row, or of all."""
+        found = {name: value for name, value in vars(self).items() if name != "rows"}
+        return found | ({"rows": self.rows} if row is None else {"row": self.rows[row] if self.rows else {}})
+
+    def __str__(self) -> str:
+        passes = _count(self.first_passes, "first pass", "es")
+        return f"{self.name}: {_count(self.calls, 'call')} asked otherwise, {passes}"
+
+
+@dataclass
 class Receipt:
     """What an attach did.
 
@@ -254,6 +282,7 @@ class Receipt:
         second_stream: of the contrast; None where there is none.
         check: what was asked and taken back; None where nothing is checked.
         lenses: one receipt each, in the order in which they act.
+        pipeline: what was asked first; None where there is none.
     """
 
     model_type: str
@@ -268,9 +297,11 @@ class Receipt:
     second_stream: SecondStreamReceipt | None = None
     check: CheckReceipt | None = None
     lenses: tuple[LensReceipt, ...] = ()
+    pipeline: PipelineReceipt | None = None
 
     def __repr__(self) -> str:
-        also = [*self.lenses, *(one for one in (self.second_stream, self.check) if one is not None)]
+        beside = (self.second_stream, self.check, self.pipeline)
+        also = [*self.lenses, *(one for one in beside if one is not None)]
         names = ", ".join(one.name for one in (*self.interventions, *also)) or "nothing"
         counted = f"{_count(self.generations, 'generation')}, {_count(self.steps, 'step')} changed"
         if self.second_stream is not None and not (self.interventions or self.lenses):  # nothing else was followed
@@ -296,6 +327,7 @@ class Receipt:
             row: of the last batch, whose part of the check is written; None for all of it.
         """
         more: dict[str, Any] = {} if self.check is None else {"check": self.check.to_dict(row)}
+        more |= {} if self.pipeline is None else {"pipeline": self.pipeline.to_dict(row)}
         more |= {"first_passes": self.first_passes} if self.first_passes else {}
         more |= {"lenses": [lens.to_dict() for lens in self.lenses]} if self.lenses else {}
         return {
@@ -331,7 +363,7 @@ class Receipt:
         lines += [str(one) for one in self.lenses]
         if self.second_stream is not None:
             lines.append(str(self.second_stream))
-        lines += [] if self.check is None else [str(self.check)]
+        lines += [str(one) for one in (self.check, self.pipeline) if one is not None]
         return "\n".join(lines)
 
 

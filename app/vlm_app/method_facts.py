@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlm_heads import Method, Paper
     from vlm_heads.methods import Option
 
-KINDS = ("intervention", "lens", "contrast", "check")  # in the order in which they are listed
+KINDS = ("intervention", "lens", "contrast", "check", "pipeline")
+OTHER = "other"  # the lever of a method that names none
 _SECTION = re.compile(r"^([A-Z][\w ]*):\n((?:(?: {4}.*)?\n?)+)", re.MULTILINE)
 _NOT_PLAIN = re.compile(r"""[\s,;"]""")
 
@@ -25,12 +26,14 @@ def facts(kind: type[Method]) -> dict[str, Any]:
         "name": kind.name,
         "label": label(kind),
         "kind": kind_of(kind),
+        "lever": kind.lever,
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "paper": None if paper is None else {**vars(paper), "cited": paper.cited},
         "passes": kind.passes,
         "image_free_pass": needs_image_free_pass(kind),
         "needs_profile": bool(getattr(kind, "needs_profile", False)),
         "cost": cost(kind),
+        "needs": needs(kind),
         "options": [
             {
                 "name": one.name,
@@ -56,11 +59,43 @@ def label(kind: type[Method]) -> str:
 
 
 def kind_of(kind: type[Method]) -> str:
-    """Return whether a method is an intervention, a lens, a contrast or a check."""
-    from vlm_heads import Check, Contrast, Intervention, Lens
+    """Return whether a method is an intervention, a lens, a contrast, a check or a pipeline."""
+    from vlm_heads import Check, Contrast, Intervention, Lens, Pipeline
 
-    bases = zip(KINDS, (Intervention, Lens, Contrast, Check), strict=True)  # an intervention may be a lens too
+    bases = zip(
+        KINDS, (Intervention, Lens, Contrast, Check, Pipeline), strict=True
+    )  # an intervention may be a lens too
     return next(name for name, base in bases if issubclass(kind, base))
+
+
+def by_lever(kinds: Iterable[type[Method]]) -> dict[str, list[type[Method]]]:
+    """Return methods by what they change, in the order of `LEVERS`; those of a lever in alphabetical order."""
+    from vlm_heads.methods import LEVERS
+
+    groups: dict[str, list[type[Method]]] = {lever: [] for lever in LEVERS}
+    for kind in sorted(kinds, key=lambda kind: kind.name):
+        groups.setdefault(kind.lever or OTHER, []).append(kind)
+    return {lever: some for lever, some in groups.items() if some}
+
+
+def means(lever: str) -> str:
+    """Return what a lever does, in words."""
+    from vlm_heads.methods import LEVERS
+
+    return LEVERS.get(lever, "says nothing of what it changes")
+
+
+def needs(kind: type[Method]) -> str:
+    """Return what a method needs beside the model and its inputs, in words; empty where that is nothing."""
+    from vlm_heads import Contrast
+
+    found = ["an image-free pass over the prompt"] if needs_image_free_pass(kind) else []
+    if getattr(kind, "compares", False):
+        found = ["two more passes over the prompt, with the image and without it"]
+    found += ["a profile or a table of the model"] if getattr(kind, "needs_profile", False) else []
+    if issubclass(kind, Contrast) and not kind.needs_inputs_alone:
+        found.append("the image and the prompt, as VLM.answer has them")
+    return ", ".join([*found, *kind.needs])
 
 
 def needs_image_free_pass(kind: type[Method]) -> bool:
@@ -71,14 +106,10 @@ def needs_image_free_pass(kind: type[Method]) -> bool:
 
 
 def cost(kind: type[Method]) -> str:
-    """Return what a method costs, in words."""
+    """Return what a method costs and needs, in words."""
     passes = "1 pass a token" if kind.passes == 1 else f"{kind.passes} streams a token, in one pass where they can be"
-    extra = ", and one image-free pass over the prompt" if needs_image_free_pass(kind) else ""
-    if getattr(kind, "compares", False):
-        extra = ", and two more passes over the prompt, with the image and without it"
-    needs = "; needs a profile or a table of the model" if getattr(kind, "needs_profile", False) else ""
     asks = ", and what it asks" if kind_of(kind) == "check" else ""
-    return passes + extra + asks + needs
+    return passes + asks + (f"; needs {needs(kind)}" if needs(kind) else "")
 
 
 def source(paper: Paper | None) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_app.method_facts import (
-    KINDS,
+    by_lever,
     cost,
     default_of,
     kind_of,
     label,
-    needs_image_free_pass,
+    means,
+    needs,
     own_text,
     range_of,
     source,
@@ -40,8 +41,10 @@ combined. A *lens* weighs the token logits with what earlier layers or steps say
 be combined too. A *contrast* runs a second stream of token logits, or two; there is one at a time, beside any
 interventions and lenses. All streams go through the same forwards, so that a token's weights are read once. Where that
 cannot be, the others run forwards of their own, and the receipt says why. A *check* reads the model's words before they
-are said; there is one at a time too, beside all of them. Layers and heads are counted from 0. Where every option with a
-value under "changes nothing at" has that value, the model answers as without the method.
+are said; there is one at a time too, beside all of them. A *pipeline* lets the model answer first, and asks it
+otherwise; whatever else is attached acts on what is asked in the end. The table groups all by their *lever*: what they
+change. Layers and heads are counted from 0. Where every option with a value under "changes nothing at" has that value,
+the model answers as without the method.
 
 What a method did here is what it did to `mini`, a small model of a small world: evidence for the tool and not for the
 method. *At equal recall* is the difference from the plain model's own trade-off curve; below zero is better.
@@ -62,23 +65,27 @@ def page_text(results: Path) -> str:
     from vlm_heads import known_methods
 
     own = [kind for kind in known_methods().values() if kind.__module__.startswith("vlm_heads.")]
-    ordered = sorted(own, key=lambda kind: (KINDS.index(kind_of(kind)), kind.name))
+    groups = by_lever(own)
+    ordered = [kind for some in groups.values() for kind in some]
     rows = list(_league(results))
-    return "\n".join([_HEAD, *_overview(ordered), "", *(_section(kind, rows) for kind in ordered)])
+    return "\n".join([_HEAD, *_overview(groups), "", *(_section(kind, rows) for kind in ordered)])
 
 
-def _overview(kinds: Sequence[type[Method]]) -> list[str]:
-    head = ("name", "method", "kind", "streams a token", "image-free pass", "paper")
+def _overview(groups: Mapping[str, Sequence[type[Method]]]) -> list[str]:
+    """Return the table of methods by lever; a lever is named and explained in its first row."""
+    head = ("lever", "name", "method", "kind", "streams a token", "needs", "paper")
     rows = [
         (
+            f"**{lever}**: {means(lever)}" if place == 0 else "",
             f"[`{kind.name}`](#{kind.name})",
             label(kind),
             kind_of(kind),
             str(kind.passes),
-            "yes" if needs_image_free_pass(kind) else "no",
+            needs(kind),
             "ours" if kind.paper is None else kind.paper.cited,
         )
-        for kind in kinds
+        for lever, some in groups.items()
+        for place, kind in enumerate(some)
     ]
     return table(head, rows)
 

@@ -290,8 +290,8 @@ def _attached(asking: Asking) -> Iterator[list[dict[str, Any]]]:
         return
     with attach(asking.vlm.model, done, allow_idle=True, processor=asking.vlm.processor) as attachment:
         yield receipts
-    check = attachment.receipt.check
-    receipts += [attachment.receipt.to_dict(row) for row in range(1 if check is None else len(check.rows))]
+    by_row = next((one.rows for one in (attachment.receipt.check, attachment.receipt.pipeline) if one is not None), [])
+    receipts += [attachment.receipt.to_dict(row) for row in range(max(1, len(by_row)))]
 
 
 def check_fired(mitigation: Mitigation, answers: Iterable[Answer]) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 from vlm_app import scorer_page
-from vlm_app.method_facts import default_of, own_text, range_of
+from vlm_app.method_facts import by_lever, default_of, own_text, range_of
 from vlm_app.method_page import page_text
 
 from tests.support.command import Command
-from vlm_heads import HeadReinforcement, known_methods, parse_method
+from vlm_heads import HeadReinforcement, known_contrasts, known_methods, parse_method
+from vlm_heads.methods import LEVERS
 from vlm_heads.scorers import known_scorers
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,21 @@ def test_every_method_says_what_it_computes(name: str) -> None:
     assert summary
     assert sections["Formula"]
     assert all(one.help for one in kind.options())
+
+
+@pytest.mark.parametrize("name", known_methods())
+def test_every_method_of_the_package_names_its_lever(name: str) -> None:
+    assert known_methods()[name].lever in LEVERS
+
+
+def test_methods_are_grouped_by_lever() -> None:
+    groups = by_lever(known_methods().values())
+    assert sorted(kind.name for some in groups.values() for kind in some) == list(known_methods())
+    assert {kind.name for kind in groups["second stream"]} == set(known_contrasts())
+    assert [*groups] == [lever for lever in LEVERS if lever in groups]
+    written = page_text(ROOT / "docs" / "results.md")
+    for lever, some in groups.items():
+        assert f"| **{lever}**: {LEVERS[lever]} | [`{some[0].name}`]" in written
 
 
 @pytest.mark.parametrize("name", known_methods())

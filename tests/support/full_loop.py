@@ -41,10 +41,10 @@ class FullLoop:
         self.prompt: list[int] = ids.tolist()
         self.image = ids == IMAGE
 
-    def token_logits(self, said: Sequence[int], rule: Rule) -> Tensor:
+    def token_logits(self, said: Sequence[int], rule: Rule, *, gradients: bool = False) -> Tensor:
         """Return the token logits `[V]` after the prompt and what was said, attention computed by a rule."""
         ids = torch.tensor([[*self.prompt, *said]])
-        with torch.no_grad(), self._by(rule):
+        with torch.set_grad_enabled(gradients), self._by(rule):
             output = self.model(input_ids=ids, pixel_values=self._pixels, use_cache=False)
         logits: Tensor = output.logits[0, -1]
         return logits

@@ -80,8 +80,8 @@ def test_a_method_with_all_its_options_is_let_through(name: str) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("vrh", "no intervention, lens, contrast or check 'vrh' \\(did you mean 'vhr'\\?\\); known: a"),
-        ("", "no intervention, lens, contrast or check ''"),
+        ("vrh", "no intervention, lens, contrast, check or pipeline 'vrh' \\(did you mean 'vhr'\\?\\); known: a"),
+        ("", "no intervention, lens, contrast, check or pipeline ''"),
         ("vhr:gian=2", "vhr has no option 'gian' \\(did you mean 'gain'\\?\\); it has gain, layers"),
         ("vcd:bund=0.2", "did you mean 'bound'"),
     ],

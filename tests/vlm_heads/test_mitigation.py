@@ -75,7 +75,9 @@ def test_a_word_gives_the_method_back(method: Method) -> None:
 def test_words_give_the_mitigation_back(methods: list[Method]) -> None:
     contrasts = [one for one in methods if isinstance(one, vlm_heads.Contrast)]
     checks = [one for one in methods if isinstance(one, vlm_heads.Check)]
-    made = Mitigation.of([one for one in methods if one not in [*contrasts, *checks]], contrasts[:1], checks[:1])
+    pipelines = [one for one in methods if isinstance(one, vlm_heads.Pipeline)]
+    inside = [one for one in methods if one not in [*contrasts, *checks, *pipelines]]
+    made = Mitigation.of(inside, contrasts[:1], checks[:1], pipelines[:1])
     assert Mitigation.parse(made.word()) == made
     assert parse_mitigation(made.words()) == made
 

@@ -23,8 +23,6 @@ from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.generate_call import GenerateCall
 
-_USUAL = 20  # new tokens where nothing is said, as transformers has it
-
 
 @dataclass
 class Context:
@@ -145,7 +143,7 @@ class Drafts:
             Context([int(one) for one in row[seen]], seen.nonzero()[:, 0].tolist())
             for row, seen in zip(ids.cpu(), self._mask.bool().cpu(), strict=True)
         ]
-        self.limit = _limit(call, self._width)
+        self.limit = call.limit(self._width)
         self.cache: Any = None
         self.written = 0
         self._whole = WholePrompts(call.inputs, picture)
@@ -336,13 +334,3 @@ def _config_of_drafts(config: Any) -> Any:
     drafted = copy.deepcopy(config)
     drafted.return_dict_in_generate, drafted.use_cache, drafted.max_length = True, True, None
     return drafted
-
-
-def _limit(call: GenerateCall, width: int) -> int:
-    """Return how many tokens an answer may have."""
-    config = call.config
-    if config.max_new_tokens is not None:
-        return int(config.max_new_tokens)
-    given = call.arguments.get("generation_config")
-    stated = "max_length" in call.arguments or getattr(given, "max_length", None) is not None
-    return max(1, int(config.max_length) - width) if stated and config.max_length else _USUAL

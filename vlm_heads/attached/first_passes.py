@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,10 +98,25 @@ class FirstPasses:
         inputs = {name: value for name, value in call.inputs.items() if name != "past_key_values"}
         if call.arguments.get("past_key_values") is not None:
             inputs["past_key_values"] = copy.deepcopy(call.arguments["past_key_values"])
-        with torch.no_grad(), self._tracker.calling(call), self._tracker.reading(first):
-            said = generate(**inputs, generation_config=_plain(call.config, first.tokens))
         self._receipt.first_passes += 1
-        return first.found(_lengths(_new(said, call.inputs["input_ids"]), call.config.eos_token_id))
+        return made(first, call, inputs, generate, self._tracker)
+
+
+def made(
+    first: FirstPass, call: GenerateCall, inputs: Mapping[str, Any], generate: Callable[..., Any], tracker: Tracker
+) -> Mapping[Any, Any]:
+    """Return what a first pass finds in a plain greedy answer.
+
+    Args:
+        first: reads it.
+        call: of `generate`, whose end tokens it has.
+        inputs: of the prompt that is answered.
+        generate: the model's own, unguarded.
+        tracker: follows the model's forwards.
+    """
+    with torch.no_grad(), tracker.calling(replace(call, inputs=inputs)), tracker.reading(first):
+        said = generate(**inputs, generation_config=_plain(call.config, first.tokens))
+    return first.found(_lengths(new_tokens(said, inputs["input_ids"]), call.config.eos_token_id))
 
 
 def _plain(config: Any, tokens: int) -> Any:
@@ -112,7 +128,7 @@ def _plain(config: Any, tokens: int) -> Any:
     return plain
 
 
-def _new(said: Tensor, prompt: Tensor) -> Tensor:
+def new_tokens(said: Tensor, prompt: Tensor) -> Tensor:
     """Return the tokens that were said, without the prompt where it comes back with them."""
     length = prompt.shape[1]
     return said[:, length:] if said.shape[1] >= length and torch.equal(said[:, :length], prompt) else said

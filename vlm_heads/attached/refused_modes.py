@@ -34,6 +34,7 @@ _CONTINUOUS_METHODS = ("generate_batch", "init_continuous_batching")
 Change = Callable[[GenerateCall], Mapping[str, Any]]
 Around = Callable[[GenerateCall, Callable[..., Any]], Any]
 During = Callable[[GenerateCall, Callable[..., Any]], AbstractContextManager[object]]
+Asked = Callable[[GenerateCall, Callable[..., Any], Callable[[GenerateCall], Any]], Any]
 
 
 @contextmanager
@@ -42,6 +43,7 @@ def refusing(
     change: Change | None = None,
     during: During | None = None,
     around: Around | None = None,
+    asked: Asked | None = None,
 ) -> Iterator[None]:
     """Let the model's own `generate` refuse these ways of generating while the context lasts.
 
@@ -54,12 +56,15 @@ def refusing(
         change: takes a call and returns the arguments to use, by name.
         during: makes a context for each call that goes through, with the `generate` that it may use before.
         around: runs in place of `generate`, with the call and the `generate` that it may use.
+        asked: runs around all of these, with the call, a `generate` for first passes, and what answers a call so.
     """
     before = {name: vars(model)[name] for name in ("generate", *_CONTINUOUS_METHODS) if name in vars(model)}
     guarded = [name for name in ("generate", *_CONTINUOUS_METHODS) if callable(getattr(model, name, None))]
     for name in guarded:
         own = getattr(model, name)
-        vars(model)[name] = _checked(model, own, change, during, around) if name == "generate" else _refused(name)
+        vars(model)[name] = (
+            _checked(model, own, change, during, around, asked) if name == "generate" else _refused(name)
+        )
     try:
         yield
     finally:
@@ -74,7 +79,18 @@ def _checked(
     change: Change | None,
     during: During | None,
     around: Around | None,
+    asked: Asked | None,
 ) -> Callable[..., Any]:
+    def answered(call: GenerateCall, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        with nullcontext() if during is None else during(call, generate):
+            if change is not None:
+                call = replace(call, arguments=change(call))
+            if around is not None:
+                return around(call, generate)
+            if change is None and kwargs is not None:
+                return generate(*args, **kwargs)
+            return generate(**call.arguments)
+
     @functools.wraps(generate)
     def checked(*args: Any, **kwargs: Any) -> Any:
         turn = turn_of(model)
@@ -82,12 +98,8 @@ def _checked(
             return model.generate(*args, **kwargs)
         call = GenerateCall.of(model, args, kwargs)
         _refuse(call)
-        with turn.generating(), nullcontext() if during is None else during(call, generate):
-            if change is not None:
-                call = replace(call, arguments=change(call))
-            if around is not None:
-                return around(call, generate)
-            return generate(*args, **kwargs) if change is None else generate(**call.arguments)
+        with turn.generating():
+            return answered(call, args, kwargs) if asked is None else asked(call, generate, answered)
 
     return checked
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -23,7 +22,9 @@ from vlm_kernels import Backend
 from vlm_heads.attached.by_layer import acting_by_layer, watching_by_layer
 from vlm_heads.attached.cached import cached_length, prefix
 from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
+from vlm_heads.attached.first_forward import look_ahead
 from vlm_heads.attached.generations import Generations, TrackedGeneration, rows_repeated
+from vlm_heads.attached.of_one_thread import OfOneThread
 from vlm_heads.attached.turns import ForwardTurns
 from vlm_heads.attached.uncached import Uncached
 from vlm_heads.attached.watcher import Watcher
@@ -37,28 +38,7 @@ from vlm_heads.interventions.base import Intervention
 from vlm_heads.key_map import KeyMap
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import LayerTally, Receipt
-from vlm_heads.toolkit.first_pass import FirstPass
-
-
-class _OfOneThread(threading.local):
-    """What a thread has under way: a generation runs in one thread from its prompt to its end.
-
-    Attributes:
-        paused: whether forwards are plain and belong to no generation.
-        uncached: the generations without a cache.
-        embedded_ids: ids whose embeddings are on their way to the model.
-        finished: the generation of the last forward.
-        reading: sees a first pass; None outside of one.
-        told: what first passes found, by intervention; empty where there was none.
-    """
-
-    def __init__(self) -> None:
-        self.paused = False
-        self.uncached: Uncached[TrackedGeneration] = Uncached()
-        self.embedded_ids: Tensor | None = None
-        self.finished: TrackedGeneration | None = None
-        self.reading: FirstPass | None = None
-        self.told: Sequence[Mapping[Any, Any]] = ()
+from vlm_heads.toolkit.first_pass import FirstForward, FirstPass
 
 
 class Tracker:
@@ -80,7 +60,7 @@ class Tracker:
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.attention_calls = 0
-        self._mine = _OfOneThread()
+        self._mine = OfOneThread()
         self._prepared = [*prepared, *({} for _ in watchers)]
         self._hidden: Tensor | None = None
         self._model = model
@@ -97,6 +77,8 @@ class Tracker:
         self._current: TrackedGeneration | None = None
         self._turns = ForwardTurns()
         self._recording: Recording | None = None
+        self._ahead: FirstForward | None = None
+        self._looking_ahead = [(at, one) for at, one in enumerate(interventions) if one.first_forward(anatomy)]
         self._stream: LockstepStream | None = None
         self._entry = anatomy.decoder if anatomy.quirks.blind_from_decoder else model
         self._signature = inspect.signature(self._entry.forward)
@@ -209,8 +191,9 @@ class Tracker:
             layer, module, query, key, value, mask, state, self._profile, compute, {}, self._idle_tally
         )
         call.scale, call.hidden = settings.get("scaling"), self._hidden
-        if self._mine.reading is not None:
-            return self._mine.reading.attend(call)
+        reading = self._ahead or self._mine.reading
+        if reading is not None:
+            return reading.attend(call)
         moving = self._plan(call, state, acting)
         output, weights = state.edits.edit_for(layer, call.planned).apply(call, moving, self._backend)
         for index, watcher in watching:
@@ -277,7 +260,7 @@ class Tracker:
 
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._turns.take()
-        if self._recording is not None or self.paused:
+        if self._recording is not None or self._ahead is not None or self.paused:
             return
         inputs = {**self._signature.bind_partial(*args).arguments, **kwargs} if args else kwargs
         cache = inputs.get("past_key_values")
@@ -296,6 +279,18 @@ class Tracker:
             self._current = self._go_on(known, past, ids, inputs)
         if cache is not None:
             self._generations.keep(cache, self._current)
+        if self._looking_ahead and self._current.key_map.any_image and self._mine.reading is None:
+            self._look_ahead(self._current, inputs)
+
+    def _look_ahead(self, state: TrackedGeneration, inputs: dict[str, Any]) -> None:
+        """Run the first forwards that the interventions asked for, on this forward's input."""
+        for place, one in self._looking_ahead:
+            self._ahead = first = one.first_forward(self._anatomy)
+            assert first is not None, "a method asks for it at every forward, or at none"
+            try:
+                state.memories[place] |= look_ahead(self._model, inputs, state.key_map, state.prefill, first)
+            finally:
+                self._ahead = None
 
     def _leave(self, _: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], output: Any) -> None:
         try:
@@ -304,7 +299,7 @@ class Tracker:
             self._turns.give_back()
 
     def _finish(self, output: Any) -> None:
-        if self._recording is not None or self.paused or self._current is None:
+        if self._recording is not None or self._ahead is not None or self.paused or self._current is None:
             return
         state, self._current = self._current, None
         self._mine.finished = state
@@ -321,7 +316,8 @@ class Tracker:
             self._mine.embedded_ids = ids
 
     def _note_hidden(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._recording is None and not self.paused and self._current is not None and self._current.prefill:
+        looking = self._recording is not None or self._ahead is not None or self.paused
+        if not looking and self._current is not None and self._current.prefill:
             self._hidden = args[0] if args else kwargs["hidden_states"]
 
     def _prompt_ids(self, inputs: dict[str, Any]) -> Tensor | None:

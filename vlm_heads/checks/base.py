@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -19,6 +19,9 @@ Checked = Callable[[GenerateCall, Callable[..., Any]], Any]
 
 class Check(Method):
     """A check of the model's words, around its own `generate`, beside any interventions and a contrast."""
+
+    lever: ClassVar[str] = "check"
+    needs: ClassVar[tuple[str, ...]] = ("the processor",)
 
     def check(self, anatomy: Anatomy) -> None:
         """Raise `UnsupportedModel` if the family cannot be checked; called before anything changes."""

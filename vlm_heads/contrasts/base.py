@@ -122,6 +122,7 @@ class Contrast(Method):
             with them.
     """
 
+    lever: ClassVar[str] = "second stream"
     passes: ClassVar[int] = 2
     needs_inputs_alone: ClassVar[bool] = True
     judge: ClassVar[int] = 0

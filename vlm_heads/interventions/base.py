@@ -18,7 +18,7 @@ from vlm_heads.blind import BlindMode
 from vlm_heads.call import AttentionCall
 from vlm_heads.errors import BadOption
 from vlm_heads.families import Anatomy
-from vlm_heads.toolkit.first_pass import FirstPass
+from vlm_heads.toolkit.first_pass import FirstForward, FirstPass
 from vlm_heads.toolkit.layer_sets import Layers, resolve_layers
 from vlm_heads.toolkit.method import Method
 from vlm_heads.toolkit.row_attention import require_image_keys
@@ -93,6 +93,10 @@ class Intervention(Method):
 
         It is asked for at every call of `generate`. A method that needs one cannot act in a bare forward.
         """
+        return None
+
+    def first_forward(self, anatomy: Anatomy) -> FirstForward | None:
+        """Return what reads a plain forward before one of a generation; None where the method needs none."""
         return None
 
     def prepared(

@@ -62,6 +62,8 @@ class EvidenceAttention(Intervention):
 
     name: ClassVar[str] = "ilvad"
     label: ClassVar[str] = "ILVAD"
+    lever: ClassVar[str] = "key weight"
+    needs: ClassVar[tuple[str, ...]] = ("a first pass of 10 tokens",)
     paper: ClassVar[Paper | None] = Paper(
         "Xie et al.",
         "Finding the Correct Visual Evidence Without Forgetting: Mitigating Hallucination in LVLMs via Inter-Layer "

@@ -52,6 +52,7 @@ class HeadReinforcement(Intervention):
 
     name: ClassVar[str] = "vhr"
     label: ClassVar[str] = "VHR"
+    lever: ClassVar[str] = "head gain"
     paper: ClassVar[Paper | None] = Paper(
         "He et al.",
         "Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence",

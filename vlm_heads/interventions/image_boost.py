@@ -35,6 +35,7 @@ class ImageBoost(Intervention):
 
     name: ClassVar[str] = "pai"
     label: ClassVar[str] = "PAI"
+    lever: ClassVar[str] = "logits"
     paper: ClassVar[Paper | None] = PAI
 
     strength: float = option(0.5, at_least=0.0, neutral=0.0, help="factor on |z|; 0.2 in the authors' program")

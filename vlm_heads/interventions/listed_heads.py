@@ -47,6 +47,7 @@ class ListedHeads(Intervention):
 
     name: ClassVar[str] = "allpath"
     label: ClassVar[str] = "AllPath"
+    lever: ClassVar[str] = "head gain"
     paper: ClassVar[Paper | None] = Paper(
         "Qian et al.",
         "Intervene-All-Paths: Unified Mitigation of LVLM Hallucinations across Alignment Formats",

@@ -33,6 +33,7 @@ class LowImageHeads(Intervention):
 
     name: ClassVar[str] = "spin"
     label: ClassVar[str] = "SPIN"
+    lever: ClassVar[str] = "head gain"
     paper: ClassVar[Paper | None] = Paper(
         "Sarkar et al.",
         "Mitigating Hallucinations in Vision-Language Models through Image-Guided Head Suppression",

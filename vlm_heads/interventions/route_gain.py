@@ -45,6 +45,7 @@ class RouteGain(Intervention):
 
     name: ClassVar[str] = "route"
     label: ClassVar[str] = "RouteGain"
+    lever: ClassVar[str] = "class gain"
 
     image: float = option(
         2.0, at_least=0.0, neutral=1.0, help="factor on what image keys, sinks included, contribute to a head"

@@ -47,6 +47,7 @@ class SalientBoost(Intervention):
 
     name: ClassVar[str] = "paint"
     label: ClassVar[str] = "PAINT"
+    lever: ClassVar[str] = "logits"
     paper: ClassVar[Paper | None] = Paper(
         "Arif et al.",
         "Fixing Imbalanced Attention to Mitigate In-Context Hallucination of Large Vision-Language Model",

@@ -34,6 +34,7 @@ class SharedImageBoost(Intervention):
 
     name: ClassVar[str] = "devils"
     label: ClassVar[str] = "Devils"
+    lever: ClassVar[str] = "logits"
     paper: ClassVar[Paper | None] = Paper(
         "Jiang et al.",
         "Devils in Middle Layers of Large Vision-Language Models: Interpreting, Detecting and Mitigating Object "

@@ -64,6 +64,7 @@ class SinkRedistribution(Intervention):
 
     name: ClassVar[str] = "var"
     label: ClassVar[str] = "VAR"
+    lever: ClassVar[str] = "redistribution"
     paper: ClassVar[Paper | None] = Paper(
         "Kang et al.",
         "See What You Are Told: Visual Attention Sink in Large Multimodal Models",

@@ -38,6 +38,7 @@ class StaticGains(Intervention):
 
     name: ClassVar[str] = "reinforced"
     label: ClassVar[str] = "static gains"
+    lever: ClassVar[str] = "head gain"
     trial: ClassVar[Mapping[str, Any]] = {"gains": ((0, 0, 3.0), (-1, 1, 0.25))}
     needs_profile: ClassVar[bool] = True
     needs_image_keys: ClassVar[bool] = False

@@ -47,6 +47,7 @@ class TextBoundHeads(Intervention):
 
     name: ClassVar[str] = "adhh"
     label: ClassVar[str] = "AD-HH"
+    lever: ClassVar[str] = "class gain"
     paper: ClassVar[Paper | None] = Paper(
         "Yang et al.",
         "Mitigating Hallucination in Large Vision-Language Models via Modular Attribution and Intervention",

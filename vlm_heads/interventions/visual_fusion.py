@@ -35,6 +35,7 @@ class VisualFusion(Intervention):
 
     name: ClassVar[str] = "vaf"
     label: ClassVar[str] = "ClearSight"
+    lever: ClassVar[str] = "logits"
     paper: ClassVar[Paper | None] = Paper(
         "Yin et al.",
         "ClearSight: Visual Signal Enhancement for Object Hallucination Mitigation in Multimodal Large Language Models",

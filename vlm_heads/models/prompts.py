@@ -12,6 +12,7 @@ from torch import nn
 
 from vlm_heads.errors import BadImage, BadPrompt, UnsupportedModel, VlmHeadsError
 from vlm_heads.models.placement import input_device
+from vlm_heads.models.shown import remember
 
 DEFAULT_PROMPT = "Please describe this image in detail."  # the published protocol's
 # What processors of transformers raise on a picture or a text that they do not take.
@@ -76,10 +77,10 @@ def said_last(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt.turns[-1].text
 
 
-def chat_text(processor: Any, prompt: Prompt) -> str:
-    """Return the text of one user turn with one image, or of a conversation, as the processor's template writes it.
+def chat_text(processor: Any, prompt: Prompt, pictures: int = 1) -> str:
+    """Return the text of one user turn with its images, or of a conversation, as the processor's template writes it.
 
-    A processor without a template gets its image token, a line break and the prompt.
+    A processor without a template gets its image token for each, a line break and the prompt.
 
     Raises:
         BadPrompt: if the prompt is no text, is empty, or carries the image token itself; or if the processor's template
@@ -89,11 +90,11 @@ def chat_text(processor: Any, prompt: Prompt) -> str:
     for turn in turns:
         _require_plain(processor, turn.text)
     if getattr(processor, "chat_template", None):
-        return _templated(processor, turns)
+        return _templated(processor, turns, pictures)
     if len(turns) > 1:
         raise BadPrompt("the model's processor has no chat template: ask in one turn, without a system prompt")
     token = getattr(processor, "image_token", None)
-    return f"{token}\n{turns[0].text}" if token is not None else turns[0].text
+    return f"{str(token) * pictures}\n{turns[0].text}" if token is not None else turns[0].text
 
 
 def _turns(prompt: object) -> tuple[Turn, ...]:
@@ -121,11 +122,14 @@ def _require_plain(processor: Any, text: str) -> None:
         raise BadPrompt(f"the prompt carries the video token {video!r}; videos are not looked at, leave it out")
 
 
-def _templated(processor: Any, turns: Sequence[Turn]) -> str:
+def _templated(processor: Any, turns: Sequence[Turn], pictures: int) -> str:
     from jinja2.exceptions import TemplateError
 
     messages = [
-        {"role": turn.role, "content": [{"type": "image"}] * turn.image + [{"type": "text", "text": turn.text}]}
+        {
+            "role": turn.role,
+            "content": [{"type": "image"}] * (turn.image * pictures) + [{"type": "text", "text": turn.text}],
+        }
         for turn in turns
     ]
     try:
@@ -135,14 +139,17 @@ def _templated(processor: Any, turns: Sequence[Turn]) -> str:
 
 
 def model_inputs(
-    model: nn.Module, processor: Any, images: Sequence[Image.Image], prompts: Sequence[Prompt]
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Image.Image | Sequence[Image.Image]],
+    prompts: Sequence[Prompt],
 ) -> dict[str, Any]:
     """Return the inputs of one batch, left-padded, on the model's device and in its dtype.
 
     Args:
         model: where the inputs go.
         processor: the model's own.
-        images: one upright RGB image per row.
+        images: one upright RGB image per row, or several.
         prompts: one per row.
 
     Raises:
@@ -155,12 +162,13 @@ def model_inputs(
     if tokenizer is not None:
         # generation continues from the right edge
         tokenizer.padding_side = "left"
+    shown = [[one] if isinstance(one, Image.Image) else list(one) for one in images]
     try:
-        batch = _processed(processor, images, prompts)
+        batch = _processed(processor, shown, prompts)
     except VlmHeadsError:
         raise
     except REFUSALS as failure:
-        if (refusal := _refusal(processor, images, prompts, failure)) is None:
+        if (refusal := _refusal(processor, shown, prompts, failure)) is None:
             raise
         raise refusal from failure
     device, dtype = input_device(model), next(model.parameters()).dtype
@@ -168,6 +176,8 @@ def model_inputs(
     image_token_id = getattr(processor, "image_token_id", None)
     if image_token_id is not None and not bool((inputs["input_ids"] == image_token_id).any(dim=1).all()):
         raise UnsupportedModel("the processor left no image token in the prompt; its chat template takes no image")
+    if all(len(one) == 1 for one in shown):
+        remember(inputs, [one for (one,) in shown])
     return inputs
 
 
@@ -195,13 +205,13 @@ def _require_free_of(reserved: Sequence[str], texts: Sequence[str]) -> None:
             )
 
 
-def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Mapping[str, Any]:
-    texts = [chat_text(processor, prompt) for prompt in prompts]
+def _processed(processor: Any, shown: Sequence[list[Image.Image]], prompts: Sequence[Prompt]) -> Mapping[str, Any]:
+    texts = [chat_text(processor, prompt, len(images)) for images, prompt in zip(shown, prompts, strict=True)]
     tokenizer = getattr(processor, "tokenizer", None)
     bos = getattr(tokenizer, "bos_token", None)
     special = not (bos and all(text.startswith(bos) for text in texts))
     batch: Mapping[str, Any] = processor(
-        images=[[image] for image in images],
+        images=list(shown),
         text=texts,
         padding=len(texts) > 1,
         return_tensors="pt",
@@ -211,16 +221,17 @@ def _processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[
 
 
 def _refusal(
-    processor: Any, images: Sequence[Image.Image], prompts: Sequence[Prompt], failure: Exception
+    processor: Any, shown: Sequence[list[Image.Image]], prompts: Sequence[Prompt], failure: Exception
 ) -> BadImage | BadPrompt | None:
     """Return what a processor's failure means: a picture or a prompt that it refuses; None where it takes nothing."""
     plain = Image.new("RGB", (64, 64), "grey")
     if not _takes(processor, plain, DEFAULT_PROMPT):
         return None
     reason = str(failure).strip().split("\n")[0][:200]
-    for image, prompt in zip(images, prompts, strict=True):
-        width, height = image.size
-        if not _takes(processor, image, DEFAULT_PROMPT):
+    for images, prompt in zip(shown, prompts, strict=True):
+        refused = next((image for image in images if not _takes(processor, image, DEFAULT_PROMPT)), None)
+        if refused is not None:
+            width, height = refused.size
             return BadImage(f"the model's processor refuses the picture of {width} x {height} pixels: {reason}")
         if not _takes(processor, plain, prompt):
             last = _turns(prompt)[-1].text
@@ -230,7 +241,7 @@ def _refusal(
 
 def _takes(processor: Any, image: Image.Image, prompt: Prompt) -> bool:
     try:
-        _processed(processor, [image], [prompt])
+        _processed(processor, [[image]], [prompt])
     except REFUSALS:
         return False
     return True

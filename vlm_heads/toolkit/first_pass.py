@@ -52,3 +52,25 @@ class FirstPass(ABC):
             lengths: int64 `[B]`, how many tokens each row said, its end token included.
         """
         ...
+
+
+class FirstForward(ABC):
+    """Reads a plain forward that runs before each forward of a generation, on the same input, and decides the second's.
+
+    It is made for one forward. Gradients can be taken of what comes after the first layer on which `attend` enables
+    them. The cache that it fills is a copy.
+    """
+
+    @abstractmethod
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """Return plain attention `[B, Tq, Hq, D]`, which gradients may be taken of, and its weights if it has them."""
+        ...
+
+    @abstractmethod
+    def found(self, token_logits: Tensor) -> Mapping[Any, Any]:
+        """Return what the method's memory holds in the second forward, beside what it held before.
+
+        Args:
+            token_logits: `[B, V]`, of the row that predicts the next token.
+        """
+        ...

@@ -32,7 +32,15 @@ def doctor(
 
     look_first(model=model, device=device)
     loading(model)
-    from vlm_heads import examine, known_checks, known_contrasts, known_interventions, known_lenses, score_heads
+    from vlm_heads import (
+        examine,
+        known_checks,
+        known_contrasts,
+        known_interventions,
+        known_lenses,
+        known_pipelines,
+        score_heads,
+    )
 
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     anatomy = examine(vlm.model)
@@ -60,7 +68,10 @@ def doctor(
         ),
         *(_try(f"--with {name}", partial(_answer, vlm, (kind(),))) for name, kind in known_lenses().items()),
         *(_try(f"--with {name}", partial(_answer_beside, vlm, kind)) for name, kind in known_contrasts().items()),
-        *(_try(f"--with {name}", partial(_answer, vlm, (kind(),))) for name, kind in known_checks().items()),
+        *(
+            _try(f"--with {name}", partial(_answer, vlm, (kind(),)))
+            for name, kind in (known_checks() | known_pipelines()).items()
+        ),
     ]
     sinks = _sinks(vlm)
     costs = _costs(vlm) if cost else []

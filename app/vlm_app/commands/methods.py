@@ -56,30 +56,26 @@ def _found(name: str) -> type[Method]:
 
 
 def _print_list(kinds: list[type[Method]]) -> None:
-    from vlm_app.method_facts import KINDS, cost, default_of, kind_of, label
+    from vlm_app.method_facts import by_lever, cost, default_of, kind_of, label, means
 
     width = max(len(kind.name) for kind in kinds) + 2
-    titles = (
-        "Interventions: several may be combined",
-        "Lenses: what earlier layers or steps say, several may be combined",
-        "Contrasts: a second stream, one at a time",
-        "Checks: the words are read before they are said, one at a time",
-    )
-    for group, title in zip(KINDS, titles, strict=True):
-        print(f"{title}\n")
-        for kind in (kind for kind in kinds if kind_of(kind) == group):
+    for lever, some in by_lever(kinds).items():
+        print(f"{lever.capitalize()}: {means(lever)}\n")
+        for kind in some:
             cited = "ours" if kind.paper is None else kind.paper.cited
-            print(f"{kind.name:{width}}{label(kind)} ({cited}): {cost(kind)}")
+            print(f"{kind.name:{width}}{label(kind)} ({cited}), {kind_of(kind)}: {cost(kind)}")
             print(" " * width + ", ".join(f"{one.name}={default_of(one)}" for one in kind.options()))
         print()
+    print("Several interventions may be combined, with one contrast, one check and one pipeline beside them.")
     print("One in full: vlm-heads methods NAME. To use one: --with NAME:OPTION=VALUE,…")
 
 
 def _print_in_full(kind: type[Method]) -> None:
-    from vlm_app.method_facts import cost, default_of, label, own_text, range_of, source
+    from vlm_app.method_facts import cost, default_of, label, means, own_text, range_of, source
 
     summary, sections = own_text(kind)
-    print(f"{kind.name}: {label(kind)}\nPaper: {source(kind.paper)}\nCost: {cost(kind)}\n\n{summary}")
+    print(f"{kind.name}: {label(kind)}\nPaper: {source(kind.paper)}\nCost: {cost(kind)}")
+    print(f"Lever: {kind.lever}, {means(kind.lever)}\n\n{summary}")
     for title, text in sections.items():
         indented = text.replace("\n", "\n    ")
         print(f"\n{title}:\n    {indented}")

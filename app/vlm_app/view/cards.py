@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 
-from vlm_heads import Method, known_checks, known_contrasts, known_interventions, known_lenses
+from vlm_heads import Method, known_checks, known_contrasts, known_interventions, known_lenses, known_pipelines
 from vlm_heads.methods import Option
 
 _FIRST = ("vhr", "route", "var", "pai")
@@ -95,12 +95,8 @@ class Card:
 def cards() -> tuple[Card, ...]:
     """Return a card for every method that acts by itself, the best known first."""
     alone = [kind for kind in known_interventions().values() if not kind.needs_profile]
-    kinds: list[type[Method]] = [
-        *alone,
-        *known_lenses().values(),
-        *known_contrasts().values(),
-        *known_checks().values(),
-    ]
+    beside = (known_lenses(), known_contrasts(), known_checks(), known_pipelines())
+    kinds: list[type[Method]] = [*alone, *(kind for some in beside for kind in some.values())]
     found = [Card(kind, tuple(map(Control, kind.options()))) for kind in kinds]
     return tuple(sorted(found, key=lambda card: _FIRST.index(card.name) if card.name in _FIRST else len(_FIRST)))
 

@@ -125,7 +125,7 @@ def _in_order(recipe: Recipe, chosen: list[str]) -> object:
         ("temperature=1e400", "temperature=inf: a finite number"),
         ("&".join(["with=vhr"] * (MOST_PARAMETERS + 1)), "more than 100 parameters"),
         ("with=" + "a" * 20_000, "has 20,000 characters"),
-        ("with=" + "a" * 5_000, "no intervention, lens, contrast or check 'aaa"),
+        ("with=" + "a" * 5_000, "no intervention, lens, contrast, check or pipeline 'aaa"),
         ("with=vhr:layers=0-99999999999", "a whole number, at most 99999"),
         ("with=vhr:layers=" + "%2B".join(["0-90000"] * 9), "no model has so many"),
         ("with=vhr:layers=5-3", "the lower one comes first"),

@@ -18,7 +18,17 @@ from vlm_heads.interventions.sink_redistribution import SinkRedistribution
 from vlm_heads.methods import image_keys, text_after_image
 
 NAMES = list(known_interventions())
-BY_ROW = ("adaiat", "adhh", "devils", "eah", "ilvad", "memvr", "sparc", "spin")  # depends on what the row attends to
+BY_ROW = (
+    "adaiat",
+    "adhh",
+    "crg",
+    "devils",
+    "eah",
+    "ilvad",
+    "memvr",
+    "sparc",
+    "spin",
+)  # depends on what the row attends to
 
 WITHOUT_BEAMS = ("ilvad",)  # what it keeps of each row would have to follow the beams
 

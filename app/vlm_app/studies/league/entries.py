@@ -162,6 +162,7 @@ def other_methods(adhh_heads: str | None) -> list[Entry]:
         "VAR": ("var",), "PAI": ("pai",), "PAI with its contrast": ("pai", "pai-contrast"), "PAINT": ("paint",),
         "ClearSight": ("vaf",), "Devils": ("devils",), "SPIN": ("spin",), "AD-HH, heads found here": (adhh,),
         "VCD": ("vcd",), "M3ID": ("m3id",), "ICD": ("icd",), "LQCD": ("lqcd",), "RITUAL": ("ritual",),
+        "ILVAD": ("ilvad",), "CRG": ("crg",), "CARVE": ("carve",),
     }  # fmt: skip
     return [*(Entry(name, some, label=name) for name, some in words.items()), *asked_back()]
 

@@ -1,0 +1,1 @@
+"""Methods that let the model answer first and then ask it otherwise, one file each."""
