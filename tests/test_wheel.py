@@ -52,6 +52,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     }  # fmt: skip
     assert {f"{top}/py.typed" for top in ("vlm_heads", "vlm_kernels", "vlm_evals", "vlm_app")} <= set(names)
     assert "vlm_evals/text/vocabulary.toml" in names
+    assert {"vlm_evals/protocols/opera-500.json", "vlm_evals/protocols/pope-500.json"} <= set(names)
     assert "vlm_evals/scenes/sprites.png" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

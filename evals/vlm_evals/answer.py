@@ -231,14 +231,16 @@ def _answered(asking: Asking, protocol: Protocol, asked: Sequence[tuple[Sample, 
     with _attached(asking) as receipts:
         said = asking.vlm.answer_batch(images, prompts, **arguments)
     measured = margins.of(len(asked)) if margins is not None else [None] * len(asked)
+    either = margins.either(len(asked)) if margins is not None else [None] * len(asked)
     answers = {}
-    for row, ((sample, _), one, margin) in enumerate(zip(asked, said, measured, strict=True)):
+    for row, ((sample, _), one) in enumerate(zip(asked, said, strict=True)):
         seconds = round(one.seconds / len(asked), 6)
         receipt = receipts[min(row, len(receipts) - 1)] if receipts else None
         ends = text_ends(one.token_ids, one.text, lambda ids: _decoded(asking.vlm, ids))
         answers[sample.sample_id] = Answer(
-            sample.sample_id, one.text, one.token_ids, seconds, receipt, margin=margin, ends=ends
-        )
+            sample.sample_id, one.text, one.token_ids, seconds, receipt,
+            margin=measured[row], either=either[row], ends=ends,
+        )  # fmt: skip
     return answers
 
 

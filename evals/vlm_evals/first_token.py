@@ -25,6 +25,7 @@ class Margins(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, first: Sequence[int], second: Sequence[int]) -> None:
         self._words = torch.tensor(list(first)), torch.tensor(list(second))
         self._margins: list[float] | None = None
+        self._either: list[float] = []
 
     @classmethod
     def of_words(cls, tokenizer: Any, words: tuple[str, str]) -> Margins | None:
@@ -38,14 +39,23 @@ class Margins(LogitsProcessor):  # type: ignore[misc]
         if self._margins is None:
             first, second = (scores[:, ids.to(scores.device)].double().logsumexp(dim=-1) for ids in self._words)
             self._margins = (first - second).tolist()
+            either = torch.stack([first, second]).logsumexp(dim=0) - scores.double().logsumexp(dim=-1)
+            self._either = either.exp().tolist()
         return scores
 
     def of(self, rows: int) -> list[float | None]:
         """Return the margin of every row, of which each may have had several beams; None where it is not finite."""
-        found = self._margins or []
-        each = len(found) // rows if rows else 0
-        margins = found[::each] if each else [math.nan] * rows
-        return [round(one, 6) if math.isfinite(one) else None for one in margins]
+        return _of_rows(self._margins or [], rows)
+
+    def either(self, rows: int) -> list[float | None]:
+        """Return for every row how probable it is that the answer begins with one of the two words."""
+        return _of_rows(self._either, rows)
+
+
+def _of_rows(found: Sequence[float], rows: int) -> list[float | None]:
+    each = len(found) // rows if rows else 0
+    values = found[::each] if each else [math.nan] * rows
+    return [round(one, 6) if math.isfinite(one) else None for one in values]
 
 
 def _beginnings(tokenizer: Any, word: str) -> set[int]:

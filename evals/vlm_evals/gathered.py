@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.errors import AnswerMismatch, TaskError
+from vlm_evals.errors import AnswerMismatch, RunError, TaskError
 from vlm_evals.metric import Metric
 from vlm_evals.protocol import Protocol
 from vlm_evals.registry import find_metric
@@ -66,12 +66,16 @@ def gather(paths: Sequence[Path], options: Mapping[str, Any]) -> list[Source]:
             empty were not given.
 
     Raises:
-        RunError: if a folder holds no run.
+        RunError: if a folder holds no run, or nothing is there.
         TaskError: if it is not said what a file is scored against.
     """
     found: list[Source] = []
     names = short_names(paths)
     for path, name in zip(paths, names, strict=True):
+        if not path.exists():
+            raise RunError(
+                f"nothing is at {path}: give what `vlm-heads eval --out` wrote, one of its runs, or a file of answers"
+            )
         if path.is_file():
             found.append(_saved(path, name, options))
         elif (path / PLAIN / "protocol.json").is_file() and not (path / "protocol.json").is_file():
@@ -97,9 +101,9 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 def _run(folder: Path, name: str) -> Source:
     """Return a run directory as what it is by its setting."""
-    setting = read_setting(folder) if folder.is_dir() else {}
+    setting = read_setting(folder)
     role, strength = _role(setting)
-    answers = answers_in(folder) if folder.is_dir() else {}
+    answers = answers_in(folder)
     return Source(
         name=name,
         path=folder,

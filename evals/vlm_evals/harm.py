@@ -22,13 +22,15 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from vlm_evals.answer import PLAIN
+from vlm_evals.answer import PLAIN, Asking
 from vlm_evals.records import write_json
 from vlm_evals.scored import HARM
 from vlm_heads import VLM, Mitigation, attach
 from vlm_heads.errors import VlmHeadsError
 
 TOKENS = 24  # of an answer
+# what transformers raises where a model does not take a text without a picture, or has no room for it
+REFUSALS = (LookupError, RuntimeError, TypeError, ValueError)
 SIDE = 224  # pixels of a picture
 TEXTS = (
     "What is the capital of France?",
@@ -85,8 +87,13 @@ class Pair:
     mitigated_log: tuple[float, ...]
 
 
-def measure_harm(vlm: VLM, mitigation: Mitigation) -> dict[str, Any]:
+def measure_harm(vlm: VLM, mitigation: Mitigation, batch_size: int = 8) -> dict[str, Any]:
     """Return what a mitigation does to neutral answers.
+
+    Args:
+        vlm: the model.
+        mitigation: what is done to it.
+        batch_size: prompts in one generation.
 
     Returns:
         part ("text", "pictures") -> `prompts`, `same` (answers that are equal), `agreement`, `perplexity` and
@@ -94,14 +101,17 @@ def measure_harm(vlm: VLM, mitigation: Mitigation) -> dict[str, Any]:
     """
     on_text = replace(mitigation, contrast=None, check=None)
     asked = [(picture, look) for picture in pictures() for look in LOOKS]
-    text = _part(on_text, _text_alone(vlm)) if on_text else {"untouched": "it has nothing that acts without a picture"}
-    return {"text": text, "pictures": _part(mitigation, _of_pictures(vlm, asked)), "tokens": TOKENS}
+    text: dict[str, Any] = {"untouched": "it has nothing that acts without a picture"}
+    if on_text:
+        text = _part(on_text, [_text_alone(vlm, some) for some in _batches(TEXTS, batch_size)])
+    looked = _part(mitigation, [_of_pictures(vlm, some) for some in _batches(asked, batch_size)])
+    return {"text": text, "pictures": looked, "tokens": TOKENS}
 
 
-def keep_harm(folder: Path, vlm: VLM, mitigation: Mitigation) -> None:
+def keep_harm(folder: Path, asking: Asking, mitigation: Mitigation) -> None:
     """Write what a mitigation does to neutral answers into its run directory, where it is not there yet."""
     if not (folder / HARM).is_file():
-        write_json(folder / HARM, measure_harm(vlm, mitigation))
+        write_json(folder / HARM, measure_harm(asking.vlm, mitigation, asking.batch_size))
 
 
 def pictures() -> list[Image.Image]:
@@ -113,16 +123,23 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(one).convert("RGB") for one in (grey, ramp, stripes, noise)]
 
 
-def _part(mitigation: Mitigation, say: Say) -> dict[str, Any]:
-    """Return the figures of one part, or why it cannot be asked."""
+def _batches(asked: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [asked[start : start + size] for start in range(0, len(asked), size)]
+
+
+def _part(mitigation: Mitigation, batches: Sequence[Say]) -> dict[str, Any]:
+    """Return the figures of one part, or why it cannot be asked: that costs nobody the report of a long evaluation."""
     try:
-        plain = say(PLAIN, [])
-        mitigated = say(mitigation, [])
-    except VlmHeadsError as error:
-        return {"refused": str(error)}
+        return figures([pair for say in batches for pair in _pairs(mitigation, say)])
+    except (VlmHeadsError, *REFUSALS) as error:
+        return {"refused": str(error).strip().split("\n")[0][:200] or type(error).__name__}
+
+
+def _pairs(mitigation: Mitigation, say: Say) -> list[Pair]:
+    plain, mitigated = say(PLAIN, []), say(mitigation, [])
     logs = _followed(say, plain)
     changed = logs if mitigated == plain else _followed(say, mitigated)
-    return figures([Pair(*one) for one in zip(plain, mitigated, logs, changed, strict=True)])
+    return [Pair(*one) for one in zip(plain, mitigated, logs, changed, strict=True)]
 
 
 def _followed(say: Say, answers: Said) -> list[tuple[float, ...]]:
@@ -176,16 +193,17 @@ def _of_pictures(vlm: VLM, asked: Sequence[tuple[Image.Image, str]]) -> Say:
     return say
 
 
-def _text_alone(vlm: VLM) -> Say:
-    """Return what asks the questions that no picture belongs to, all in one batch."""
-    tokenizer = vlm.processor.tokenizer
-    tokenizer.padding_side = "left"  # generation continues from the right edge
-    batch = tokenizer([_turn(vlm.processor, text) for text in TEXTS], padding=True, return_tensors="pt").to(vlm.device)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    ends = vlm.model.generation_config.eos_token_id
-    last = set(ends) if isinstance(ends, list) else {ends}
+def _text_alone(vlm: VLM, texts: Sequence[str]) -> Say:
+    """Return what asks questions that no picture belongs to, all in one batch."""
 
     def say(mitigation: Mitigation, processors: list[Any]) -> Said:
+        tokenizer = vlm.processor.tokenizer
+        tokenizer.padding_side = "left"  # generation continues from the right edge
+        turns = [_turn(vlm.processor, text) for text in texts]
+        batch = tokenizer(turns, padding=len(turns) > 1, return_tensors="pt").to(vlm.device)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        ends = vlm.model.generation_config.eos_token_id
+        last = set(ends) if isinstance(ends, list) else {ends}
         more: dict[str, Any] = {"logits_processor": processors} if processors else {}
         with torch.inference_mode(), attach(vlm.model, mitigation, allow_idle=True, processor=vlm.processor):
             output = vlm.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, num_beams=1, **more)

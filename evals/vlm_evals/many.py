@@ -13,7 +13,7 @@ from vlm_evals.gathered import Source, against, gather, require_alike
 from vlm_evals.metric import Metric
 from vlm_evals.reports.frontier import LINES, Entry, Field, frontier_report
 from vlm_evals.reports.pairs import PLAIN, derived_controls
-from vlm_evals.scored import ScoredRun, pair_report, settings_of
+from vlm_evals.scored import ScoredRun, compare_runs, pair_report, settings_of
 from vlm_evals.text.budget import BUDGETS, Budget, Unit
 
 CUTS = (0.3, 0.45, 0.6, 0.75, 0.9)  # shares of the base's mean length that its answers are cut after
@@ -59,6 +59,8 @@ def _among(base: Path, sources: Sequence[Source]) -> bool:
 
 
 def _pair(base: Source, other: Source, *, seed: int) -> dict[str, Any]:
+    if base.path.is_dir() and other.path.is_dir():
+        return compare_runs(base.path, other.path, seed=seed)
     notes = require_alike(base, [other])
     plain, mitigated = base.read(None), other.read(None)
     plain = replace(plain, facts={**plain.facts, "notes": [*plain.facts.get("notes", ()), *notes]})

@@ -58,6 +58,7 @@ class Answer:
         error: why there is no answer, such as an unreadable image.
         margin: log-probability of yes minus that of no as the first token, of a question that is answered so; None
             where it was not recorded.
+        either: probability that the first token is yes or no, likewise.
         ends: tokens -> where in the text so many end, for the budgets of `text.budget` that the answer exceeds; empty
             where that was not recorded.
         usage: `prompt_tokens` and `completion_tokens` as a server counted them; empty where it was not asked.
@@ -72,6 +73,7 @@ class Answer:
     margin: float | None = None
     ends: Mapping[int, int] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
+    either: float | None = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Answer":
@@ -83,7 +85,7 @@ class Answer:
         sample_id, text = row.get("sample_id"), row.get("text")
         tokens, seconds = row.get("token_ids", ()), row.get("seconds", 0.0)
         receipt, error, margin = row.get("receipt"), row.get("error"), row.get("margin")
-        ends = row.get("ends", {})
+        ends, either = row.get("ends", {}), row.get("either")
         if not isinstance(sample_id, str) or not isinstance(text, str):
             raise EvaluationError("an answer needs `sample_id` and `text`, both strings")
         if not isinstance(tokens, list | tuple) or not all(type(token) is int for token in tokens):
@@ -96,19 +98,22 @@ class Answer:
             raise EvaluationError("`receipt` of an answer is an object that lists `interventions`, or null")
         if margin is not None and not (type(margin) in (int, float) and math.isfinite(margin)):
             raise EvaluationError(f"`margin` of an answer is a finite number or null, and {margin!r} is neither")
+        if either is not None and not (type(either) in (int, float) and 0 <= either <= 1.000001):
+            raise EvaluationError(f"`either` of an answer is a probability or null, and {either!r} is neither")
         if not _are_ends(ends, text):
             raise EvaluationError("`ends` of an answer tells by numbers of tokens where in its text they end")
         usage = row.get("usage", {})
         if not isinstance(usage, dict) or not all(type(count) is int and count >= 0 for count in usage.values()):
             raise EvaluationError("`usage` of an answer counts tokens by name")
         ends = {int(count): end for count, end in ends.items()}
-        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error, margin, ends, usage)
+        return cls(sample_id, text, tuple(tokens), float(seconds), receipt, error, margin, ends, usage, either)
 
     def as_row(self) -> dict[str, Any]:
         """Return plain data for answers.jsonl; margin, ends and usage stand there where they were recorded."""
         row = asdict(self)
-        if self.margin is None:
-            del row["margin"]
+        for name in ("margin", "either"):
+            if row[name] is None:
+                del row[name]
         del row["ends"]
         if self.ends:
             row["ends"] = {str(count): end for count, end in self.ends.items()}

@@ -18,6 +18,7 @@ from vlm_evals.records import Answer, Sample
 from vlm_evals.runs import Run, answers_in, merge_answers, open_run
 from vlm_evals.scenes.model import build_mini
 from vlm_evals.tasks import bind, samples
+from vlm_evals.text.budget import Budget
 
 from vlm_heads import VLM, HeadReinforcement, Mitigation
 from vlm_heads.call import AttentionCall
@@ -33,6 +34,7 @@ from vlm_evals.answer import Asking, answer_samples
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.runs import open_run
 from vlm_evals.tasks import bind, samples
+from vlm_evals.text.budget import Budget
 from vlm_heads import VLM
 
 torch.set_num_threads(1)
@@ -268,3 +270,12 @@ def test_a_prompt_that_nothing_can_be_asked_with_ends_the_run_at_once(
     with pytest.raises(BadPrompt):
         ask(tmp_path, picky, (protocol, [replace(one, prompt=prompt) for one in asked]))
     assert answers_in(tmp_path) == {}
+
+
+def test_answers_cut_after_tokens_are_those_of_a_smaller_limit(vlm: VLM, captions: Task, tmp_path: Path) -> None:
+    protocol, asked = captions
+    long = ask(tmp_path / "long", vlm, (replace(protocol, max_new_tokens=20), asked[:4]))
+    short = ask(tmp_path / "short", vlm, (replace(protocol, max_new_tokens=16), asked[:4]))
+    assert any(answer.ends for answer in long.answers.values())
+    for name, answer in answers_in(tmp_path / "long").items():
+        assert Budget(16, "tokens").answer(answer).text == short.answers[name].text

@@ -152,7 +152,7 @@ def report_of(vlm: VLM, world: Path, out: Path, metric: str, words: str, **chang
 
 def test_controls_of_questions_are_asked_and_reported(vlm: VLM, small_world: Path, tmp_path: Path) -> None:
     found = report_of(vlm, small_world, tmp_path, "pope", "vcd")
-    assert list(found["controls"]) == ["prompt-yes", "prompt-no", "mask-only", "output"]
+    assert list(found["controls"]) == ["prompt-yes", "prompt-no", "mask-only", "output", "output-fixed"]
     assert found["beats"].keys() == found["controls"].keys()
     assert found["controls"]["output"]["yes_ratio"] == pytest.approx(found["mitigated"]["yes_ratio"])
     notes = "\n".join(found["settings"]["notes"])
@@ -164,7 +164,7 @@ def test_controls_of_questions_are_asked_and_reported(vlm: VLM, small_world: Pat
 
 def test_controls_of_a_protocol_that_samples(vlm: VLM, small_world: Path, tmp_path: Path) -> None:
     found = report_of(vlm, small_world, tmp_path, "pope", "pai", decoding=sampling(1.0))
-    assert list(found["controls"]) == ["prompt-yes", "prompt-no", "greedy", "mask-only", "output"]
+    assert list(found["controls"]) == ["prompt-yes", "prompt-no", "greedy", "mask-only", "output", "output-fixed"]
 
 
 def test_a_first_word_is_that_of_the_plain_answers(vlm: VLM, small_world: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vlm_evals.compare import Resampled, holm
 from vlm_evals.metrics.chair import CHAIR, CaptionScore
+from vlm_evals.metrics.pope import POPE
 from vlm_evals.ratios import Ratio
 from vlm_evals.records import Score
 from vlm_evals.registry import find_metric
@@ -18,6 +19,8 @@ from vlm_evals.reports.frontier import Entry, Field, frontier_report
 from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.tables import headline, tables
 from vlm_evals.text.objects import CaptionObjects, Mention
+
+from tests.evals.test_report import answers
 
 SHARE = Ratio("bad", "all", "nothing was said")
 
@@ -237,3 +240,16 @@ def test_a_metric_without_recall_has_a_table_and_no_picture(tmp_path: Path) -> N
     assert found["undominated"] == []
     assert found["tests"]["figures"] == ["accuracy"]
     assert found["rows"][0]["difference"]["accuracy"]["estimate"] == 0.5
+
+
+def test_questions_are_tested_on_their_accuracy_and_shown_with_their_recall() -> None:
+    base, other = answers(["yes", "no", "no"]), answers(["yes", "yes", "yes"])
+    found = frontier_report(
+        Field(POPE, Entry("base", base), [Entry("other", other)], seed=0, resamples=20, swaps=9),
+        settings={},
+        failures={},
+    )
+    assert found["tests"]["figures"] == ["accuracy", "false_yes_rate", "recall"]
+    assert "recall" in tables(found)[0].header
+    assert found["rows"][0]["difference"]["accuracy"]["estimate"] == pytest.approx(2 / 3)
+    assert found["line"] is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vlm_evals.answer import PLAIN
+from vlm_evals.answer import PLAIN, Asking
 from vlm_evals.harm import Follow, Pair, figures, keep_harm, measure_harm, pictures
 from vlm_evals.metrics.chair import CHAIR
 from vlm_evals.protocol import Protocol
@@ -73,7 +73,7 @@ def test_pictures_of_nothing_differ_and_are_the_same_every_time() -> None:
 
 
 def test_a_neutral_mitigation_changes_nothing(vlm: VLM) -> None:
-    found = measure_harm(vlm, Mitigation.of("vhr:gain=1"))
+    found = measure_harm(vlm, Mitigation.of("vhr:gain=1"), batch_size=5)
     for part in ("text", "pictures"):
         assert found[part]["same"] == found[part]["prompts"]
         assert found[part]["agreement"] == 1
@@ -90,11 +90,22 @@ def test_a_mitigation_for_pictures_leaves_text_as_it_was_and_is_seen_in_pictures
     assert "untouched" in stream["text"]
 
 
+def test_what_cannot_be_asked_is_told_and_costs_no_report(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("no padding token\nand more")
+
+    monkeypatch.setattr("vlm_evals.harm._turn", refuse)
+    monkeypatch.setattr("vlm_evals.harm.pictures", lambda: pictures()[:1])
+    found = measure_harm(vlm, Mitigation.of("pai"))
+    assert found["text"] == {"refused": "no padding token"}
+    assert found["pictures"]["prompts"] == 2
+
+
 def test_it_is_measured_once_a_run(vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlm_evals.harm.measure_harm", lambda *_: {"tokens": 1})
-    keep_harm(tmp_path, vlm, PLAIN)
+    keep_harm(tmp_path, Asking(vlm), PLAIN)
     monkeypatch.setattr("vlm_evals.harm.measure_harm", lambda *_: {"tokens": 2})
-    keep_harm(tmp_path, vlm, PLAIN)
+    keep_harm(tmp_path, Asking(vlm), PLAIN)
     assert '"tokens": 1' in (tmp_path / HARM).read_text()
 
 

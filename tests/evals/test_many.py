@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vlm_evals.data.truth import Truth, save_truth
-from vlm_evals.errors import AnswerMismatch, EvaluationError, FileFormatError, TaskError
+from vlm_evals.errors import AnswerMismatch, EvaluationError, FileFormatError, RunError, TaskError
 from vlm_evals.gathered import gather, short_names
 from vlm_evals.many import compare_paths
 from vlm_evals.protocol import Protocol
@@ -145,6 +145,10 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
     fewer = saved(tmp_path / "fewer.jsonl", ["A dog."] * 2)
     with pytest.raises(AnswerMismatch, match="image 3"):
         compare_paths([file, fewer], options={"truth": [truth_in(tmp_path)]}, seed=0)
+    with pytest.raises(RunError, match=r"nothing is at .*typo"):
+        compare_paths([run, tmp_path / "typo"], seed=0)
+    with pytest.raises(RunError, match=r"has no protocol\.json"):
+        compare_paths([run, tmp_path], seed=0)
     with pytest.raises(TaskError, match="named twice"):
         compare_paths([run, run, run], seed=0)
 

@@ -52,6 +52,7 @@ class AdaptiveGeneratedBoost(Intervention):
 
     name: ClassVar[str] = "adaiat"
     label: ClassVar[str] = "AdaIAT"
+    lever: ClassVar[str] = "key weight"
     paper: ClassVar[Paper | None] = ADAIAT
     trial: ClassVar[Mapping[str, Any]] = {"ratio": 1.5, "threshold": 1000.0}
     needs_profile: ClassVar[bool] = True

@@ -46,6 +46,7 @@ class AttentionRegisters(Intervention):
 
     name: ClassVar[str] = "farsight"
     label: ClassVar[str] = "FarSight"
+    lever: ClassVar[str] = "attention pattern"
     paper: ClassVar[Paper | None] = Paper(
         "Tang et al.",
         "Seeing Far and Clearly: Mitigating Hallucinations in MLLMs with Attention Causal Decoding",

@@ -45,6 +45,7 @@ class DenseHeadCopy(Intervention):
 
     name: ClassVar[str] = "eah"
     label: ClassVar[str] = "EAH"
+    lever: ClassVar[str] = "attention pattern"
     paper: ClassVar[Paper | None] = Paper(
         "Zhang et al.",
         "Shallow Focus, Deep Fixes: Enhancing Shallow Layers Vision Attention Sinks to Alleviate Hallucination in "

@@ -36,6 +36,7 @@ class GeneratedBoost(Intervention):
 
     name: ClassVar[str] = "iat"
     label: ClassVar[str] = "IAT"
+    lever: ClassVar[str] = "logits"
     paper: ClassVar[Paper | None] = ADAIAT
     needs_image_keys: ClassVar[bool] = False
 

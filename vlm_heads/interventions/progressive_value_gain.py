@@ -47,6 +47,7 @@ class ProgressiveValueGain(Intervention):
 
     name: ClassVar[str] = "sparc"
     label: ClassVar[str] = "SPARC"
+    lever: ClassVar[str] = "value gain"
     paper: ClassVar[Paper | None] = Paper(
         "Jung et al.",
         "Visual Attention Never Fades: Selective Progressive Attention ReCalibration for Detailed Image Captioning in "

@@ -38,6 +38,7 @@ class EarlyAnswer(Lens):
 
     name: ClassVar[str] = "deco"
     label: ClassVar[str] = "DeCo"
+    lever: ClassVar[str] = "lens"
     paper: ClassVar[Paper | None] = Paper(
         "Wang et al.",
         "MLLM can see? Dynamic Correction Decoding for Hallucination Mitigation",

@@ -35,6 +35,7 @@ class FirstLogits(Lens):
 
     name: ClassVar[str] = "flb"
     label: ClassVar[str] = "FLB"
+    lever: ClassVar[str] = "token logits"
     paper: ClassVar[Paper | None] = Paper(
         "Ha et al.",
         "First Logit Boosting: Visual Grounding Method to Mitigate Object Hallucination in Large Vision-Language "

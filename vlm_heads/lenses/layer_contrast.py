@@ -44,6 +44,7 @@ class LayerContrast(Lens):
 
     name: ClassVar[str] = "dola"
     label: ClassVar[str] = "DoLa"
+    lever: ClassVar[str] = "lens"
     paper: ClassVar[Paper | None] = Paper(
         "Chuang et al.",
         "DoLa: Decoding by Contrasting Layers Improves Factuality in Large Language Models",

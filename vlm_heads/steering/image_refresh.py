@@ -44,6 +44,7 @@ class ImageRefresh(Steering):
 
     name: ClassVar[str] = "memvr"
     label: ClassVar[str] = "MemVR"
+    lever: ClassVar[str] = "feed-forward"
     paper: ClassVar[Paper | None] = Paper(
         "Zou et al.",
         "Look Twice Before You Answer: Memory-Space Visual Retracing for Hallucination Mitigation in Multimodal Large "

@@ -50,6 +50,7 @@ class ImageSteering(Steering, Lens):
 
     name: ClassVar[str] = "vista"
     label: ClassVar[str] = "VISTA"
+    lever: ClassVar[str] = "residual"
     paper: ClassVar[Paper | None] = Paper(
         "Li et al.",
         "The Hidden Life of Tokens: Reducing Hallucination of Large Vision-Language Models via Visual Information "

@@ -51,6 +51,7 @@ class TruthfulDirection(Steering):
 
     name: ClassVar[str] = "vti"
     label: ClassVar[str] = "VTI, textual half"
+    lever: ClassVar[str] = "residual"
     paper: ClassVar[Paper | None] = Paper(
         "Liu et al.",
         "Reducing Hallucinations in Vision-Language Models via Latent Space Steering",

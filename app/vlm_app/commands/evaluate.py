@@ -153,7 +153,7 @@ def evaluate(
     ask_arms(asking, bound, folder, arms, out, processes=processes, notes=notes, progress=progress)
     if processes.first:
         if method := next((arm for arm in arms if arm.name == MITIGATED), None):
-            keep_harm(out / MITIGATED, vlm, method.mitigation)
+            keep_harm(out / MITIGATED, asking, method.mitigation)
         publish(evaluation_report(out, {arm.name: arm.end_bias for arm in arms}, seed=bound.seed), out, json)
 
 

@@ -62,6 +62,6 @@ def held_out(
         here = replace(asking, batch_size=2 * asked_of(metric).batch_size)
         ask_arms(here, protocol, data, arms, out / metric, processes=processes, progress=progress)
     if processes.first:
-        keep_harm(out / CAPTIONS / arms[1].name, asking.vlm, arms[1].mitigation)
+        keep_harm(out / CAPTIONS / arms[1].name, asking, arms[1].mitigation)
         plain, mitigated = ([score_run(out / metric / arm.name) for metric in METRICS] for arm in arms)
         publish(pair_report(plain, mitigated, seed=seed), out, json)

@@ -21,7 +21,7 @@ from vlm_evals.records import Answer, Label, Score, file_hash, image_key, write_
 from vlm_evals.runs import require_complete
 from vlm_evals.text.spoken import notes_on_thinking, spoken
 from vlm_evals.text.yes_no import PARSERS, Parser, Reading, parse_answer, unparsed_alerts
-from vlm_evals.yes_no.controls import ADDED, output_control
+from vlm_evals.yes_no.controls import ADDED, output_controls
 from vlm_evals.yes_no.questions import QUESTIONS, bound, eligible, keep_questions, kept_labels, sample_id, samples
 from vlm_evals.yes_no.relabelled import UNDER, counts_of_answer, relabelled
 from vlm_evals.yes_no.turned import transition
@@ -68,6 +68,7 @@ class QuestionScore:
         answer: what was said.
         reading: how it was read.
         margin: of yes against no at the answer's first token, where it was recorded.
+        either: probability of yes or no there, likewise.
         under: source of other labels -> the label and the reading there, or None where it removed the question.
     """
 
@@ -76,6 +77,7 @@ class QuestionScore:
     reading: Reading
     under: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict)
     margin: float | None = None
+    either: float | None = None
 
     def counts(self) -> dict[str, int]:
         """Return the counts that every figure of `RATIOS` is made of; an unparsed answer is never right."""
@@ -99,6 +101,7 @@ class QuestionScore:
         evidence: dict[str, Any] = self.as_row() | {"question": asked.text}
         evidence |= {UNDER: dict(self.under)} if self.under else {}
         evidence |= {} if self.margin is None else {"margin": self.margin}
+        evidence |= {} if self.either is None else {"either": self.either}
         return Score(sample_id(asked), image or image_key(asked.image), self.counts(), asked.split, evidence)
 
 
@@ -262,8 +265,8 @@ def _score_run(folder: Path, protocol: Protocol, answers: Mapping[str, Answer]) 
     pairs = _answered(folder, answers)
     parser: Any = protocol.parser or "strict-neither"
     found = score_answers([question for question, _ in pairs], [given for _, given in pairs], parser)
-    margins = {name: answer.margin for name, answer in answers.items()}
-    found = [replace(score, margin=margins[sample_id(score.question)]) for score in found]
+    said = [answers[sample_id(score.question)] for score in found]
+    found = [replace(one, margin=own.margin, either=own.either) for one, own in zip(found, said, strict=True)]
     notes: list[str] = []
     if name := protocol.option("labels"):
         kept = kept_labels(folder, name)
@@ -316,7 +319,7 @@ POPE = Metric(
     alerts=unparsed_alerts,
     relabelled=relabelled,
     transition=transition,
-    derived=output_control,
+    derived=output_controls,
     controls=("accuracy", "f1", "yes_ratio", "unparsed"),
     in_splits=("accuracy", "f1", "yes_ratio", "unparsed"),
     summary=("accuracy", "f1", "false_yes_rate", "yes_ratio"),

@@ -115,10 +115,11 @@ class Field:
 
     @property
     def tested(self) -> list[str]:
-        """The figures that are tested: the headline, what is invented and what is rightly said."""
+        """The figures that are tested: accuracy if there is one, the headline, what is invented, what is found."""
         metric, plane = self.metric, self.metric.plane
         more = (plane.shown, plane.over) if plane else (metric.must_hold,)
-        return list(dict.fromkeys([metric.headline, *more]))
+        first = [metric.accuracy] if metric.accuracy else []
+        return list(dict.fromkeys([*first, metric.headline, *more]))
 
     def tests(self) -> dict[str, dict[int, float | None]]:
         """Return figure -> place -> p of the paired swap test against the base, uncorrected."""

@@ -44,8 +44,14 @@ def frontier_tables(metric: Metric, report: Mapping[str, Any]) -> list[Table]:
     return found + [_line(metric, role, points) for role, points in report["lines"].items() if points]
 
 
+def _shown(metric: Metric) -> tuple[str, ...]:
+    """Return the figures of a table: the metric's few, and those of its plane."""
+    plane = (metric.plane.over, metric.plane.shown) if metric.plane else ()
+    return tuple(dict.fromkeys([*(metric.summary or metric.ratios), *plane]))
+
+
 def _figures(metric: Metric, report: Mapping[str, Any]) -> Table:
-    names = metric.summary or tuple(metric.ratios)
+    names = _shown(metric)
     base = {"name": report["against"], "role": "base", **report["plain"]}
     rows = [
         (row["name"], _role(row), *(metric.show(name, row[name]) for name in names), _free(metric, row))
@@ -123,7 +129,7 @@ def _at_equal(metric: Metric, name: str, estimates: Mapping[str, Any]) -> str:
 
 
 def _line(metric: Metric, role: str, points: Sequence[Mapping[str, Any]]) -> Table:
-    names = metric.summary or tuple(metric.ratios)
+    names = _shown(metric)
     rows = [
         (STRENGTHS[role].format(point["strength"]), *(metric.show(name, point[name]) for name in names))
         for point in points

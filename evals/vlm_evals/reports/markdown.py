@@ -72,6 +72,7 @@ def _facts_of_many(report: Mapping[str, Any]) -> list[str]:
         f"({report['resamples']} resamples of {units}, seed {report['seed']}); rates in percent",
         f"p is of a two-sided paired swap test ({tests['swaps']} swaps of {units} between the two runs), corrected by "
         f"Holm's method for {tests['comparisons']} comparisons, each figure by itself: {figures}",
+        "a verdict goes by the run's own intervals, which are not corrected: read it beside p",
     ]
     if metric.plane is not None:
         facts.append(

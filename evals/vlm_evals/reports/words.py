@@ -33,6 +33,9 @@ def words(metrics: Iterable[Metric], report: Mapping[str, Any]) -> list[tuple[st
         found.append(("at equal recall", _EQUAL.format(over=first.label(over))))
     if report.get("line") and first.plane and first.plane.length:
         found.append(("at equal length", _EQUAL.format(over="length")))
+        found.append(
+            ("off the line", "the run finds or says more, or less, than any point of the line: nothing to read")
+        )
     if report.get("controls") or any(row["role"] == "control" for row in report.get("rows", ())):
         found.append(("control", _CONTROL))
     if kind == "frontier":

@@ -3,10 +3,14 @@
 A method that only says yes more often, or less often, can be had by moving a threshold on the plain model's margin
 between yes and no (Mirage, 2025, output layer modification). Here the threshold gives the method's own share of yes in
 every split: of the plain answers those nearest to it are turned, and no more than that share needs.
+
+Mirage's own rule is fixed, whatever the method: an answer becomes yes where p(yes) + p(no) > 0.2 and
+|p(yes) - p(no)| < 0.5. With the margin m and e = p(yes) + p(no) the difference is e · tanh(m / 2).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,11 +18,38 @@ from vlm_evals.metric import Derived
 from vlm_evals.records import Label, Score
 from vlm_evals.yes_no.relabelled import UNDER, counts_of_answer
 
-OUTPUT = "output"
+OUTPUT, FIXED = "output", "output-fixed"
+EITHER, UNSURE = 0.2, 0.5  # Mirage's: yes or no is likely enough, and neither much likelier than the other
 ADDED = {  # control -> sentence added to every question
     "prompt-yes": " Answer yes whenever possible.",
     "prompt-no": " Answer no whenever possible.",
 }
+
+
+def output_controls(plain: Sequence[Score], method: Sequence[Score]) -> Mapping[str, Derived]:
+    """Return the control with the method's share of yes, and that of the fixed rule where it can be made."""
+    return {**output_control(plain, method), **fixed_control(plain)}
+
+
+def fixed_control(plain: Sequence[Score]) -> Mapping[str, Derived]:
+    """Return the control of Mirage's fixed rule, or nothing where margins or probabilities were not recorded.
+
+    Args:
+        plain: scores whose evidence has the `margin` of yes against no, and with `either` the probability of the two.
+    """
+    if not plain or any(score.evidence.get(name) is None for score in plain for name in ("margin", "either")):
+        return {}
+    turned = {
+        place: score for place, score in enumerate(plain) if _unsure(score) and score.evidence["reading"] != "yes"
+    }
+    found = [_answered(score, "yes") if place in turned else score for place, score in enumerate(plain)]
+    said = f"the control {FIXED} turns {len(turned)} of {len(plain)} plain answers to yes: the model is unsure of them"
+    return {FIXED: Derived(found, f"{said} (Mirage's fixed rule)")}
+
+
+def _unsure(score: Score) -> bool:
+    either = float(score.evidence["either"])
+    return either > EITHER and abs(either * math.tanh(_margin(score) / 2)) < UNSURE
 
 
 def output_control(plain: Sequence[Score], method: Sequence[Score]) -> Mapping[str, Derived]:

@@ -1,20 +1,24 @@
 """Controls for yes-or-no questions: laws of the output control and of the transition table, and worked examples."""
 
+import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from vlm_evals.data.formats import Question
 from vlm_evals.errors import EvaluationError
+from vlm_evals.first_token import Margins
 from vlm_evals.metrics.pope import POPE, QuestionScore
 from vlm_evals.records import Answer, Score
 from vlm_evals.report import paired_report
 from vlm_evals.reports.markdown import markdown
 from vlm_evals.reports.pairs import compare
 from vlm_evals.reports.tables import headline, tables
-from vlm_evals.yes_no.controls import OUTPUT, output_control
+from vlm_evals.yes_no.controls import FIXED, OUTPUT, fixed_control, output_control, output_controls
 from vlm_evals.yes_no.turned import TURNS, transition
 
 Asked = tuple[str, str, str, float]  # split, label, reading, margin
@@ -55,6 +59,35 @@ def test_a_worked_example() -> None:
     assert fewer.said.endswith("random 2 to no, up to a margin of +1.00")
     # labels y n y n y n: of five yes the 1st, the 3rd are right, of the noes none: 2 of 6
     assert POPE.corpus(control.scores)["accuracy"] == 2 / 6
+
+
+def with_either(scores: list[Score], either: list[float]) -> list[Score]:
+    pairs = zip(scores, either, strict=True)
+    return [replace(score, evidence={**score.evidence, "either": one}) for score, one in pairs]
+
+
+def test_the_fixed_rule_says_yes_where_the_model_is_unsure() -> None:
+    # p(yes) - p(no) = either · tanh(margin / 2); tanh(1/2) = 0.46, tanh(-1/2) = -0.46, tanh(-3/2) = -0.91
+    # 1: 0.9 · 0.46 = 0.42 < 0.5: yes, as it was.    2: 0.9 · -0.46 = -0.42: turned to yes.
+    # 3: 0.9 · -0.91 = -0.81: sure, stays no.        4: either 0.1: neither word is likely, stays no.
+    # 5: 0.5 · -0.91 = -0.45: turned.                6: either 0.2 is not above 0.2: stays no.
+    plain = with_either(
+        said("ynnnnn", "ynynyn", [1.0, -1.0, -3.0, -1.0, -3.0, -1.0]), [0.9, 0.9, 0.9, 0.1, 0.5, 0.2]
+    )  # fmt: skip
+    control = fixed_control(plain)[FIXED]
+    assert readings(list(control.scores)) == ["yes", "yes", "no", "no", "yes", "no"]
+    assert "turns 2 of 6 plain answers to yes" in control.said
+    assert set(output_controls(plain, plain)) == {OUTPUT, FIXED}
+    assert set(output_controls(said("yn"), said("yn"))) == {OUTPUT}  # where `either` was not recorded
+    assert fixed_control([]) == {}
+
+
+def test_either_is_the_probability_of_the_two_words() -> None:
+    margins = Margins([0, 1], [2])
+    margins(torch.zeros(2, 1), torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]])) + 5)
+    assert margins.either(2) == pytest.approx([0.6, 0.75])
+    assert margins.of(2) == pytest.approx([0, math.log(2)], abs=1e-6)
+    assert Margins([0], [1]).either(2) == [None, None]
 
 
 ROWS = st.lists(
