@@ -86,14 +86,22 @@ class Worker:
         return text
 
     def _run(self) -> None:
-        while batch := self._next():
-            start = time.perf_counter()
-            try:
-                self._answer(batch)
-            except Exception as failure:  # whatever it is, the others still want their answers
-                logger.exception("a batch of %d failed", len(batch))
-                _fail(batch, failure)
+        while self._work():  # between two batches nothing of the last one is kept
+            pass
+
+    def _work(self) -> bool:
+        """Answer the next batch; return whether there was one."""
+        batch = self._next()
+        start = time.perf_counter()
+        try:
+            self._answer(batch)
+        except Exception as failure:  # whatever it is, the others still want their answers
+            logger.exception("a batch of %d failed", len(batch))
+            _fail(batch, failure)
+        if batch:
             self.counts.note_batch(len(batch), time.perf_counter() - start)
+        self._running = ()
+        return bool(batch)
 
     def _next(self) -> list[Job]:
         """Return the jobs of the next batch; none where the worker is to stop."""

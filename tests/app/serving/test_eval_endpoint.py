@@ -121,7 +121,7 @@ def test_what_asking_costs_is_counted(served: Serving, command: Command) -> None
     words = ("bench", "client", "--endpoint", f"{served.url}/v1", "--requests", 6, "--concurrency", 3)
     found = command(*words, "--json").value
     assert (found["requests"], found["concurrency"]) == (6, 3)
-    assert 0 < found["processor_ms"] / 1000 * 6
+    assert found["processor_ms"] / 1000 * 6 > 0
     assert 0 < found["median_ms"] <= found["slowest_ms"] <= 1000 * found["seconds"]
 
 
