@@ -349,8 +349,8 @@ def test_what_a_server_cannot_be_asked_for(tmp_path: Path, captions: Task) -> No
             ask(tmp_path / said[:2], EndpointAsking(endpoint, "tiny"), (replace(protocol, decoding=decoding), asked))
     import torch
 
-    for more in ({"end_bias": 1.0}, {"first_word": (3, 1.0)}):
-        with pytest.raises(TaskError, match="cannot be biased"):
+    for more, said in (({"end_bias": 1.0}, "cannot be biased"), ({"first_word": (3, 1.0)}, "no first word")):
+        with pytest.raises(TaskError, match=said):
             EndpointAsking(endpoint, "tiny", **more)
     profile = HeadProfile(torch.zeros(2, 2))
     with pytest.raises(TaskError, match="a profile cannot be sent"):
