@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vlm_app.console import loading, print_json, print_table
+from vlm_app.endpoint import named_server
 from vlm_app.mistakes import require_place
-from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
+from vlm_app.options import (
+    DEFAULT_MODEL,
+    DEFAULT_SEED,
+    Concurrency,
+    Device,
+    EndpointUrl,
+    Json,
+    KeyFrom,
+    Seed,
+    ServedModel,
+    Timeout,
+)
 from vlm_app.view.numbers import interval, share, signed
 
 if TYPE_CHECKING:
@@ -45,13 +57,19 @@ def calibrate(
     even_if_useless: Annotated[
         bool, typer.Option("--even-if-useless", help="Write the profile where no benefit was shown; it says so.")
     ] = False,
+    endpoint: EndpointUrl = None,
+    served_model: ServedModel = None,
+    concurrency: Concurrency = 16,
+    timeout: Timeout = 600.0,
+    key_from: KeyFrom = None,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Choose static gains on one part of the data, measure them on another, and write them if they help.
 
-    Started again, it goes on where it stopped. It ends with 1 where no benefit was shown and nothing was written.
+    With --endpoint, `vlm-heads serve` is asked about the same model, and only its heads are scored here. Started again,
+    it goes on where it stopped. It ends with 1 where no benefit was shown and nothing was written.
     """
     from vlm_evals.data.coco import CocoFolder
 
@@ -60,9 +78,11 @@ def calibrate(
 
     require_scorers([words])
     look_first(model=model, device=device)
+    server = named_server(endpoint, served_model, DEFAULT_MODEL, key_from, concurrency, timeout)
     given = None if data is None else CocoFolder.find(data)
     loading(model)
     from vlm_evals.answer import Asking, Processes
+    from vlm_evals.endpoint.asking import Asker, EndpointAsking
 
     from vlm_app.models import load_vlm
     from vlm_app.studies.calibration import Sizes, calibrate
@@ -70,7 +90,10 @@ def calibrate(
     from vlm_heads.scorers import parse_scorer
 
     require_place(out)
-    asking = Asking(load_vlm(model, device, seed), batch_size=batch_size)
+    vlm = load_vlm(model, device, seed)
+    asking: Asker = Asking(vlm, batch_size=batch_size)
+    if server is not None:
+        asking = EndpointAsking.find(server, served_model)
     processes = Processes.current(device)
     where = runs or out.with_name(f"{out.name}.runs")
     pictures, template = pictures_of(
@@ -79,7 +102,7 @@ def calibrate(
     sizes = Sizes(samples, trials, captions, questioned, max_tokens)
     scorer = parse_scorer(words)
     found = calibrate(
-        asking, pictures, template, where, sizes, seed=seed, processes=processes, scorer=scorer, about=about
+        vlm, asking, pictures, template, where, sizes, seed=seed, processes=processes, scorer=scorer, about=about
     )
     if not processes.first:
         return

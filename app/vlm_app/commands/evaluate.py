@@ -134,7 +134,7 @@ def evaluate(
     mitigation = parse_mitigations(words, profile)
     arms = arms_of(mitigation, paired=paired, curve=curve, controls=controls, fitting=asked.controls)
     if server is not None:
-        arms = _askable(arms, curve)
+        arms = _askable(arms)
     processes = Processes.current(device)
     out = out or Path("runs") / f"{metric.name}-{Path(name).stem}"
     folder = find_data(name, metric.name, data, out, limit=limit, seed=seed, processes=processes, progress=progress)
@@ -150,6 +150,8 @@ def evaluate(
         asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
     else:
         asking = EndpointAsking.find(server, served_model, max_failures=max_failures)
+        for arm in arms:  # what a server cannot be asked for is told before the first question
+            arm.asking(asking, out)
     ask_arms(asking, bound, folder, arms, out, processes=processes, notes=notes, progress=progress)
     if processes.first:
         if method := next((arm for arm in arms if arm.name == MITIGATED), None):
@@ -157,22 +159,12 @@ def evaluate(
         publish(evaluation_report(out, {arm.name: arm.end_bias for arm in arms}, seed=bound.seed), out, json)
 
 
-def _askable(arms: "list[Arm]", curve: bool) -> "list[Arm]":
-    """Return the arms that a server can be asked for, and say which it cannot.
-
-    Raises:
-        TaskError: if the curve is among what it cannot.
-    """
-    from vlm_evals.errors import TaskError
-
+def _askable(arms: "list[Arm]") -> "list[Arm]":
+    """Return the arms that a server can be asked for, and say which it cannot."""
     from vlm_app.console import remark
 
-    if curve:
-        raise TaskError(
-            "--curve moves the token logits of a model loaded here, and --endpoint asks a server: leave one out"
-        )
     if left := [arm.name for arm in arms if arm.first_word]:
-        remark(f"left out, for they move token logits, which a server does not let anybody do: {', '.join(left)}")
+        remark(f"left out, for a server biases no first word: {', '.join(left)}")
     return [arm for arm in arms if not arm.first_word]
 
 

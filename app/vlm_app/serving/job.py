@@ -75,6 +75,7 @@ class Job:
         stops: strings that end the answer.
         streams: whether pieces are wanted.
         alternatives: how many tokens are noted beside each one said; None where no log-probability is wanted.
+        biases: token ids, and what is added to their logits.
         deliver: takes what comes back; called from the model's thread.
         spoke: whether a piece was delivered.
     """
@@ -87,6 +88,7 @@ class Job:
     stops: tuple[str, ...] = ()
     streams: bool = False
     alternatives: int | None = None
+    biases: tuple[tuple[int, float], ...] = ()
     deliver: Callable[[Event], None] = lambda event: None
     spoke: bool = field(init=False, default=False)
     _left: threading.Event = field(init=False, default_factory=threading.Event)
@@ -111,7 +113,7 @@ class Job:
 
     def fits(self, other: Job) -> bool:
         """Whether both can be answered in one batch: greedily, with the same done to the model."""
-        if self.alone or other.alone:
+        if self.alone or other.alone or self.biases != other.biases:
             return False
         same = (
             self.mitigation.profile is other.mitigation.profile and self.mitigation.words() == other.mitigation.words()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,11 @@ async def job_of(request: ChatRequest, rules: Rules, deliver: Callable[[Event], 
         )
     if request.top_logprobs is not None and not request.logprobs:
         raise Refusal(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    biases = _biases(request.logit_bias or {})
+    if biases and mitigation.check is not None:
+        raise Refusal(
+            400, f"logit_bias: {mitigation.check.name} drafts several times; leave one out", param="logit_bias"
+        )
     return Job(
         await _picture(request.messages, rules.remote),
         _conversation(request.messages),
@@ -60,6 +65,7 @@ async def job_of(request: ChatRequest, rules: Rules, deliver: Callable[[Event], 
         _stops(request.stop),
         bool(request.stream),
         alternatives,
+        biases,
         deliver,
     )
 
@@ -118,6 +124,13 @@ def _sampling(request: ChatRequest) -> Sampling | None:
     drawn |= {"top_p": request.top_p or 1.0, "top_k": max(request.top_k or 0, 0)}
     drawn |= {"min_p": request.min_p} if request.min_p else {}
     return Sampling(request.seed, drawn)
+
+
+def _biases(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    """Return token ids with what is added to their logits, where that is anything."""
+    if wrong := next((token for token in given if not (token.isascii() and token.isdecimal())), None):
+        raise Refusal(400, f"logit_bias: {wrong[:20]!r} is no token id", param="logit_bias")
+    return tuple(sorted((int(token), bias) for token, bias in given.items() if bias))
 
 
 def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:

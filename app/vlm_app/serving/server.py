@@ -77,7 +77,13 @@ def build_app(worker: Worker, rules: Rules, weights: str, *, guard: Guard | None
         middleware=[Middleware(Door, worker=worker, most=most)],
         exception_handlers=dict.fromkeys((Refusal, ValidationError, VlmHeadsError, HTTPException), _refused),
     )
-    served = Served(id=rules.name, created=int(time.time()), weights=weights, mitigation=rules.mitigation.word())
+    served = Served(
+        id=rules.name,
+        created=int(time.time()),
+        weights=weights,
+        mitigation=rules.mitigation.word(),
+        end_tokens=sorted(worker.ends()),
+    )
     checked = [Depends((guard or Guard()).check)]
 
     @app.get("/health")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MOST_STOPS, MOST_TURNS, MOST_ALTERNATIVES = 16, 256, 20
+MOST_STOPS, MOST_TURNS, MOST_ALTERNATIVES, MOST_BIASES = 16, 256, 20, 300
 LARGEST_SEED = 2**63 - 1
 
 
@@ -76,12 +76,12 @@ class ChatRequest(Part):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=MOST_BIASES)
     mitigation: str | None = Field(None, max_length=100_000)
 
     n: Literal[1] | None = 1
     frequency_penalty: Literal[0] | None = 0
     presence_penalty: Literal[0] | None = 0
-    logit_bias: dict[str, Annotated[float, Field(ge=0, le=0)]] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
@@ -185,6 +185,7 @@ class Served(BaseModel):
     Attributes:
         weights: a hash that tells one set of weights from another under the same name.
         mitigation: words for what is done to it where a request says nothing.
+        end_tokens: ids that end an answer, for a `logit_bias` on its length.
     """
 
     id: str
@@ -193,6 +194,7 @@ class Served(BaseModel):
     owned_by: str = "vlm-heads"
     weights: str
     mitigation: str
+    end_tokens: list[int]
 
 
 class ServedList(BaseModel):

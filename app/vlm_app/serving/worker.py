@@ -18,7 +18,7 @@ from vlm_app.serving.growing import Growing
 from vlm_app.serving.job import Done, Failed, Job, Sampling
 from vlm_app.serving.rows import AllLeft, Row, Rows
 from vlm_heads import VLM, Answer
-from vlm_heads.errors import BadImage, VlmHeadsError
+from vlm_heads.errors import BadImage, BadOption, VlmHeadsError
 from vlm_heads.models import load_image
 
 logger = logging.getLogger("vlm_heads.serving")
@@ -86,14 +86,22 @@ class Worker:
         return text
 
     def _run(self) -> None:
-        while batch := self._next():
-            start = time.perf_counter()
-            try:
-                self._answer(batch)
-            except Exception as failure:  # whatever it is, the others still want their answers
-                logger.exception("a batch of %d failed", len(batch))
-                _fail(batch, failure)
+        while self._work():  # between two batches nothing of the last one is kept
+            pass
+
+    def _work(self) -> bool:
+        """Answer the next batch; return whether there was one."""
+        batch = self._next()
+        start = time.perf_counter()
+        try:
+            self._answer(batch)
+        except Exception as failure:  # whatever it is, the others still want their answers
+            logger.exception("a batch of %d failed", len(batch))
+            _fail(batch, failure)
+        if batch:
             self.counts.note_batch(len(batch), time.perf_counter() - start)
+        self._running = ()
+        return bool(batch)
 
     def _next(self) -> list[Job]:
         """Return the jobs of the next batch; none where the worker is to stop."""
@@ -149,7 +157,7 @@ class Worker:
     def _generate_rows(self, read: Sequence[_Read]) -> None:
         jobs = [job for job, _ in read]
         rows = [self._row(job) for job in jobs]
-        criterion = Rows(rows, self._ends())
+        criterion = Rows(rows, self.ends())
         more: dict[str, Any] = {"stopping_criteria": [criterion]}
         if criterion.chances is not None:
             more["logits_processor"] = [criterion.chances]
@@ -160,7 +168,7 @@ class Worker:
     def _answers(self, read: Sequence[_Read], limit: int, more: dict[str, Any]) -> list[Answer]:
         first = read[0][0]
         images, talks = [image for _, image in read], [job.conversation for job, _ in read]
-        more = {"max_new_tokens": limit, **more, **_drawn(first.sampling)}
+        more = {"max_new_tokens": limit, **more, **self._biased(first.biases), **_drawn(first.sampling)}
         return self.vlm.answer_batch(images, talks, first.mitigation, allow_idle=True, **more)
 
     def _generate_checked(self, read: Sequence[_Read]) -> None:
@@ -196,7 +204,7 @@ class Worker:
             piece = row.growing.more(self._decode(row.ids), over=True)
             if job.streams and piece:
                 job.say(piece)
-            row.finish = "stop" if row.growing.stopped or self._ends().intersection(row.ids[-1:]) else "length"
+            row.finish = "stop" if row.growing.stopped or self.ends().intersection(row.ids[-1:]) else "length"
         self.counts.note_tokens(answer.prompt_tokens, len(row.ids))
         self.counts.note_left(job.left())
         job.deliver(
@@ -207,11 +215,23 @@ class Worker:
         growing = Growing(self._decode, job.stops)
         return Row(growing, job.limit, job.left, job.say if job.streams else None, bool(job.stops), job.alternatives)
 
+    def _biased(self, biases: Sequence[tuple[int, float]]) -> dict[str, Any]:
+        """Return the argument of `generate` for biases on tokens.
+
+        Raises:
+            BadOption: if there is no such token.
+        """
+        size = self.vlm.model.config.get_text_config().vocab_size
+        if unknown := [token for token, _ in biases if token >= size]:
+            raise BadOption(f"logit_bias: the model has no token {unknown[0]}, but {size} from 0 on")
+        return {"sequence_bias": [[[token], float(bias)] for token, bias in biases]} if biases else {}
+
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.vlm.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def _ends(self) -> set[int]:
+    def ends(self) -> set[int]:
+        """Return the ids that end an answer."""
         ends = self.vlm.model.generation_config.eos_token_id
         return set(ends) if isinstance(ends, list | tuple) else {ends}
 

@@ -17,8 +17,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from vlm_evals.answer import Asking, Processes, fingerprint
+from vlm_evals.answer import Processes, fingerprint
 from vlm_evals.data.coco import CocoFolder
+from vlm_evals.endpoint.asking import Asker, EndpointAsking
+from vlm_evals.errors import TaskError
 from vlm_evals.protocol import DESCRIBE
 from vlm_evals.runs import environment
 
@@ -29,7 +31,7 @@ from vlm_app.scored_on.source import Samples
 from vlm_app.studies.benefit import judged, measured_table, searched_row
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.halves import halves, measure, protocols
-from vlm_heads import HeadProfile, Mitigation, StaticGains, examine
+from vlm_heads import VLM, HeadProfile, Mitigation, StaticGains, examine
 from vlm_heads.methods import resolve_layers
 from vlm_heads.profiles import GainShape, propose_gains
 from vlm_heads.scorers import Sample, Scorer, parse_scorer
@@ -99,7 +101,8 @@ def settings_to_try(trials: int, seed: int) -> list[Setting]:
 
 
 def calibrate(
-    asking: Asking,
+    vlm: VLM,
+    asking: Asker,
     data: CocoFolder,
     template: str,
     runs: Path,
@@ -113,7 +116,8 @@ def calibrate(
     """Return the best setting of a small grid, chosen on one part of the data and measured on another.
 
     Args:
-        asking: the model; its mitigation is not used.
+        vlm: the model, whose heads are scored here.
+        asking: the same model, or a server that serves it and knows mitigations; its own mitigation is not used.
         data: pictures and annotations.
         template: name of a built-in protocol that fits the data.
         runs: where everything asked is kept.
@@ -124,12 +128,17 @@ def calibrate(
         about: what a scorer's samples are about; None for its own choice.
 
     Raises:
-        TaskError: if there are not enough pictures.
+        TaskError: if there are not enough pictures, or a server has other weights.
     """
+    weights = fingerprint(vlm.model)
+    if isinstance(asking, EndpointAsking) and asking.weights != weights:
+        raise TaskError(f"{asking.where} does not serve the weights of {vlm.name}: start vlm-heads serve {vlm.name}")
     search, report = halves(data, captions=sizes.captions, questioned=sizes.questioned, seed=seed)
-    scores = _scores(asking, search, runs / "scores", sizes.samples, processes, scorer, about, seed)
+    scores = _scores(vlm, search, runs / "scores", sizes.samples, processes, scorer, about, seed)
     tried = settings_to_try(sizes.trials, seed)
-    proposed = {setting.name: _proposed(asking, scores, setting) for setting in tried}
+    profiles = {setting.name: _proposed(vlm, scores, setting) for setting in tried}
+    inline = isinstance(asking, EndpointAsking)  # a server is sent words, and no profile
+    proposed = {name: _listed(profile) if inline else _reading(profile) for name, profile in profiles.items()}
     bound = {
         name: protocols(
             template, part, captions=sizes.captions, questioned=sizes.questioned, max_tokens=sizes.max_tokens, seed=seed
@@ -147,9 +156,9 @@ def calibrate(
     benefit, reason = judged(final[CAPTIONS], final[QUESTIONS], bool(best["kept"]))
     card = {
         "kind": "reinforced profile",
-        "model": asking.vlm.name,
-        "revision": getattr(asking.vlm.model.config, "_commit_hash", None),
-        "weights": fingerprint(asking.vlm.model),
+        "model": vlm.name,
+        "revision": getattr(vlm.model.config, "_commit_hash", None),
+        "weights": weights,
         "data": data.hashes(),
         "protocols": {f"{metric}, {name}": one.hash for name, both in bound.items() for metric, one in both.items()},
         "scorer": scorer.word(),
@@ -162,13 +171,11 @@ def calibrate(
         "reason": reason,
         "packages": environment()["packages"],
     }
-    profile = proposed[best["setting"]].profile
-    assert profile is not None  # every proposal has one
-    return Calibration(replace(profile, card=card), rows, benefit, reason)
+    return Calibration(replace(profiles[best["setting"]], card=card), rows, benefit, reason)
 
 
 def _scores(
-    asking: Asking,
+    vlm: VLM,
     part: CocoFolder,
     folder: Path,
     samples: int,
@@ -179,7 +186,7 @@ def _scores(
 ) -> HeadProfile:
     """Return heads' scores over pictures of the searched part, taken once and kept."""
     pictures = [part.images[image] for image in sorted(part.images)[:samples]]
-    notes: dict[str, Any] = {"weights": fingerprint(asking.vlm.model), "data": part.hashes(), "pictures": len(pictures)}
+    notes: dict[str, Any] = {"weights": fingerprint(vlm.model), "data": part.hashes(), "pictures": len(pictures)}
     if (scorer, about) != (DEFAULT_SCORER, None):
         notes |= {"scorer": scorer.word(), "about": about, "seed": seed}
 
@@ -190,17 +197,29 @@ def _scores(
         given: Sequence[Sample] = pictures
         if scorer.needs != "pictures" or about is not None:
             shown = of_folder(part, seed, min(samples, sum(map(bool, part.objects.values()))))
-            given = Samples(asking.vlm, DESCRIBE, shown=shown, about=about, seed=seed).of(scorer)
+            given = Samples(vlm, DESCRIBE, shown=shown, about=about, seed=seed).of(scorer)
         with progress("scoring heads", len(given)) as advance:
-            scored = scorer.score(asking.vlm.model, asking.vlm.processor, given, progress=steps(advance))
+            scored = scorer.score(vlm.model, vlm.processor, given, progress=steps(advance))
         replace(scored, notes=notes).save_pretrained(folder)
 
     processes.once(missing, take)
     return HeadProfile.from_pretrained(folder)
 
 
-def _proposed(asking: Asking, scores: HeadProfile, setting: Setting) -> Mitigation:
-    anatomy = examine(asking.vlm.model)
+def _proposed(vlm: VLM, scores: HeadProfile, setting: Setting) -> HeadProfile:
+    anatomy = examine(vlm.model)
     layers = resolve_layers(setting.layers, anatomy.depth, range(anatomy.depth)) & anatomy.attentions.keys()
-    profile = propose_gains(scores, setting.strength, layers, setting.shape)
+    return propose_gains(scores, setting.strength, layers, setting.shape)
+
+
+def _reading(profile: HeadProfile) -> Mitigation:
+    """Return the gains of a profile as a mitigation that reads them from it."""
     return Mitigation((StaticGains(),), profile=profile)
+
+
+def _listed(profile: HeadProfile) -> Mitigation:
+    """Return the gains of a profile as a mitigation that names each head."""
+    assert profile.gains is not None  # a proposal's
+    table = profile.gains.tolist()
+    heads = [(layer, head, gain) for layer, row in enumerate(table) for head, gain in enumerate(row) if gain != 1.0]
+    return Mitigation((StaticGains(gains=tuple(heads)),))

@@ -6,10 +6,11 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from vlm_evals.answer import Asking, Processes
+from vlm_evals.answer import Processes
 from vlm_evals.arms import BIASES, Arm, bias_name, curve_arms
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.data.pope_questions import PER_IMAGE
+from vlm_evals.endpoint.asking import Asker
 from vlm_evals.errors import TaskError
 from vlm_evals.experiment import ask_arms, find_data
 from vlm_evals.protocol import Protocol
@@ -80,13 +81,13 @@ def protocols(
 
 
 def measure(
-    asking: Asking, mitigations: Mapping[str, Mitigation], part: CocoFolder, bound: Mapping[str, Protocol], out: Path,
+    asking: Asker, mitigations: Mapping[str, Mitigation], part: CocoFolder, bound: Mapping[str, Protocol], out: Path,
     processes: Processes, *, curve: bool = False,
 ) -> dict[str, Comparison]:  # fmt: skip
     """Return, for each metric, every mitigation compared with the plain model.
 
     Args:
-        asking: the model; its mitigation is not used.
+        asking: the model or the server; its mitigation is not used.
         mitigations: by the names of their rows and folders.
         part: pictures and annotations.
         bound: what is asked about them.

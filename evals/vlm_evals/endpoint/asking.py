@@ -33,8 +33,10 @@ class EndpointAsking:
         endpoint: the server.
         model: as the server calls it.
         weights: a hash of its weights, where the server tells one.
+        ends: ids of the tokens that end an answer, where the server tells them.
         mitigation: what the server is to do to the model in every answer; only `vlm-heads serve` can.
-        end_bias, first_word: what only a model of our own can be asked with.
+        end_bias: added to the end tokens' logits at every step.
+        first_word: what only a model of our own can be asked with.
         max_failures: samples without an answer that a run may hold before it is given up.
         allow_idle: whether an intervention may find nothing to act on in the whole share.
     """
@@ -42,6 +44,7 @@ class EndpointAsking:
     endpoint: Endpoint
     model: str
     weights: str | None = None
+    ends: tuple[int, ...] = ()
     mitigation: Mitigation = PLAIN
     end_bias: float = 0.0
     first_word: tuple[int, float] | None = None
@@ -49,9 +52,12 @@ class EndpointAsking:
     allow_idle: bool = False
 
     def __post_init__(self) -> None:
-        if self.end_bias or self.first_word is not None:
+        if self.first_word is not None:
+            raise TaskError("a server biases no first word: leave out the controls of first words")
+        if self.end_bias and not self.ends:
             raise TaskError(
-                "a server's token logits cannot be biased: leave out --curve and the controls of first words"
+                f"{self.endpoint.url} does not tell which tokens end an answer, so that they cannot be biased: leave "
+                "--curve out"
             )
         if self.mitigation.profile is not None:
             raise TaskError(
@@ -82,8 +88,10 @@ class EndpointAsking:
         chosen = next((one for one in listed if model in (None, one["id"])), None)
         if chosen is None:
             raise TaskError(f"{endpoint.url} serves no model {model!r}, but {', '.join(names)}")
-        weights = chosen.get("weights")
-        return cls(endpoint, chosen["id"], weights if isinstance(weights, str) else None, **more)
+        weights, ends = chosen.get("weights"), chosen.get("end_tokens")
+        told = weights if isinstance(weights, str) else None
+        known = tuple(ends) if isinstance(ends, list) and all(type(one) is int for one in ends) else ()
+        return cls(endpoint, chosen["id"], told, known, **more)
 
     @property
     def where(self) -> str:
@@ -231,6 +239,8 @@ class EndpointAsking:
         if unknown := sorted(asked.keys() - _SAMPLING.keys()):
             raise TaskError(f"{unknown[0]}={asked[unknown[0]]}: a server cannot be asked for it; leave it out")
         tokens: dict[str, Any] = {"max_tokens": protocol.max_new_tokens}
+        if self.end_bias:
+            tokens["logit_bias"] = {str(token): self.end_bias for token in self.ends}
         if not sampled:
             return tokens | {"temperature": 0}
         chosen = _SAMPLING | asked

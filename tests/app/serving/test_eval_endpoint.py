@@ -86,9 +86,15 @@ def test_controls_that_a_server_can_be_asked_for(
     words = ("chair", "--limit", 2, "--max-tokens", 8, "--with", "vhr:gain=1.5", "--controls", "--data", small_world)
     outcome = command("eval", *words, "--endpoint", f"{served.url}/v1", "--json", "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
-    assert "left out, for they move token logits" in outcome.err
+    assert "left out, for a server biases no first word" in outcome.err
     folders = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
     assert folders == {"plain", "mitigated", "bottom-heads", "random-heads"}
+
+
+def test_the_plain_model_s_curve(both: Any) -> None:
+    (here, _), (there, _) = both("chair", "--limit", 2, "--max-tokens", 12, "--with", "vhr:gain=1.5", "--curve")
+    assert "curve" in here
+    assert unlike(here, there) == {*WHO, "settings.compared_with.asked"}
 
 
 def test_a_run_goes_on_at_another_address(
@@ -134,9 +140,9 @@ def test_mistakes_are_one_line(tmp_path: Path, small_world: Path, mistake: Mista
     assert "--served-model" in said("--endpoint", "http://127.0.0.1:9/v1", "--model", "planted")
     assert "name it with --endpoint" in said("--served-model", "x")
     assert "no such variable" in said("--endpoint", "http://127.0.0.1:9/v1", "--key-from", "NO_SUCH")
-    assert "leave one out" in said("--endpoint", "http://127.0.0.1:9/v1", "--curve", "--with", "vhr")
     with chat_server() as server:
         assert "no beams" in said("--endpoint", server.url, "--beams", 3)
+        assert "leave --curve out" in said("--endpoint", server.url, "--curve", "--with", "vhr")
         assert "knows no mitigations" in said("--endpoint", server.url, "--with", "vhr:gain=1.5")
         assert "no model 'x'" in said("--endpoint", server.url, "--served-model", "x")
     assert not [path for path in tmp_path.glob("*/answers*") if path.stat().st_size]

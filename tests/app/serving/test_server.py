@@ -101,6 +101,18 @@ def test_limits_stops_and_seeds(client: Any, mini: VLM) -> None:
     assert drawn[0] == drawn[2] != drawn[1]
 
 
+def test_a_bias_on_the_end_makes_answers_shorter_and_longer(client: Any, mini: VLM) -> None:
+    ends = client.models.retrieve("mini").end_tokens
+    assert ends == [mini.model.generation_config.eos_token_id]
+    lengths = []
+    for bias in (4.0, 0.0, -4.0):
+        found = ask(client, logit_bias={str(ends[0]): bias})
+        expected = mini.answer(KITCHEN, sequence_bias=[[ends, bias]]) if bias else mini.answer(KITCHEN)
+        assert found.choices[0].message.content == expected.text
+        lengths.append(found.usage.completion_tokens)
+    assert lengths[0] < lengths[1] < lengths[2]
+
+
 def test_log_probabilities(client: Any) -> None:
     (choice,) = ask(client, user(KITCHEN, "Is there a clock in the image?"), logprobs=True, top_logprobs=2).choices
     said = choice.logprobs.content
@@ -131,7 +143,10 @@ def test_which_models_are_served(client: Any, mini: VLM) -> None:
         ({"stop": [""]}, 400, "stops nothing"),
         ({"stop": ["x"] * 17}, 400, "stop"),
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty"),
-        ({"logit_bias": {"5": 3}}, 400, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, 400, "logit_bias"),
+        ({"logit_bias": {"five": 1}}, 400, "is no token id"),
+        ({"logit_bias": {"100000000": 1}}, 400, "the model has no token 100000000"),
+        ({"logit_bias": {"5": 1}, "extra_body": {"mitigation": "askback"}}, 400, "leave one out"),
         ({"top_logprobs": 3}, 400, "needs logprobs"),
         ({"logprobs": True, "extra_body": {"mitigation": "vcd"}}, 400, "leave one of them out"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools: is not known here"),

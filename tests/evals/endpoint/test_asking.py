@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from vlm_evals.answer import Processes
 from vlm_evals.arms import Arm
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.endpoint.address import KEY, Endpoint
 from vlm_evals.endpoint.asking import EndpointAsking
-from vlm_evals.endpoint.pictures import data_url
 from vlm_evals.errors import RunError, TaskError
 from vlm_evals.experiment import ask_arms
 from vlm_evals.protocol import Protocol, sampling
@@ -30,7 +28,6 @@ from vlm_evals.tasks import bind, samples
 
 from tests.support.chat_server import ChatServer, chat_server, refuses, says
 from vlm_heads import HeadProfile, Mitigation
-from vlm_heads.errors import BadImage
 
 Task = tuple[Protocol, list[Sample]]
 
@@ -352,8 +349,8 @@ def test_what_a_server_cannot_be_asked_for(tmp_path: Path, captions: Task) -> No
             ask(tmp_path / said[:2], EndpointAsking(endpoint, "tiny"), (replace(protocol, decoding=decoding), asked))
     import torch
 
-    for more in ({"end_bias": 1.0}, {"first_word": (3, 1.0)}):
-        with pytest.raises(TaskError, match="cannot be biased"):
+    for more, said in (({"end_bias": 1.0}, "cannot be biased"), ({"first_word": (3, 1.0)}, "no first word")):
+        with pytest.raises(TaskError, match=said):
             EndpointAsking(endpoint, "tiny", **more)
     profile = HeadProfile(torch.zeros(2, 2))
     with pytest.raises(TaskError, match="a profile cannot be sent"):
@@ -430,43 +427,3 @@ def test_a_killed_run_goes_on_where_it_stopped(
         assert len(server.requests) == count + 6
     assert {name: run_again.answers[name] for name in before} == before
     assert len(run_again.answers) == 12
-
-
-def _bytes(path: Path) -> tuple[str, bytes]:
-    kind, _, content = data_url(str(path)).partition(";base64,")
-    return kind, base64.b64decode(content)
-
-
-def test_a_plain_file_is_sent_as_it_is(tmp_path: Path) -> None:
-    picture = Image.linear_gradient("L").convert("RGB")
-    for name, kind in {"a.png": "image/png", "a.jpg": "image/jpeg", "a.webp": "image/webp"}.items():
-        picture.save(tmp_path / name)
-        assert _bytes(tmp_path / name) == (f"data:{kind}", (tmp_path / name).read_bytes())
-
-
-@pytest.mark.parametrize("kind", ["turned", "palette", "transparent", "CMYK", "bmp", "16 bits"])
-def test_what_servers_see_in_their_own_ways_is_sent_as_we_see_it(tmp_path: Path, kind: str) -> None:
-    from vlm_heads.models import load_image
-
-    path = tmp_path / f"picture.{'jpg' if kind in ('turned', 'CMYK') else 'bmp' if kind == 'bmp' else 'png'}"
-    picture = Image.linear_gradient("L").resize((40, 20))
-    more: dict[str, Any] = {}
-    if kind == "turned":
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        more["exif"] = exif
-    modes = {"palette": "P", "transparent": "RGBA", "CMYK": "CMYK", "16 bits": "I;16"}
-    picture.convert(modes.get(kind, "RGB")).save(path, **more)
-    sent, content = _bytes(path)
-    (tmp_path / "sent.png").write_bytes(content)
-    assert sent == "data:image/png"
-    assert content != path.read_bytes()
-    assert load_image(tmp_path / "sent.png").tobytes() == load_image(path).tobytes()
-    with Image.open(tmp_path / "sent.png") as image:
-        assert (image.mode, image.size) == ("RGB", (20, 40) if kind == "turned" else (40, 20))
-
-
-def test_a_broken_picture_is_not_sent(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(BadImage, match=r"broken\.png"):
-        data_url(str(tmp_path / "broken.png"))
