@@ -60,7 +60,7 @@ test-serving: $(READY) $(if $(VLLM_PYTHON),,.serving-venv/.ready)
 		tests/app/bridges/test_serving.py tests/app/bridges/test_vllm_engine.py
 
 # torchvision, torchaudio and torchcodec come with vLLM's package and are taken out again: PyPI's are built for CUDA and
-# break imports beside a CPU build of torch. vLLM does without them where a model's processor does.
+# break imports beside a CPU build of torch. vLLM's Transformers backend does without them where a model's processor does.
 .serving-venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .serving-venv
 	.serving-venv/bin/python -m pip install --quiet $(VLLM)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 from vlm_evals.scenes.samples import sample_path
 
 from tests.support.ask_engine import VLLM_PYTHON, Question, answers, asked, no_vllm, question
@@ -108,8 +109,13 @@ def test_each_request_has_its_own(served: Path, vlm: VLM, profile: HeadProfile, 
     assert "did you mean 'careful'?" in refused
 
 
-def test_a_model_that_vllm_runs_by_its_own_code_is_refused(served: Path, vlm: VLM, folder: Path) -> None:
-    """Its attention asks nobody, so the gains would be lost without a word."""
-    done = asked(served, [_questions(vlm)[:1]], profile=str(folder), model_impl="vllm")
+def test_a_model_that_vllm_runs_by_its_own_code_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Its attention asks nobody, so the gains would be lost without a word. Any model shows it, a text's too."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=256, max_position_embeddings=256, **sizes)).save_pretrained(tmp_path)
+    VLM.from_pretrained("mini").processor.tokenizer.save_pretrained(tmp_path)
+    asked_text = [question(None, [1, 5, 6], 1)]
+    done = asked(tmp_path, [asked_text], profile=str(folder), model_impl="vllm", limit_mm_per_prompt={})
     assert done.returncode != 0
+    assert "LlamaForCausalLM by its own code" in done.stderr
     assert "--model-impl transformers" in done.stderr
