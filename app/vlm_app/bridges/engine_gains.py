@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +52,22 @@ def static_gains(what: str, anatomy: Anatomy) -> Tensor:
         BadProfile: if there is no such profile, or it holds no gains, or it does not fit the model.
         BadOption: if the word is wrong, or its method needs the picture.
     """
-    if Path(what).is_dir() or what.partition(":")[0] not in known_interventions():
-        return _of_profile(what, anatomy)
-    return _of_method(parse_intervention(what), anatomy)
+    with own_defaults():
+        if Path(what).is_dir() or what.partition(":")[0] not in known_interventions():
+            return _of_profile(what, anatomy)
+        return _of_method(parse_intervention(what), anatomy)
+
+
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """Make new tensors float32 in memory: while an engine makes its model, they are the model's dtype on its device."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _of_profile(folder: str, anatomy: Anatomy) -> Tensor:

@@ -316,7 +316,7 @@ class RequestBatch:
             method.heads, method.outlier_filter, method.squared_norm, method.unbiased_std, method.seed
         )
         chosen = self._share.of(chooser.between(self._gather(sighted), self._gather(blind)))
-        return torch.where(chosen, method.gain, 1.0)
+        return torch.where(chosen, method.gain, 1.0).float()
 
 
 def _newest(kept: OrderedDict[Key, Kept], key: Key, make: Callable[[], Kept], most: int) -> Kept:

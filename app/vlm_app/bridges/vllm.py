@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-PROFILE = "VLM_HEADS_PROFILE"
+from vlm_app.bridges.vllm_names import PROFILE
 
 
 def register() -> None:

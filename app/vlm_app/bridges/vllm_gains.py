@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vlm_app.bridges.engine_gains import Share, scaled_heads, static_gains
-from vlm_app.bridges.vllm import PROFILE
+from vlm_app.bridges.engine_gains import Share, own_defaults, scaled_heads, static_gains
+from vlm_app.bridges.vllm_names import PROFILE
 from vlm_heads import Anatomy, examine
 from vlm_heads.errors import UnsupportedModel
 
@@ -99,7 +99,8 @@ def bind(model: nn.Module, gains: Tensor | None, share: Share, changes: Changes 
         UnsupportedModel: if a layer's attention is not the one that is reached here.
     """
     anatomy = examine(model)
-    change = None if changes is None else changes.bind(anatomy, gains, share)
+    with own_defaults():
+        change = None if changes is None else changes.bind(anatomy, gains, share)
     for layer, module in anatomy.attentions.items():
         config: Any = module.config
         implementation = config._attn_implementation

@@ -24,10 +24,9 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from vlm_app.bridges.engine_gains import Share, static_gains
 from vlm_app.bridges.request_gains import IMAGE_FREE, Arrival, RequestBatch, read_wish
 from vlm_app.bridges.vllm_gains import Change, let_requests_choose
+from vlm_app.bridges.vllm_names import PROFILES
 from vlm_heads import Anatomy
 from vlm_heads.errors import BadOption, BadProfile, UnsupportedModel
-
-PROFILES = "VLM_HEADS_PROFILES"  # a JSON file: the name that requests use -> as VLM_HEADS_PROFILE
 
 
 @cache

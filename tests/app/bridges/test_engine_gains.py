@@ -35,6 +35,20 @@ def test_layers_that_a_word_leaves_alone_keep_their_heads() -> None:
     assert (gains[0, 1], gains[2, 1]) == (1.0, 3.0)
 
 
+def test_an_engine_that_makes_its_model_changes_no_gain() -> None:
+    """It does so with the model's dtype and device as defaults; 1.3 is no bfloat16, and a device has its own memory."""
+    word = "reinforced:gains=0.1:1.3"
+    expected = static_gains(word, TINY)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            assert equal(static_gains(word, TINY), expected)
+            assert torch.empty(1).is_meta
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_what_cannot_be_static_is_refused(tmp_path: Path) -> None:
     HeadProfile(torch.zeros(3, 4)).save_pretrained(tmp_path / "scores")
     HeadProfile(torch.zeros(2, 4), gains=torch.ones(2, 4)).save_pretrained(tmp_path / "other")

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from vlm_app.bridges.engine_gains import Share
-from vlm_app.bridges.vllm import PROFILE
 from vlm_app.bridges.vllm_gains import ATTENTION, GAINS, bind, refuse_engine
+from vlm_app.bridges.vllm_names import PROFILE
 
 from tests.support.compare import equal, same_ids
 from tests.support.families import Tiny, build
