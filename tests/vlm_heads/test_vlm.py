@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -80,6 +81,21 @@ def test_a_stream_gives_the_same_text_piece_by_piece(vlm: VLM) -> None:
     assert len(collected) > 1
     assert "".join(collected).strip() == answer.text == "there is a bird."
     assert answer.receipt["steps"] == 6
+
+
+def test_a_stream_hands_out_its_receipt_while_the_answer_comes(vlm: VLM) -> None:
+    given: list[vlm_heads.Receipt] = []
+    pieces = vlm.stream(planted_image("bird"), "what ?", [HeadReinforcement()], follow=given.append)
+    next(pieces)
+    (receipt,) = given
+    assert receipt.generations == 1
+
+    def whole() -> Iterator[str]:
+        answers.append((yield from pieces))
+
+    answers: list[Answer] = []
+    list(whole())
+    assert receipt.to_dict(0) == answers[0].receipt  # the same receipt, filled in to the end
 
 
 def test_a_stream_that_is_left_early_frees_the_model(vlm: VLM) -> None:

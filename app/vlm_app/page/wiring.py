@@ -77,7 +77,8 @@ class _Page:
         self.blocks.unload(self.leave)
         ask.samples.pick(self.pick_sample, None, ask.chosen, **QUICK)
         ask.picture.input(self.pick_own, None, ask.chosen, **QUICK)
-        ask.show_all.click(self.show_all, None, ask.chosen, **QUICK)
+        whole = ask.show_all.click(self.show_all, None, ask.chosen, **QUICK)
+        whole.then(self.compare, set(self._form), [see.older, settings.chart], **FORM, **QUICK)
         ask.told.change(self.tell, ask.told, see.answers, trigger_mode="always_last", **QUICK)
         # a click tells `select`, also on the entry that is chosen; the Enter key tells `change`; leaving tells neither
         preset = [settings.preset.select, settings.preset.change]

@@ -65,9 +65,9 @@ def conversation(asked: Sequence[AskedBack]) -> str:
         for one in asked
     )
     gone = sum(one.gone for one in asked)
+    what = "question" if asked[0].question else "object"
+    many = f"{len(asked)} {what}{'' if len(asked) == 1 else 's'}"
     said = (
-        f"The model asked itself {len(asked)} times and took back {gone}."
-        if asked[0].question
-        else (f"Of {len(asked)} objects it took back {gone}.")
+        f"The model asked itself {many} and took back {gone}." if asked[0].question else f"{many}, {gone} taken back."
     )
     return f'<div class="vh-asked"><p>{said}</p><ol aria-label="What the model asked itself">{lines}</ol></div>'

@@ -29,7 +29,7 @@ def test_odds_are_told_as_people_tell_them() -> None:
 
 def test_what_was_taken_back_stands_out() -> None:
     shown = conversation(asked_back([_row(2.0), _row(-2.0, "left out")]))
-    assert "asked itself 2 times and took back 1." in shown
+    assert "asked itself 2 questions and took back 1." in shown
     assert shown.count("class=vh-gone") == 1
     assert "<em>left out</em>" in shown
     assert conversation(()) == ""
