@@ -48,5 +48,9 @@ def look_ahead(
 def _copied(value: Any) -> Any:
     """Return an input that belongs to the first forward alone."""
     if isinstance(value, Tensor):
-        return value.clone()
-    return copy.deepcopy(value) if isinstance(value, Cache) else value
+        return value.detach().clone()
+    if not isinstance(value, Cache):
+        return value
+    # a tensor that a gradient is taken through refuses to be copied deeply
+    held = [one for layer in value.layers for one in vars(layer).values() if isinstance(one, Tensor)]
+    return copy.deepcopy(value, {id(one): one.detach().clone() for one in held})

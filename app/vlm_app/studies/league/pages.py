@@ -25,7 +25,8 @@ recall inside each resample; "off the curve" means that the recall lies outside 
 CHAIR_S at equal recall on validation scenes and were then measured on scenes that nothing was chosen on; the other
 methods play at their published defaults. A control is the same gain on as many heads: the least vision-aware ones, or
 random ones. *Words* counts tokens, punctuation included; *repeated* is the share of mentions that repeat one. *Time* is
-seconds per caption relative to plain, in batches, on whatever else the machine was doing."""
+seconds per caption relative to plain, in batches, on whatever else the machine was doing; *s an image* is the same in
+seconds."""
 SPLITS = {
     "validation": "the sweep",
     "held-out": "the same world as in training",
@@ -78,10 +79,11 @@ def table(found: Found, measured: Found) -> str:
     """Return a Markdown table of one split: plain first, then every row, then who could not play and why."""
     chair, pope = measured[CAPTIONS], measured.get(QUESTIONS)
     header = ["setting", "CHAIR_S", "CHAIR_I", "CHAIR_I distinct", "recall", "words", "CHAIR_S at equal recall"]
-    header += ["CHAIR_I distinct, equal recall", "repeated", *(["POPE accuracy", "yes"] if pope else []), "time"]
+    header += ["CHAIR_I distinct, equal recall", "repeated", *(["POPE accuracy", "yes"] if pope else [])]
+    header += ["time", "s an image"]
     asked = [_percent(pope["plain"]["accuracy"]), _percent(pope["plain"]["yes_ratio"])] if pope else []
     plain = ["plain (greedy)", *_numbers(chair["plain"]), "0", "0", _percent(chair["plain"]["repeated_mentions"])]
-    lines = [_line(header), _line(["---"] * len(header)), _line([*plain, *asked, "1.00"])]
+    lines = [_line(header), _line(["---"] * len(header)), _line([*plain, *asked, *_time(measured, "plain")])]
     for name in chair["controls"]:
         lines.append(_line(_row(found, measured, name)))
     if not measured["route_only"] and measured is not found["sweep"]:
@@ -99,7 +101,13 @@ def _row(found: Found, measured: Found, name: str) -> list[str]:
         answered = measured[QUESTIONS]["controls"][name]
         difference = _interval(answered["difference"]["accuracy"])
         cells += [f"{_percent(answered['accuracy'])} ({difference})", _percent(answered["yes_ratio"])]
-    return [*cells, f"{measured['seconds'][name] / measured['seconds']['plain']:.2f}"]
+    return [*cells, *_time(measured, name)]
+
+
+def _time(measured: Found, name: str) -> list[str]:
+    """Return the time of a caption relative to plain, and in seconds."""
+    seconds = measured["seconds"]
+    return [f"{seconds[name] / seconds['plain']:.2f}", f"{seconds[name]:.2f}"]
 
 
 def route_page(leagues: Sequence[Found]) -> str:
