@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -32,3 +33,13 @@ class OfOneThread(threading.local):
         self.finished: TrackedGeneration | None = None
         self.reading: FirstPass | None = None
         self.told: Sequence[Mapping[Any, Any]] = ()
+
+    @contextmanager
+    def holding(self, **values: Any) -> Iterator[None]:
+        """Let attributes have other values while the context lasts."""
+        before = {name: getattr(self, name) for name in values}
+        vars(self).update(values)
+        try:
+            yield
+        finally:
+            vars(self).update(before)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -122,23 +122,13 @@ class Tracker:
         finally:
             self._mine.uncached, self._mine.embedded_ids, self._mine.finished = before, None, None
 
-    @contextmanager
-    def reading(self, first: FirstPass) -> Iterator[None]:
+    def reading(self, first: FirstPass) -> AbstractContextManager[None]:
         """Let this thread's forwards be plain and seen by a first pass alone while the context lasts."""
-        self._mine.reading = first
-        try:
-            yield
-        finally:
-            self._mine.reading = None
+        return self._mine.holding(reading=first)
 
-    @contextmanager
-    def told(self, found: Sequence[Mapping[Any, Any]]) -> Iterator[None]:
+    def told(self, found: Sequence[Mapping[Any, Any]]) -> AbstractContextManager[None]:
         """Let generations of this thread begin with what first passes found, by intervention."""
-        before, self._mine.told = self._mine.told, found
-        try:
-            yield
-        finally:
-            self._mine.told = before
+        return self._mine.holding(told=found)
 
     @contextmanager
     def following(self) -> Iterator[None]:

@@ -154,7 +154,8 @@ def evaluate(
             arm.asking(asking, out)
     ask_arms(asking, bound, folder, arms, out, processes=processes, notes=notes, progress=progress)
     if processes.first:
-        if method := next((arm for arm in arms if arm.name == MITIGATED), None):
+        method = next((arm for arm in arms if arm.name == MITIGATED), None)
+        if method is not None and isinstance(asking, Asking):  # a server cannot be read so
             keep_harm(out / MITIGATED, asking, method.mitigation)
         publish(evaluation_report(out, {arm.name: arm.end_bias for arm in arms}, seed=bound.seed), out, json)
 
