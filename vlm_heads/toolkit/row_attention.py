@@ -76,7 +76,8 @@ def seen_keys(call: AttentionCall) -> Tensor:
     rows, keys = call.query.shape[2], call.key.shape[2]
     present = (call.key_class() >= 0)[:, None, None]
     if call.mask is None:
-        before = torch.ones(rows, keys, dtype=torch.bool, device=call.key.device).tril(keys - rows)
+        # a static cache has room for keys to come
+        before = torch.ones(rows, keys, dtype=torch.bool, device=call.key.device).tril(call.key_map.length - rows)
         return present & before
     mask = call.mask[..., :keys]
     return present & (mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2)
