@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -132,7 +131,7 @@ class AttentionPlan:
             )
         _check_rows(self.rows, "AttentionPlan.rows")
 
-    @cached_property
+    @property
     def edits_weights(self) -> bool:
         """Whether more than a head gain is asked for, so that key classes or logits are needed."""
         return self.uses_rows or self.moves_weight or self.head_source is not None
@@ -142,12 +141,12 @@ class AttentionPlan:
         """Whether there is a redistribution that moves anything at all."""
         return self.redistribution is not None and self.redistribution.moved > 0.0
 
-    @cached_property
+    @property
     def uses_rows(self) -> bool:
         """Whether anything in the plan is governed by `rows`."""
         return self.class_gain is not None or self.empty_key is not None or self.changes_keys
 
-    @cached_property
+    @property
     def changes_keys(self) -> bool:
         """Whether anything is stated key by key."""
         changed = self.logit_boost is not None or self.logit_factor is not None
