@@ -148,11 +148,13 @@ def _check_shapes(
     _check_fit("key_class", key_class, (batch, keys))
     _check_fit("mask", mask, (batch, heads, rows, keys), broadcast=3)
     _check_fit("plan.head_gain", plan.head_gain, (batch, heads))
-    for name in PER_KEY:
-        if (given := getattr(plan, name)) is not None:
-            _check_fit(f"plan.{name}", given, (batch, heads, keys), broadcast=2)
-    _check_fit("plan.empty_key", plan.empty_key, (batch, heads, rows), broadcast=3)
-    _check_fit("plan.head_source", plan.head_source, (batch, heads), broadcast=1)
+    if plan.changes_keys:
+        for name in PER_KEY:
+            _check_fit(f"plan.{name}", getattr(plan, name), (batch, heads, keys), broadcast=2)
+    if plan.empty_key is not None:
+        _check_fit("plan.empty_key", plan.empty_key, (batch, heads, rows), broadcast=3)
+    if plan.head_source is not None:
+        _check_fit("plan.head_source", plan.head_source, (batch, heads), broadcast=1)
     if plan.class_gain is not None:
         _check_fit("plan.class_gain", plan.class_gain, (batch, heads, plan.class_gain.shape[-1]))
     _check_fit("plan.rows", plan.rows, (batch,))
