@@ -53,8 +53,8 @@ def _values(option: Option) -> st.SearchStrategy[Any]:
         return lists.get(option.name, st.lists(st.integers(0, 4095), min_size=1, max_size=3)) | st.just(option.default)
     if option.kind == "word":
         return st.sampled_from(option.words) if option.words else TEXT
-    whole = st.integers(int(option.at_least or 0), 1000)
-    drawn = {"switch": st.booleans(), "integer": whole, "number": number}[option.kind]
+    integer = st.integers(int(option.at_least or 0), 1000)
+    drawn = {"switch": st.booleans(), "integer": integer, "number": number}[option.kind]
     return drawn | st.sampled_from(option.words) if option.words else drawn
 
 
