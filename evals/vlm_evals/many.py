@@ -31,7 +31,7 @@ def compare_paths(
 
     Args:
         paths: see `gathered.gather`.
-        base: what the others are compared with; by default the first, of an evaluation its plain run.
+        base: what the others are compared with; by default the first, of an evaluation its plain run and its curves.
         options: what saved answers are scored with.
         budgets: tokens, or words where answers carry no tokens, within which the runs are compared too.
         seed: of the bootstrap and of the tests.
@@ -47,6 +47,7 @@ def compare_paths(
     named = [] if base is None or _among(base, sources) else gather([base], given)
     first = against(sources, base, named)
     others = [one for one in sources if one is not first]
+    others += [one for one in named if one.role in LINES]  # the base's own evaluation may bring its curves
     if not others:
         raise TaskError(f"{first.path} is one run alone: name what it is compared with")
     if len(sources) == 2 and base is None and not budgets and not any(one.role in LINES for one in sources):

@@ -111,6 +111,10 @@ def test_two_runs_give_a_paired_report_unless_a_base_is_named(tmp_path: Path) ->
     assert named["rows"][0]["difference"]["chair_s"]["estimate"] == -1
     outside = compare_paths([a], base=b, seed=0)
     assert outside["against"] == "b"
+    evaluation = compare_paths([a], base=evaluation_in(tmp_path / "vhr", ["A dog."] * 3), seed=0)
+    assert evaluation["against"] == "plain"
+    assert [row["name"] for row in evaluation["rows"]] == ["a"]
+    assert evaluation["line"] == "end-of-text"
 
 
 def test_saved_captions_are_compared_with_one_another_and_with_a_run(tmp_path: Path) -> None:
