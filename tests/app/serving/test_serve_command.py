@@ -49,7 +49,7 @@ def test_it_answers_and_says_what_is_under_way_to_its_end() -> None:
         assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"]
         assert process.wait(timeout=120) == 0
         with pytest.raises(httpx2.ConnectError):
-            httpx2.get(f"{url}/models")
+            httpx2.get(f"{url}/models", timeout=60)
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
 
