@@ -75,7 +75,7 @@ def user(picture: bytes | Path | Image.Image | str, prompt: str = DESCRIBE) -> d
     }
 
 
-def wait_until(holds: Any, seconds: float = 20.0) -> None:
+def wait_until(holds: Any, seconds: float = 60.0) -> None:
     """Wait until something holds; fail where it does not in time."""
     end = time.monotonic() + seconds
     while not holds():

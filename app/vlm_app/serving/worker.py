@@ -233,7 +233,7 @@ class Worker:
     def ends(self) -> set[int]:
         """Return the ids that end an answer."""
         ends = self.vlm.model.generation_config.eos_token_id
-        return set(ends) if isinstance(ends, list | tuple) else {ends}
+        return set(ends) if isinstance(ends, list | tuple) else set() if ends is None else {ends}
 
 
 def _drawn(sampling: Sampling | None) -> dict[str, Any]:

@@ -38,7 +38,11 @@ def body(**changes: Any) -> dict[str, Any]:
 
 
 def post(found: Serving, content: bytes | str, headers: dict[str, str] = JSON) -> httpx2.Response:
-    return httpx2.post(f"{found.url}/v1/chat/completions", content=content, headers=headers)
+    return httpx2.post(f"{found.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
+
+
+def get(url: str, headers: dict[str, str] | None = None) -> httpx2.Response:
+    return httpx2.get(url, headers=headers, timeout=60)
 
 
 def refused(answer: httpx2.Response) -> str:
@@ -142,18 +146,18 @@ def test_a_body_that_never_comes_is_given_up(served: Serving, monkeypatch: pytes
 def test_a_name_that_is_not_this_machine_s_is_refused(planted: VLM) -> None:
     names = frozenset({"127.0.0.1", "localhost"})
     with serving(planted, guard=Guard(names=names)) as found:
-        assert httpx2.get(f"{found.url}/v1/models").status_code == 200
+        assert get(f"{found.url}/v1/models").status_code == 200
         for host in ("evil.example", "127.0.0.1.evil.example", "[::1]:80"):
-            answer = httpx2.get(f"{found.url}/v1/models", headers={"Host": host})
+            answer = get(f"{found.url}/v1/models", headers={"Host": host})
             assert answer.status_code == 403
             refused(answer)
 
 
 def test_a_key_guards_all_but_health(planted: VLM) -> None:
     with serving(planted, guard=Guard("s3cret")) as found:
-        assert httpx2.get(f"{found.url}/health").text == "ok"
+        assert get(f"{found.url}/health").text == "ok"
         for path in ("/metrics", "/v1/models", "/v1/models/planted"):
-            answer = httpx2.get(found.url + path)
+            answer = get(found.url + path)
             assert answer.status_code == 401
             assert "s3cret" not in refused(answer)
         assert post(found, json.dumps(body())).status_code == 401
@@ -161,14 +165,14 @@ def test_a_key_guards_all_but_health(planted: VLM) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/v1", "/v1/completions"])
 def test_there_is_nothing_else(served: Serving, path: str) -> None:
-    answer = httpx2.get(served.url + path)
+    answer = get(served.url + path)
     assert answer.status_code == 404
     refused(answer)
 
 
 def test_metrics_are_what_prometheus_reads(served: Serving) -> None:
     assert post(served, json.dumps(body())).status_code == 200
-    answer = httpx2.get(f"{served.url}/metrics")
+    answer = get(f"{served.url}/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     samples = {}
     for line in answer.text.splitlines():
@@ -193,7 +197,7 @@ def test_more_than_can_be_inside_are_told_when_to_come_again(talkative: VLM) -> 
             assert answer.status_code == 429
             assert 1 <= int(answer.headers["retry-after"]) <= 60
             refused(answer)
-            assert httpx2.get(f"{found.url}/health").status_code == 200
+            assert get(f"{found.url}/health").status_code == 200
         wait_until(lambda: post(found, json.dumps({**long, "max_tokens": 1})).status_code == 200)
 
 

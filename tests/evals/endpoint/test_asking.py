@@ -44,7 +44,7 @@ def captions(data: CocoFolder) -> Task:
 
 
 def asking(server: ChatServer, concurrency: int = 4, **more: Any) -> EndpointAsking:
-    endpoint = Endpoint(server.url, concurrency=concurrency, seconds=5, pause=0.01)
+    endpoint = Endpoint(server.url, concurrency=concurrency, seconds=60, pause=0.01)
     return EndpointAsking(replace(endpoint, **more.pop("endpoint", {})), "tiny", **more)
 
 
