@@ -26,7 +26,7 @@ from vlm_heads.methods import HeadChooser
 ARGUMENT = "vlm_heads"  # a request's own extra argument
 PLAIN, IMAGE_FREE = "none", "image-free"
 KEPT_TEXTS = 256  # of a 7B model in bfloat16 a quarter of a MiB each
-KEPT_CHOICES = 4096  # a bit for each head
+KEPT_CHOICES = 4096  # a number for each head of each layer; more than requests that run or wait at a time
 
 Gather = Callable[[Tensor], Tensor]
 Wish = str | HeadReinforcement | None
@@ -220,9 +220,10 @@ class RequestBatch:
             for place, (first, end) in enumerate(pairwise(starts))
         )
         numbers = [self._number(one.request) for one in self.rows]
-        lengths = torch.tensor([one.end - one.first for one in self.rows])
+        lengths = torch.tensor([one.end - one.first for one in self.rows], dtype=torch.long)
         self._used = frozenset(numbers)
-        self._table_rows = torch.tensor(numbers).repeat_interleave(lengths).to(self._tables.device)
+        table_rows = torch.tensor(numbers, dtype=torch.long).repeat_interleave(lengths)
+        self._table_rows = table_rows.to(self._tables.device)
 
     def applied(self, layer: int, output: Tensor) -> Tensor:
         """Return a layer's head outputs with each request's rows times its gains.
@@ -262,7 +263,8 @@ class RequestBatch:
     def _prepare_vhr(self, request: Request, method: HeadReinforcement) -> None:
         method.check(self._anatomy, None)
         request.layers = method.layers_in(self._anatomy)
-        request.blind = self._texts.get(request.text)
+        if request.text in self._texts:
+            request.blind = _newest(self._texts, request.text, dict, KEPT_TEXTS)
         if request.has_image and request.blind is None and id(request.answer) not in self._choices:
             request.refuse(
                 "vhr needs the head outputs of the same prompt without its image tokens: send its token ids first, "

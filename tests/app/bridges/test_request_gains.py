@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from vlm_app.bridges.engine_gains import Share
-from vlm_app.bridges.request_gains import Arrival, RequestBatch, read_wish
+from vlm_app.bridges.request_gains import KEPT_TEXTS, Arrival, RequestBatch, read_wish
 from vlm_app.bridges.vllm_gains import bind
 
 from tests.support.compare import equal
@@ -211,6 +211,19 @@ def test_what_cannot_be_done_gets_no_answer_and_says_why(
     assert batch.applied(0, output) is output
     assert batch.refused() == {0: 2}
     assert message in caplog.text
+
+
+def test_the_texts_asked_last_are_kept() -> None:
+    """One text more than there is room for drops the one that nobody asked about for longest."""
+    batch = _vhr_batch()
+    for last in range(1000, 1001 + KEPT_TEXTS):
+        batch.update([0], [_arrival(0, "image-free", [1, 5, last])], [])
+        batch.begin([0, 3])
+        batch.applied(1, _outputs(3))
+        batch.update([0], [_arrival(0, VHR.word(), [1, 5, IMAGE, 1000])], [])  # the first text is asked about each time
+    for last, kept in ((1000, True), (1001, False), (1002, True)):
+        batch.update([0], [_arrival(0, VHR.word(), [1, 5, IMAGE, last])], [])
+        assert (not batch.refused()) == kept
 
 
 def test_a_prompt_in_pieces_is_refused(caplog: pytest.LogCaptureFixture) -> None:
