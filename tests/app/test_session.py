@@ -23,7 +23,15 @@ from vlm_app.visit import Screen
 
 from tests.support.command import Command
 from tests.support.compare import equal
-from vlm_heads import VLM, HeadProfile, known_checks, known_contrasts, known_interventions, parse_mitigation
+from vlm_heads import (
+    VLM,
+    HeadProfile,
+    known_checks,
+    known_contrasts,
+    known_interventions,
+    known_pipelines,
+    parse_mitigation,
+)
 from vlm_heads.errors import BadImage, BadOption
 from vlm_heads.models.planted import planted_image
 
@@ -260,7 +268,8 @@ def test_a_link_without_a_sample_of_this_model_opens_with_the_first(session: Ses
 def test_every_method_that_acts_by_itself_has_a_card_with_every_option_explained() -> None:
     found = {card.name: card for card in cards()}
     alone = {name for name, kind in known_interventions().items() if not kind.needs_profile}
-    assert found.keys() == alone | known_contrasts().keys() | known_checks().keys()
+    beside = known_contrasts() | known_checks() | known_pipelines()
+    assert found.keys() == alone | beside.keys()
     for card in cards():
         assert card.title
         assert card.label
