@@ -30,6 +30,7 @@ from vlm_heads import (
     known_contrasts,
     known_interventions,
     known_lenses,
+    known_pipelines,
     parse_mitigation,
 )
 from vlm_heads.errors import BadImage, BadOption
@@ -268,7 +269,8 @@ def test_a_link_without_a_sample_of_this_model_opens_with_the_first(session: Ses
 def test_every_method_that_acts_by_itself_has_a_card_with_every_option_explained() -> None:
     found = {card.name: card for card in cards()}
     alone = {name for name, kind in known_interventions().items() if not kind.needs_profile}
-    assert found.keys() == alone | known_lenses().keys() | known_contrasts().keys() | known_checks().keys()
+    beside = known_lenses() | known_contrasts() | known_checks() | known_pipelines()
+    assert found.keys() == alone | beside.keys()
     for card in cards():
         assert card.title
         assert card.label
