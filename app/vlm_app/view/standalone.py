@@ -38,9 +38,9 @@ def standalone(recipe: Recipe, model: str, columns: Sequence[Column], truth: Tru
         inside: what was looked at, all answers watched.
     """
     shown = copy.copy(inside)  # what is picked for the file stays in the file
-    shown.head = None
+    shown.head = shown.patch = None
+    views = dict(zip(_PLACES, _views(shown), strict=True))  # first: what is looked at now is what the file opens on
     data = json.dumps({"sides": {side: _side(shown, side) for side in shown.said}}).replace("</", "<\\/")
-    views = dict(zip(_PLACES, _views(shown), strict=True))
     asked = f"{model}: {recipe.prompt}"
     body = "".join(
         [

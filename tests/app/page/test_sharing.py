@@ -42,6 +42,7 @@ def test_a_file_answers_without_a_server(browser: Browser, exported: Path) -> No
         page.on("request", lambda request: asked.append(request.url))
         page.goto(exported.as_uri())
         what = page.locator("#vh-overlays .vh-what")
+        expect(what).to_contain_text("“dog” of the plain answer")  # as the page had it
         page.click("#vh-strips [data-side=mitigated][data-token='3']")
         expect(what).to_have_text("Patches used for “car” of the mitigated answer: all heads, each counted by its VHD.")
         expect(page.locator("#vh-why")).to_contain_text("Why “car” in the mitigated answer?")
