@@ -263,8 +263,9 @@ class EndpointAsking:
         counted = {name: usage[name] for name in _COUNTED if type(usage.get(name)) is int and usage[name] >= 0}
         receipt = reply.body.get("receipt") if self.mitigation else None
         margin = None if words is None else chances.margin(reply.body, words)
+        either = None if words is None else chances.either(reply.body, words)
         text, seconds = (message.get("content") or "").strip(), round(reply.seconds, 6)
-        return Answer(sample.sample_id, text, (), seconds, receipt, margin=margin, usage=counted)
+        return Answer(sample.sample_id, text, (), seconds, receipt, margin=margin, usage=counted, either=either)
 
 
 Asker = Asking | EndpointAsking

@@ -1,4 +1,4 @@
-"""What a server says of log-probabilities: how much rather it begins its answer with one word than with another."""
+"""What a server says of log-probabilities: whether it begins its answer with one word or another, or with either."""
 
 from __future__ import annotations
 
@@ -28,16 +28,27 @@ def margin(body: Mapping[str, Any], words: tuple[str, str], *, bounded: bool = F
     Returns:
         None where neither is among the alternatives, or one is not and that is not allowed.
     """
-    alternatives = _alternatives(body)
-    shares = [
-        math.fsum(math.exp(chance) for token, chance in alternatives if token.strip().lower() == word.lower())
-        for word in words
-    ]
+    shares = _shares(body, words)
     if bounded and any(shares):
-        least = min(math.exp(chance) for _, chance in alternatives)
+        least = min(math.exp(chance) for _, chance in _alternatives(body))
         shares = [share or least for share in shares]
     first, second = shares
     return round(math.log(first) - math.log(second), 6) if first > 0.0 and second > 0.0 else None
+
+
+def either(body: Mapping[str, Any], words: tuple[str, str]) -> float | None:
+    """Return the probability that a reply begins with one of two words; None where their margin is not known."""
+    first, second = _shares(body, words)
+    return round(first + second, 6) if first > 0.0 and second > 0.0 else None
+
+
+def _shares(body: Mapping[str, Any], words: tuple[str, str]) -> list[float]:
+    """Return the probability of each word as the first token, all its spellings together."""
+    alternatives = _alternatives(body)
+    return [
+        math.fsum(math.exp(chance) for token, chance in alternatives if token.strip().lower() == word.lower())
+        for word in words
+    ]
 
 
 def _alternatives(body: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -20,7 +20,9 @@ def test_methods_stand_by_lever_with_their_cost(visitor: BrowserContext, served:
         expect(group).to_contain_text(cost)
         for method in methods:
             expect(group.get_by_label(method, exact=True)).to_be_visible()
-    expect(page.locator("#vh-card-vhr")).to_contain_text("Costs 1 pass a token, and one image-free pass")
+    expect(page.locator("#vh-card-vhr")).to_contain_text(
+        "Costs 1 pass a token; needs an image-free pass over the prompt"
+    )
 
 
 def test_one_second_stream_at_most(visitor: BrowserContext, served: Served) -> None:

@@ -47,6 +47,10 @@ def unlike(one: Any, other: Any, place: str = "") -> set[str]:
 
 
 WHO = {"settings.asked"}  # a report says that a server was asked
+PAIRED = {
+    "settings.compared_with.asked",
+    "harm",
+}  # of two runs; harm is read from a model's logits, not through a server
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,8 @@ def test_a_paired_run_with_controls_and_a_comparison_across(
     words = ("pope", "--limit", 2, "--with", "vhr:gain=1.5", "--paired")
     (here, one), (there, other) = both(*words)
     assert "output" in str(here["controls"])  # made of margins, which the server tells as log-probabilities
-    assert unlike(here, there) == {*WHO, "settings.compared_with.asked"}
+    assert unlike(here, there) == {*WHO, *PAIRED}
+    assert "output-fixed" in here["controls"]  # made of the probability of either word
     across = command("compare", one / "plain", other / "mitigated", "--json").value
     assert unlike(across["difference"], here["difference"]) == set()
     assert across["settings"]["asked"] == "chat completions"
@@ -94,7 +99,7 @@ def test_controls_that_a_server_can_be_asked_for(
 def test_the_plain_model_s_curve(both: Any) -> None:
     (here, _), (there, _) = both("chair", "--limit", 2, "--max-tokens", 12, "--with", "vhr:gain=1.5", "--curve")
     assert "curve" in here
-    assert unlike(here, there) == {*WHO, "settings.compared_with.asked"}
+    assert unlike(here, there) == {*WHO, *PAIRED}
 
 
 def test_a_run_goes_on_at_another_address(
