@@ -16,7 +16,7 @@ def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
         lines += [f"**{_cell(alert)}**", ""]
     lines += [line if line.startswith("  - ") else f"- {line}" for line in _facts(report)]
     for table in tables(report):
-        lines += ["", f"## {table.title}", "", *_grid(table)]
+        lines += ["", f"## {table.title}", "", *grid(table)]
     undefined = _undefined(report)
     if undefined:
         lines += ["", "## Undefined", "", *(f"- {name}: {reason}" for name, reason in undefined.items())]
@@ -107,7 +107,8 @@ def _undefined(report: Mapping[str, Any]) -> dict[str, str]:
     return reasons
 
 
-def _grid(table: Table) -> list[str]:
+def grid(table: Table) -> list[str]:
+    """Return a table as lines of Markdown."""
     lines = ["| " + " | ".join(table.header) + " |", "|" + "---|" * len(table.header)]
     return lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
 
