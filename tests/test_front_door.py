@@ -36,7 +36,8 @@ def test_the_table_of_contents_names_every_page() -> None:
 
 def test_the_examples_are_all_named() -> None:
     named = (ROOT / "examples" / "README.md").read_text("utf-8")
-    assert [one.name for one in (ROOT / "examples").glob("*.py") if f"({one.name})" not in named] == []
+    examples = [one.name for kind in ("py", "ipynb") for one in (ROOT / "examples").glob(f"*.{kind}")]
+    assert [name for name in examples if f"({name})" not in named] == []
 
 
 def test_the_page_about_ones_own_model_shows_the_example_that_runs(

@@ -77,13 +77,13 @@ def find_pictures(words: Sequence[str]) -> list[Path]:
     return paths
 
 
-def truth_of(word: str) -> frozenset[str] | None:
-    """Return what the picture shows that a word on the command line names; None where nobody knows."""
+def truth_of(word: str) -> tuple[str, ...] | None:
+    """Return what the picture shows that a word on the command line names, in order; None where nobody knows."""
     if not word.startswith(SAMPLE):
         return None
     from vlm_evals.scenes.samples import truth
 
-    return frozenset(truth()[word.removeprefix(SAMPLE)])
+    return tuple(truth()[word.removeprefix(SAMPLE)])
 
 
 def _path(word: str) -> Path:

@@ -74,7 +74,7 @@ def draw_agreement(tables: Mapping[str, np.ndarray[Any, Any]], names: Sequence[s
 
 
 def draw_answers(columns: Sequence[Column], path: Path) -> Path:
-    """Draw answers below one another, with the objects that are not in the picture in red, and return the file."""
+    """Draw answers below one another, with what is not in the picture in red and bold, and return the file."""
     blocks = []
     for column in columns:
         pieces = []
@@ -83,7 +83,7 @@ def draw_answers(columns: Sequence[Column], path: Path) -> Path:
             colour = _RED if any(one.shown is False for one in marks) else _TEAL if marks else _INK
             pieces.append((word[0], colour, None))
         blocks.append((column.title, pieces))
-    return _draw_words(blocks, path, "objects named; red: not in the picture")
+    return _draw_words(blocks, path, "objects named; red and bold: not in the picture")
 
 
 def draw_tokens(strips: Iterable[Strip], path: Path) -> Path:
@@ -132,7 +132,8 @@ def _draw_words(blocks: Sequence[tuple[str, Sequence[tuple[str, str, float | Non
             ground = (
                 None if depth is None else {"facecolor": (0.06, 0.46, 0.43, depth), "edgecolor": "#d6d3d1", "pad": 2.5}
             )
-            text = figure.text(0, 0, word, fontsize=11, color=colour, bbox=ground, parse_math=False)
+            weight = "bold" if colour == _RED else "normal"  # no colour says anything alone
+            text = figure.text(0, 0, word, fontsize=11, color=colour, weight=weight, bbox=ground, parse_math=False)
             wide = text.get_window_extent(renderer).width / figure.dpi
             if left + wide > _WIDTH - 0.15:
                 line, left = line + 1, 0.15

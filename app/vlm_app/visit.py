@@ -23,7 +23,7 @@ from vlm_app.view.marks import Named, changed_words
 from vlm_app.view.receipts import deeds
 from vlm_app.view.recipe import Recipe
 from vlm_app.view.side_by_side import Side
-from vlm_app.view.truth import Truth, asked_objects, judged, replied
+from vlm_app.view.truth import Judge, Truth
 from vlm_heads import Receipt
 from vlm_heads.errors import BadOption
 
@@ -150,15 +150,14 @@ class Visit:
         """Return what is true of the answers that have ended; None where nobody knows what the picture shows."""
         if self.picture is None or self.picture.objects is None:
             return None
-        asked, objects = self._asked(), self._in_order(self.picture)
-        sides = [
-            replied(name.capitalize(), side.text, asked, objects)
-            if asked
-            else judged(name.capitalize(), self._named(side.text), objects)
+        judge = self._judge()
+        sides = (
+            judge.true_of(name.capitalize(), side.text)
             for name, side in zip(SIDES, self.sides, strict=False)
             if side.done and side.text
-        ]
-        return Truth(self.picture.image, objects, self.picture.boxes, tuple(sides))
+        )
+        known = tuple(side for side in sides if side is not None)
+        return Truth(self.picture.image, self._in_order(self.picture), self.picture.boxes, known)
 
     def look(self) -> Inside | None:
         """Return what the model looked at in the last run; None where there was none, or it was stopped."""
@@ -280,14 +279,13 @@ class Visit:
         )
 
     def _named(self, text: str) -> list[Named]:
-        """Return the objects that an answer names; those of a yes or no are the question's, and no claim."""
-        objects = self.picture.objects if self.picture else None
-        return [] if self._asked() else self.model.marker.named(text, objects)
+        return self._judge().named(text)
 
-    def _asked(self) -> tuple[str, ...]:
-        """Return the objects whose presence was asked about; empty where something else was asked."""
-        prompt = self.recipe.prompt
-        return asked_objects(prompt, self.model.marker.named(prompt, None))
+    def _judge(self) -> Judge:
+        """Return what judges the answers by what is known of the picture."""
+        seen = self.picture
+        objects = None if seen is None or seen.objects is None else self._in_order(seen)
+        return Judge(self.recipe.prompt, objects, self.model.marker)
 
     def _in_order(self, picture: Picture) -> tuple[str, ...]:
         """Return what a picture shows: the largest first where that is known, else by the alphabet."""

@@ -17,10 +17,12 @@ from vlm_evals.protocol import Protocol
 from vlm_evals.records import Score, read_own_json
 from vlm_evals.registry import find_metric
 from vlm_evals.report import paired_report, single_report
-from vlm_evals.reports.pairs import MITIGATED, PLAIN, compare, derived_controls
+from vlm_evals.reports.examples import examples
+from vlm_evals.reports.pairs import MITIGATED, PLAIN, Comparison, compare, derived_controls
 from vlm_evals.runs import answers_hash, answers_in, kept_notes, read_identity, read_setting
 from vlm_evals.tasks import asked_of
 from vlm_evals.text.budget import Budget
+from vlm_evals.text.objects import ObjectFinder
 
 HARM = "harm.json"  # in a run directory: what its method does to neutral answers, see `harm`
 FILE = "file"  # the entry of a setting that names saved answers, of which nothing else is known
@@ -115,6 +117,10 @@ def pair_report(
         controls: name -> a run of the first pair's protocol.
         seed: of the bootstrap.
 
+    Returns:
+        What `paired_report` gives, with the hashes of the `answers`, `harm` where it was measured, and of captions
+        some `examples`.
+
     Raises:
         AnswerMismatch: if the runs follow different protocols.
     """
@@ -147,8 +153,18 @@ def pair_report(
     found = paired_report(comparisons, settings=settings, failures=failures)
     if harm := next((run.harm for run in mitigated if run.harm), None):
         found["harm"] = dict(harm)
+    if shown := _examples(comparisons[0], mitigated[0].facts):
+        found["examples"] = shown
     sides = {PLAIN: plain, MITIGATED: mitigated}
     return found | {"answers": {side: [run.answers for run in runs] for side, runs in sides.items()}}
+
+
+def _examples(comparison: Comparison, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return captions of both runs, side by side; none where no captions were scored."""
+    plain, mitigated = (comparison.runs[side] for side in (PLAIN, MITIGATED))
+    if not any("caption" in score.evidence for score in plain):
+        return []
+    return examples(plain, mitigated, ObjectFinder(facts["pipeline"], facts["vocabulary"]))
 
 
 def _said_of_control(name: str, setting: Mapping[str, Any]) -> list[str]:

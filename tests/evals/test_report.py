@@ -114,6 +114,17 @@ def test_markdown_has_what_a_paper_needs() -> None:
     assert "![curve](curve.png)" in text
 
 
+def test_what_was_shown_comes_first_and_hashes_last() -> None:
+    settings = {"weights": "ab" * 32, **SETTINGS}
+    text = markdown(paired_report([compare(CHAIR, PLAIN, {"mitigated": MITIGATED}, resamples=20)], settings=settings))
+    titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("#")]
+    assert titles[:2] == ["# CHAIR: no difference shown", "CHAIR"]
+    assert titles[-3:] == ["Not measured", "Words", "How it was measured"]
+    last = text.partition("## How it was measured")[2]
+    places = [last.index(one) for one in ("model: mini", "pipeline: chair-2018", "weights: abab", "protocol: held-out")]
+    assert places == sorted(places)
+
+
 def test_the_main_table_comes_first_and_is_text() -> None:
     found = tables(both())
     assert found[0].title == "CHAIR"

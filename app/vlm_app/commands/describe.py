@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -27,6 +28,7 @@ from vlm_app.options import (
 )
 
 if TYPE_CHECKING:
+    from vlm_app.view.truth import Judge
     from vlm_heads import VLM, Answer, Mitigation
 
 
@@ -58,8 +60,11 @@ def describe(
     look_first(model=model, device=device, words=words, profile=profile)
     pictures = find_pictures(images)
     loading(model)
+    from vlm_app.view.marks import Marker
+    from vlm_app.view.truth import Judge
     from vlm_heads import Mitigation
 
+    marker = Marker()
     mitigation = parse_mitigations(words or (["vhr"] if compare else None), profile)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     arguments: dict[str, Any] = {"max_new_tokens": max_tokens}
@@ -70,12 +75,12 @@ def describe(
         if not json and len(images) > 1:
             print(f"\n{image}")
         sides = [Mitigation(), mitigation] if compare else [mitigation]
-        truth = truth_of(image)
-        printing = None if json or compare else _printing(truth)
+        judge = Judge(prompt, truth_of(image), marker)
+        printing = None if json or compare else _printing(judge)
         answers = [_say(vlm, picture, prompt, side, arguments, seed, printing) for side in sides]
         if compare and not json:
-            _print_side_by_side(answers, words or ["vhr"], truth)
-        found.append({"image": image, "prompt": prompt, "model": model, "with": words or []} | _row(answers, truth))
+            _print_side_by_side(answers, words or ["vhr"], judge)
+        found.append({"image": image, "prompt": prompt, "model": model, "with": words or []} | _row(answers, judge))
     if json:
         print_json(found)
 
@@ -87,16 +92,15 @@ class _Printing(NamedTuple):
     end: Callable[[], object]
 
 
-def _printing(truth: Collection[str] | None) -> _Printing:
+def _printing(judge: Judge) -> _Printing:
     """Return what prints an answer as it comes; on a terminal with a mark on what the picture does not show."""
-    if truth is None or not sys.stdout.isatty():
+    if judge.objects is None or not sys.stdout.isatty():
         return _Printing(_write, lambda: _write("\n"))
     from rich.console import Console
 
-    from vlm_app.view.marks import Marker
     from vlm_app.view.terminal import Painter
 
-    painter = Painter(Console(highlight=False), truth, Marker())
+    painter = Painter(Console(highlight=False), judge)
     return _Printing(painter.add, painter.end)
 
 
@@ -136,40 +140,30 @@ def _say(
             printing.add(piece)
 
 
-def _row(answers: Sequence[Answer], truth: Collection[str] | None) -> dict[str, Any]:
+def _row(answers: Sequence[Answer], judge: Judge) -> dict[str, Any]:
     sides = [
         {"text": one.text, "token_ids": list(one.token_ids), "seconds": one.seconds, "receipt": one.receipt}
-        | _objects(one.text, truth)
+        | _objects(one.text, judge)
         for one in answers
     ]
     return sides[0] if len(sides) == 1 else {"plain": sides[0], "mitigated": sides[1]}
 
 
-def _objects(text: str, truth: Collection[str] | None) -> dict[str, Any]:
+def _objects(text: str, judge: Judge) -> dict[str, Any]:
     """Return where a text names objects and whether the picture shows them; nothing where that is not known."""
-    if truth is None:
-        return {}
-    from vlm_app.view.marks import Marker
-
-    return {"objects": [asdict(one) for one in Marker().named(text, truth)]}
+    return {} if judge.objects is None else {"objects": [asdict(one) for one in judge.named(text)]}
 
 
-def _print_side_by_side(answers: Sequence[Answer], words: Sequence[str], truth: Collection[str] | None) -> None:
-    from rich.columns import Columns
+def _print_side_by_side(answers: Sequence[Answer], words: Sequence[str], judge: Judge) -> None:
+    """Print both answers, and what each found, missed and invented where that is known."""
     from rich.console import Console
-    from rich.panel import Panel
 
-    from vlm_app.view.marks import Marker
-    from vlm_app.view.terminal import painted
+    from vlm_app.view.terminal import lines, panels
 
-    plain, mitigated = answers
+    texts = [one.text for one in answers]
     console = Console()
-    if not console.is_terminal:
-        print_table("", ("plain", "mitigated"), [(plain.text, mitigated.text)], prose="mitigated")
+    if console.is_terminal:
+        console.print(panels(console, ("plain", ", ".join(words)), texts, judge))
         return
-    width = max(30, console.width // 2 - 2)
-    titles = ("plain", ", ".join(words))
-    marker = Marker() if truth is not None else None
-    texts = [painted(one.text, marker.named(one.text, truth) if marker else ()) for one in answers]
-    panels = [Panel(text, title=title, width=width) for title, text in zip(titles, texts, strict=True)]
-    console.print(Columns(panels))
+    below = list(zip_longest(*(lines(text, judge) for text in texts), fillvalue=""))
+    print_table("", ("plain", "mitigated"), [texts, *([("", "")] if below else []), *below], prose="mitigated")

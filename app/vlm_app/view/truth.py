@@ -10,7 +10,7 @@ from PIL import Image
 from vlm_evals.text.yes_no import parse_answer
 
 from vlm_app.pictures import Box
-from vlm_app.view.marks import Named
+from vlm_app.view.marks import Marker, Named
 
 _ASKS = re.compile(r"\s*(?:is|are) there\b", re.IGNORECASE)
 _AS_A_QUESTION = re.compile(r"[^.?!]*\?")
@@ -31,6 +31,12 @@ class Judged:
     found: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     invented: tuple[str, ...] = ()
+
+    @property
+    def lists(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """What is shown of the answer: the title and the objects of each list, in order."""
+        total = len(self.found) + len(self.missed)
+        return (f"found {len(self.found)} of {total}", self.found), ("missed", self.missed), ("invented", self.invented)
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,32 @@ class Truth:
     objects: tuple[str, ...]
     boxes: Mapping[str, Sequence[Box]]
     sides: tuple[Judged | Replied, ...]
+
+
+class Judge:
+    """Judges the answers to one prompt about one picture.
+
+    Args:
+        prompt: what is asked.
+        objects: what the picture shows, in order; None where nobody knows.
+        marker: finds objects.
+    """
+
+    def __init__(self, prompt: str, objects: Sequence[str] | None, marker: Marker) -> None:
+        self.objects, self._marker = objects, marker
+        self._asked = asked_objects(prompt, marker.named(prompt, None))
+
+    def named(self, text: str) -> list[Named]:
+        """Return the objects that an answer names; those of a yes or no are the question's, and no claim."""
+        return [] if self._asked else self._marker.named(text, self.objects)
+
+    def true_of(self, title: str, text: str) -> Judged | Replied | None:
+        """Return what is true of an answer; None where nobody knows what the picture shows."""
+        if self.objects is None:
+            return None
+        if self._asked:
+            return replied(title, text, self._asked, self.objects)
+        return judged(title, self.named(text), self.objects)
 
 
 def asked_objects(prompt: str, named: Sequence[Named]) -> tuple[str, ...]:

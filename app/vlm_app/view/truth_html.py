@@ -39,15 +39,10 @@ def _picture(found: Truth) -> str:
 
 
 def _judged(one: Judged, found: Truth) -> str:
-    total = len(found.objects)
-    lists = (
-        (f"found {len(one.found)} of {total}", one.found, "vh-there"),
-        ("missed", one.missed, "vh-there vh-missed"),
-        ("invented", one.invented, "vh-not-there"),
-    )
+    kinds = ("vh-there", "vh-there vh-missed", "vh-not-there")
     rows = "".join(
         f"<div><dt>{title}</dt><dd>{_objects(found, names, kind) if names else 'nothing'}</dd></div>"
-        for title, names, kind in lists
+        for (title, names), kind in zip(one.lists, kinds, strict=True)
     )
     return f'<div class="vh-side"><h3>{escape(one.title)}</h3><dl>{rows}</dl></div>'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vlm_app.view.facts import HeadMap, LookedAt, Patches, Strip
 from vlm_app.view.receipts import Deed
 from vlm_app.view.side_by_side import Side
-from vlm_app.view.truth import Replied
+from vlm_app.view.truth import Judged, Replied
 
 
 def looked_at(what: LookedAt) -> str:
@@ -88,6 +88,13 @@ def reply(one: Replied) -> str:
     if one.said == "neither":
         return f"Neither yes nor no, so it counts as wrong ({there})."
     return f"“{one.said}” is {'right' if one.said == one.right else 'wrong'} ({there})."
+
+
+def true_of(one: Judged | Replied) -> list[str]:
+    """Return what is true of an answer, line by line."""
+    if isinstance(one, Replied):
+        return [reply(one)]
+    return [f"{title}: {', '.join(names) or 'nothing'}" for title, names in one.lists]
 
 
 def speed(side: Side) -> str:

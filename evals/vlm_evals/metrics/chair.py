@@ -88,12 +88,14 @@ class CaptionScore:
         said: what the caption says.
         truth: the objects of the image.
         key: of the image in the ground truth; by default its name's.
+        text: the caption, word for word; empty where it is not kept.
     """
 
     image_id: int | str
     said: CaptionObjects
     truth: frozenset[str]
     key: str = ""
+    text: str = ""
 
     @property
     def hallucinated(self) -> tuple[Mention, ...]:
@@ -134,10 +136,11 @@ class CaptionScore:
         }
 
     def as_score(self) -> Score:
-        """Return the counts with their evidence; `words` are those of the hallucinated mentions."""
+        """Return the counts with their evidence: `words` are those of the hallucinated mentions, `caption` the text."""
         image = self.key or image_key(self.image_id)
         words = [mention.word for mention in self.hallucinated]
-        return Score(image, image, self.counts(), evidence=self.as_row() | {"words": words})
+        kept = {"words": words} | ({"caption": self.text} if self.text else {})
+        return Score(image, image, self.counts(), evidence=self.as_row() | kept)
 
 
 def score_caption(caption: Caption, truth: Truth, finder: ObjectFinder) -> CaptionScore:
@@ -150,7 +153,8 @@ def score_caption(caption: Caption, truth: Truth, finder: ObjectFinder) -> Capti
         key = truth.key_of(caption.image_id)
     except UnknownImage as error:
         raise UnknownImage(f"line {caption.line}: {error}" if caption.line else str(error)) from error
-    return CaptionScore(caption.image_id, finder.find(spoken(caption.text).text), truth.objects[key], key)
+    text = spoken(caption.text).text
+    return CaptionScore(caption.image_id, finder.find(text), truth.objects[key], key, text)
 
 
 def score_captions(captions: Iterable[Caption], truth: Truth, finder: ObjectFinder) -> list[CaptionScore]:

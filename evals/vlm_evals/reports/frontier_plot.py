@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vlm_evals.metric import Metric
+from vlm_evals.reports.style import CONTROL, GREY, INK, METHOD, PALE, axis_label, dressed
 
-_INK, _GREY, _PALE, _METHOD, _CONTROL = "#111111", "#6b6b6b", "#b5b5b5", "#0b4f8a", "#c77700"
 LINE_STYLES = {  # role -> dashes, mark, words
     "end-of-text": ("-", "o", "plain, other end-of-text biases"),
     "cut": ("-", "o", "the same answers, cut earlier"),
     "first-word": ("--", "s", "plain, other first-word biases"),
 }
-_MARKS = {"base": ("o", _INK, "base"), "method": ("D", _METHOD, "method"), "control": ("^", _CONTROL, "control")}
+_MARKS = {"base": ("o", INK, "base"), "method": ("D", METHOD, "method"), "control": ("^", CONTROL, "control")}
 _PANEL, _KEY = 4.6, 2.9  # inches
 _MARKS_TALL, _LINE = 2.0, 0.16  # inches: of the marks' key, of a run's line in it
 
@@ -51,9 +51,15 @@ def draw_frontier(metric: Metric, report: Mapping[str, Any]) -> Figure:
     *panels, key = figure.subplots(1, len(across) + 1, width_ratios=[_PANEL] * len(across) + [_KEY])
     for axes, name in zip(panels, across, strict=True):
         _draw_panel(axes, metric, report, runs, name, plane.shown)
+    panels[0].set_title(_title(metric, report), fontsize=10, loc="left", parse_math=False)
     _draw_step(panels[0], report, runs, plane.over, plane.shown)
     _draw_key(key, report, runs, tall)
     return figure
+
+
+def _title(metric: Metric, report: Mapping[str, Any]) -> str:
+    runs = f"{len(report['rows'])} {'run' if len(report['rows']) == 1 else 'runs'}"
+    return f"{metric.title} of {report['n']} {metric.units}, {runs} against {report['against']}"
 
 
 def _draw_panel(
@@ -65,17 +71,14 @@ def _draw_panel(
             own = {"strength": 0.0 if role != "cut" else float("inf"), **report["plain"]}
             line = sorted([*points, own], key=lambda point: float(point["strength"]))
             x, y = (_shown(metric, name, [point[name] for point in line]) for name in (across, up))
-            axes.plot(x, y, dashes, marker=mark, color=_GREY, lw=1.1, ms=3.5, mfc="white", zorder=1)
+            axes.plot(x, y, dashes, marker=mark, color=GREY, lw=1.1, ms=3.5, mfc="white", zorder=1)
     for run in runs:
         _draw_run(axes, metric, run, across, up)
     _draw_numbers(axes, metric, runs, across, up)
-    axes.set_xlabel(_axis(metric, across), fontsize=9)
-    axes.set_ylabel(_axis(metric, up), fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.set_xlabel(axis_label(metric, across, across=True))
+    axes.set_ylabel(axis_label(metric, up, across=False))
     axes.margins(0.09)
-    axes.grid(color="#ececec", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dressed(axes)
 
 
 def _draw_run(axes: Axes, metric: Metric, run: _Run, across: str, up: str) -> None:
@@ -86,7 +89,7 @@ def _draw_run(axes: Axes, metric: Metric, run: _Run, across: str, up: str) -> No
     for name, vertical in ((across, False), (up, True)):
         low, high = _shown(metric, name, row["intervals"][name])
         ends = ([x, x], [low, high]) if vertical else ([low, high], [y, y])
-        axes.plot(*ends, color=_PALE, lw=1.2, zorder=2, solid_capstyle="butt")
+        axes.plot(*ends, color=PALE, lw=1.2, zorder=2, solid_capstyle="butt")
     free = row["undominated"]
     axes.plot([x], [y], mark, color=colour, mfc=colour if free else "white", ms=7, mew=1.4, zorder=3)
 
@@ -109,7 +112,7 @@ def _draw_numbers(axes: Axes, metric: Metric, runs: Sequence[_Run], across: str,
         text = ", ".join(str(run.number) for run in own)
         weight = "bold" if any(run.row["undominated"] for run in own) else "normal"
         axes.annotate(
-            text, (x, y), (6, 5), textcoords="offset points", fontsize=8.5, weight=weight, color=_INK, zorder=4
+            text, (x, y), (6, 5), textcoords="offset points", fontsize=8.5, weight=weight, color=INK, zorder=4
         )
 
 
@@ -120,7 +123,7 @@ def _draw_step(axes: Axes, report: Mapping[str, Any], runs: Sequence[_Run], acro
     corners = sorted((100 * point[across], 100 * point[up]) for point in points)
     if len(corners) > 1:
         # whoever is to find more than one run has to invent as much as the next one to the right
-        axes.step(*zip(*corners, strict=True), where="pre", color=_INK, lw=0.9, ls=":", zorder=1)
+        axes.step(*zip(*corners, strict=True), where="pre", color=INK, lw=0.9, ls=":", zorder=1)
 
 
 def _draw_key(axes: Axes, report: Mapping[str, Any], runs: Sequence[_Run], tall: float) -> None:
@@ -130,14 +133,14 @@ def _draw_key(axes: Axes, report: Mapping[str, Any], runs: Sequence[_Run], tall:
         for role, (mark, colour, words) in _MARKS.items()
         if any(run.role == role for run in runs)
     ]
-    marks.append(Line2D([], [], ls="", marker="o", color=_INK, label="filled: no run dominates it"))
+    marks.append(Line2D([], [], ls="", marker="o", color=INK, label="filled: no run dominates it"))
     marks += [
-        Line2D([], [], ls=dashes, marker=mark, color=_GREY, mfc="white", ms=3.5, lw=1.1, label=words)
+        Line2D([], [], ls=dashes, marker=mark, color=GREY, mfc="white", ms=3.5, lw=1.1, label=words)
         for role, (dashes, mark, words) in LINE_STYLES.items()
         if report["lines"].get(role)
     ]
-    marks.append(Line2D([], [], ls=":", color=_INK, lw=0.9, label="edge of what is reached"))
-    marks.append(Line2D([], [], color=_PALE, lw=1.2, label=f"{report['level']:.0%} intervals"))
+    marks.append(Line2D([], [], ls=":", color=INK, lw=0.9, label="edge of what is reached"))
+    marks.append(Line2D([], [], color=PALE, lw=1.2, label=f"{report['level']:.0%} intervals"))
     legend = axes.legend(handles=marks, loc="upper left", frameon=False, fontsize=8, bbox_to_anchor=(-0.08, 1.02))
     legend.set_in_layout(False)
     names = [f"{run.number}  {_short(str(run.row['name']))}" for run in runs]
@@ -150,10 +153,6 @@ def _draw_key(axes: Axes, report: Mapping[str, Any], runs: Sequence[_Run], tall:
 
 def _short(name: str, most: int = 40) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _axis(metric: Metric, name: str) -> str:
-    return metric.label(name) if name in metric.numbers else f"{metric.label(name)}, %"
 
 
 def _shown(metric: Metric, name: str, values: Sequence[float | None]) -> list[float]:

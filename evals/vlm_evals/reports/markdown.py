@@ -4,48 +4,70 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlm_evals.reports.examples import SAID, marked_text
 from vlm_evals.reports.table import Table
 from vlm_evals.reports.tables import headline, metrics_of, tables
 from vlm_evals.reports.words import not_measured, words
 
+_HASH = re.compile(r"[0-9a-f]{40,}")
+
 
 def markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
-    """Return a report as Markdown: verdict, settings, tables, what is undefined or not measured, words, plots."""
+    """Return a report as Markdown: what was shown, tables, plots, how to read them, and last how it was measured."""
     lines = [f"# {headline(report)}", ""]
     for alert in report.get("alerts", ()):
         lines += [f"**{_cell(alert)}**", ""]
-    lines += [line if line.startswith("  - ") else f"- {line}" for line in _facts(report)]
+    lines.append(f"n: {report['n']}" + (f", {len(report['failures'])} not answered" if report["failures"] else ""))
     for table in tables(report):
-        lines += ["", f"## {table.title}", "", *_grid(table)]
-    undefined = _undefined(report)
-    if undefined:
-        lines += ["", "## Undefined", "", *(f"- {name}: {reason}" for name, reason in undefined.items())]
-    if report["failures"]:
-        lines += ["", "## Not answered", ""]
-        lines += [f"- {_cell(sample)}: {_cell(reason)}" for sample, reason in report["failures"].items()]
-    metrics = metrics_of(report)
-    lines += ["", "## Not measured", "", *(f"- {_cell(one)}" for one in not_measured(metrics, report))]
-    lines += ["", "## Words", "", *(f"- **{_cell(word)}**: {meaning}" for word, meaning in words(metrics, report))]
+        lines += ["", f"## {table.title}", "", *grid(table)]
     for plot in plots:
         lines += ["", f"![{plot.removesuffix('.png')}]({plot})"]
+    lines += _examples(report)
+    metrics = metrics_of(report)
+    parts = {
+        "How to read it": _reading(report),
+        "Undefined": [f"{name}: {reason}" for name, reason in _undefined(report).items()],
+        "Not answered": [f"{_cell(sample)}: {_cell(reason)}" for sample, reason in report["failures"].items()],
+        "Not measured": list(map(_cell, not_measured(metrics, report))),
+        "Words": [f"**{_cell(word)}**: {meaning}" for word, meaning in words(metrics, report)],
+        "How it was measured": _settings(report["settings"]),
+    }
+    for title, said in parts.items():
+        if said:
+            lines += ["", f"## {title}", "", *(one if one.startswith("  - ") else f"- {one}" for one in said)]
     return "\n".join(lines) + "\n"
 
 
-def _facts(report: Mapping[str, Any]) -> list[str]:
-    """Return what a reader needs beside the numbers, one fact a line."""
-    facts = []
-    for name, value in report["settings"].items():
-        if name == "notes":
-            facts += list(value)
-        elif name == "protocol" and isinstance(value, Mapping):
-            facts.append(f"protocol: {value.get('name', '')}, hash `{value.get('hash', 'none')}`")
-            facts += [f"  - {key}: {_brief(entry)}" for key, entry in value.items() if key not in ("name", "hash")]
+def _examples(report: Mapping[str, Any]) -> list[str]:
+    """Return captions side by side, with what they invent in bold; nothing where there are none."""
+    rows = [
+        (one["image"], one["kind"], *(marked_text(one[side]) for side in ("plain", "mitigated")))
+        for one in report.get("examples", ())
+    ]
+    table = Table("Examples", ("image", "the mitigated caption", "plain", "mitigated"), rows)
+    return ["", f"## {table.title}", "", SAID, "", *grid(table)] if rows else []
+
+
+def _settings(settings: Mapping[str, Any]) -> list[str]:
+    """Return who answered what, one fact a line; hashes last."""
+    facts, hashes = [], []
+    for name, value in settings.items():
+        if name == "notes" or value in (None, "", (), []):
+            continue
+        if name == "protocol" and isinstance(value, Mapping):
+            hashes.append(f"protocol: {value.get('name', '')}, hash `{value.get('hash', 'none')}`")
+            hashes += [f"  - {key}: {_brief(entry)}" for key, entry in value.items() if key not in ("name", "hash")]
         elif isinstance(value, Mapping):
             facts.append(f"{name}: " + ", ".join(f"{key} {_cell(entry)}" for key, entry in value.items()))
-        elif value not in (None, "", (), []):
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            facts.append(f"{name}: {_cell(shown)}")
-    facts.append(f"n: {report['n']}" + (f", {len(report['failures'])} not answered" if report["failures"] else ""))
+        else:
+            shown = _cell(", ".join(map(str, value)) if isinstance(value, list | tuple) else value)
+            (hashes if _HASH.fullmatch(shown) else facts).append(f"{name}: {shown}")
+    return facts + hashes
+
+
+def _reading(report: Mapping[str, Any]) -> list[str]:
+    """Return what a reader needs to know of the numbers, one fact a line."""
+    facts = list(report["settings"].get("notes") or ())
     if report["kind"] == "frontier":
         facts += _facts_of_many(report)
     if report["kind"] == "paired":
@@ -90,7 +112,7 @@ def _brief(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"{len(value)} of them" if len(value) > 6 else ", ".join(map(_brief, value)) or "none"
     text = _cell(value)
-    return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
+    return f"{text[:12]}…" if _HASH.fullmatch(text) else text
 
 
 def _undefined(report: Mapping[str, Any]) -> dict[str, str]:
@@ -107,7 +129,8 @@ def _undefined(report: Mapping[str, Any]) -> dict[str, str]:
     return reasons
 
 
-def _grid(table: Table) -> list[str]:
+def grid(table: Table) -> list[str]:
+    """Return a table as lines of Markdown."""
     lines = ["| " + " | ".join(table.header) + " |", "|" + "---|" * len(table.header)]
     return lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
 

@@ -13,11 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from vlm_evals.metric import Metric
 from vlm_evals.records import write_whole
 from vlm_evals.reports.frontier_plot import draw_frontier
+from vlm_evals.reports.style import CONTROL, GREY, INK, LIGHT, METHOD, axis_label, dressed, marked
 from vlm_evals.reports.tables import metrics_of
 
-# told apart in grey too: a light fill, a dark one, and a mark of its own for every control
-PLAIN, MITIGATED, CONTROL, GREY = "#c9c9c9", "#0b4f8a", "#c77700", "#6b6b6b"
-_MARKS = "^v<>sPXphd*"
+_MARKS = "^v<>sPXphd*"  # every control has its own
 
 
 def draw_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
@@ -71,15 +70,16 @@ def _draw_invented(axes: Axes, report: Mapping[str, Any]) -> None:
     height = 0.8 / len(sides)
     for index, (side, objects) in enumerate(sides.items()):
         places = [place + index * height for place in range(len(names))]
-        colour = MITIGATED if side == "mitigated" else PLAIN
+        colour = METHOD if side == "mitigated" else LIGHT
         captions = [objects.get(name, 0) for name in names]
-        axes.barh(places, captions, height, label=side, color=colour, edgecolor="#333333", linewidth=0.6)
+        axes.barh(places, captions, height, label=side, color=colour, edgecolor=INK, linewidth=0.6)
     axes.set_yticks([place + (len(sides) - 1) * height / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
-    axes.set_xlabel("captions that invent it")
+    axes.set_xlabel("captions that invent it (fewer is better ←)")
+    dressed(axes, "Objects invented most often")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(sides) > 1:
-        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.99), fontsize=8)
 
 
 def _draw_differences(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -93,18 +93,19 @@ def _draw_differences(axes: Axes, report: Mapping[str, Any]) -> None:
     rows = [(label, estimate) for label, estimate in rows if estimate["estimate"] is not None]
     for place, (_, estimate) in enumerate(rows):
         low, value, high = (100 * estimate[key] for key in ("low", "estimate", "high"))
-        axes.plot([low, high], [place, place], color=MITIGATED)
-        axes.plot([value], [place], "o", color=MITIGATED)
+        axes.plot([low, high], [place, place], color=METHOD)
+        axes.plot([value], [place], "o", color=METHOD)
     axes.axvline(0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("mitigated minus plain, points of percent, 95 % intervals")
+    axes.set_xlabel("mitigated minus plain, points of percent; ↓ fewer, ↑ more is better")
+    dressed(axes, f"What changed, with {report['level']:.0%} intervals")
 
 
 def _fractions(metric: Metric, difference: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name in dict.fromkeys([*metric.labels, *metric.ratios]):
         if name in difference and name not in metric.numbers:
-            yield metric.label(name), difference[name]
+            yield marked(metric, name), difference[name]
 
 
 def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -113,12 +114,13 @@ def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
     over, shown = metric.curve.over, metric.curve.figures[0]
     points = [point for point in report["curve"]["points"] if point[over] is not None]
     axes.plot(*_places(points, over, shown), "o-", color=GREY, mfc="white", label="plain, end-of-text biases")
-    axes.plot(*_places([report["mitigated"]], over, shown), "D", color=MITIGATED, label="mitigated")
+    axes.plot(*_places([report["mitigated"]], over, shown), "D", color=METHOD, label="mitigated")
     for place, (name, control) in enumerate(report.get("controls", {}).items()):
         mark = _MARKS[place % len(_MARKS)]
         axes.plot(*_places([control], over, shown), mark, color=CONTROL, mfc="white", label=f"control: {name}")
-    axes.set_xlabel(f"{metric.label(over)}, %")
-    axes.set_ylabel(f"{metric.label(shown)}, %")
+    axes.set_xlabel(axis_label(metric, over, across=True))
+    axes.set_ylabel(axis_label(metric, shown, across=False))
+    dressed(axes, "Against a plain model that only says less, or more")
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -44,16 +45,16 @@ def pieces_that_mention(finder: ObjectFinder, pieces: Sequence[str]) -> list[Pla
     return place_mentions([finder.find(beginning).mentions for beginning in accumulate(pieces)])
 
 
+def object_spans(finder: ObjectFinder, text: str) -> list[tuple[int, int, str]]:
+    """Return the objects that a text mentions, in order: where each begins and ends, and its name."""
+    words = list(WORD.finditer(text))
+    placed = place_mentions([finder.find(text[: word.end()]).mentions for word in words])
+    return [(words[first].start(), words[last].end(), node) for first, last, node in placed]
+
+
 def coco_objects() -> Callable[[str], list[tuple[int, int, str]]]:
     """Return what finds the objects of CHAIR's vocabulary in a text: where each stands, and its name.
 
     It is the finder `coco` of the entry-point group `vlm_heads.object_finders`.
     """
-    finder = ObjectFinder()
-
-    def find(text: str) -> list[tuple[int, int, str]]:
-        words = list(WORD.finditer(text))
-        placed = place_mentions([finder.find(text[: word.end()]).mentions for word in words])
-        return [(words[first].start(), words[last].end(), node) for first, last, node in placed]
-
-    return find
+    return partial(object_spans, ObjectFinder())
