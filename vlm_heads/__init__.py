@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.sink_redistribution import SinkRedistribution
     from vlm_heads.interventions.static_gains import StaticGains
     from vlm_heads.interventions.text_bound_heads import TextBoundHeads
+    from vlm_heads.interventions.uniform_calibration import UniformCalibration
     from vlm_heads.interventions.visual_fusion import VisualFusion
     from vlm_heads.lenses.base import Lens
     from vlm_heads.lenses.early_answer import EarlyAnswer
@@ -163,6 +164,7 @@ __all__ = [
     "TextBoundHeads",
     "TokenGrounding",
     "TruthfulDirection",
+    "UniformCalibration",
     "UnknownModel",
     "UnsupportedGeneration",
     "UnsupportedModel",
@@ -233,6 +235,7 @@ _HOMES = {
     "interventions.sink_redistribution": "SinkRedistribution",
     "interventions.static_gains": "StaticGains",
     "interventions.text_bound_heads": "TextBoundHeads",
+    "interventions.uniform_calibration": "UniformCalibration",
     "interventions.visual_fusion": "VisualFusion",
     "lenses.base": "Lens",
     "lenses.early_answer": "EarlyAnswer",
