@@ -24,7 +24,7 @@ from vlm_heads.toolkit.row_attention import last_row, over_keys
 if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
 
-_NONE, _RANDOM = "none", "random"
+_NONE, _RANDOM, _FACTORS = "none", "random", "factors"
 
 
 @dataclass(frozen=True)
@@ -81,23 +81,15 @@ class UniformCalibration(Intervention):
     def prepared(
         self, model: nn.Module, anatomy: Anatomy, profile: HeadProfile | None
     ) -> AbstractContextManager[Mapping[Any, Any]]:
-        factors = self._read(anatomy).calibration ** self.strength
-        beside = torch.nn.functional.pad(factors, (1, 0), value=1.0)  # place 0: all that is no image position
-        return nullcontext({"factors": tuple(beside)})  # a tuple is nobody's own, so a branch keeps it whole
+        return nullcontext({_FACTORS: _Factors(self._read(anatomy).calibration ** self.strength)})
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
         if self.changes_nothing:
             return None
         call.note_all_heads()
-        weight = self._factors(call)[:, call.once_per_step(self._places)].transpose(0, 1)
+        factors: _Factors = call.memory[_FACTORS]
+        weight = factors.at(call.layer, call.query.device)[:, call.once_per_step(self._places)].transpose(0, 1)
         return AttentionPlan(key_weight=weight, rows=last_row(call))
-
-    def _factors(self, call: AttentionCall) -> Tensor:
-        """Return `[Hq, 1 + N]` where the call computes, moved there once a generation."""
-        known: tuple[Tensor] | None = call.memory.get(call.layer)
-        if known is None:
-            known = call.memory[call.layer] = (call.memory["factors"][call.layer].to(call.query.device),)
-        return known[0]
 
     def _places(self, call: AttentionCall) -> Tensor:
         """Return int64 `[B, Tk]`: each key's place in its picture, counted from 1; 0 for what is no image position.
@@ -105,7 +97,7 @@ class UniformCalibration(Intervention):
         Raises:
             UnsupportedGeneration: if a picture has other positions than the table was measured with.
         """
-        classes, size = call.key_map.classes, call.memory["factors"][0].shape[1] - 1
+        classes, size = call.key_map.classes, call.memory[_FACTORS].positions
         image = (classes == KeyClass.IMAGE) | (classes == KeyClass.IMAGE_SINK)
         if not call.decoding and self.table != _RANDOM:
             _require_whole_pictures(image, size)
@@ -133,6 +125,29 @@ class UniformCalibration(Intervention):
                 f"table={self.table}: it has {layers} layers of {heads} heads, the model has {anatomy.depth} of "
                 f"{anatomy.heads}; measure this model's own"
             )
+        return found
+
+
+class _Factors:
+    """What weights are multiplied by, on each device once; no tensor of its own, as a memory splits these by rows.
+
+    Attributes:
+        positions: of a picture.
+
+    Args:
+        factors: float32 `[L, Hq, N]`.
+    """
+
+    def __init__(self, factors: Tensor) -> None:
+        self.positions = factors.shape[2]
+        self._table = torch.nn.functional.pad(factors, (1, 0), value=1.0)  # place 0: what is no image position
+        self._moved: dict[tuple[int, torch.device], Tensor] = {}
+
+    def at(self, layer: int, device: torch.device) -> Tensor:
+        """Return a layer's factors `[Hq, 1 + N]`."""
+        found = self._moved.get((layer, device))
+        if found is None:
+            found = self._moved[layer, device] = self._table[layer].to(device)
         return found
 
 
