@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from vlm_heads.steering.base import Steering
     from vlm_heads.steering.image_refresh import ImageRefresh
     from vlm_heads.steering.image_steering import ImageSteering
+    from vlm_heads.steering.risk_boost import RiskBoost
     from vlm_heads.steering.truthful_direction import TruthfulDirection
     from vlm_heads.toolkit.method import Method, Paper
     from vlm_heads.toolkit.options import option
@@ -154,6 +155,7 @@ __all__ = [
     "PriorAndBias",
     "ProgressiveValueGain",
     "Receipt",
+    "RiskBoost",
     "RouteGain",
     "SalientBoost",
     "SharedImageBoost",
@@ -254,6 +256,7 @@ _HOMES = {
     "steering.base": "Steering",
     "steering.image_refresh": "ImageRefresh",
     "steering.image_steering": "ImageSteering",
+    "steering.risk_boost": "RiskBoost",
     "steering.truthful_direction": "TruthfulDirection",
     "toolkit.method": "Method Paper",
     "toolkit.options": "option",
