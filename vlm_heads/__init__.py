@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from vlm_heads.interventions.sink_redistribution import SinkRedistribution
     from vlm_heads.interventions.static_gains import StaticGains
     from vlm_heads.interventions.text_bound_heads import TextBoundHeads
+    from vlm_heads.interventions.uniform_calibration import UniformCalibration
     from vlm_heads.interventions.visual_fusion import VisualFusion
     from vlm_heads.lenses.base import Lens
     from vlm_heads.lenses.early_answer import EarlyAnswer
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from vlm_heads.steering.base import Steering
     from vlm_heads.steering.image_refresh import ImageRefresh
     from vlm_heads.steering.image_steering import ImageSteering
+    from vlm_heads.steering.risk_boost import RiskBoost
     from vlm_heads.steering.truthful_direction import TruthfulDirection
     from vlm_heads.toolkit.method import Method, Paper
     from vlm_heads.toolkit.options import option
@@ -153,6 +155,7 @@ __all__ = [
     "PriorAndBias",
     "ProgressiveValueGain",
     "Receipt",
+    "RiskBoost",
     "RouteGain",
     "SalientBoost",
     "SharedImageBoost",
@@ -163,6 +166,7 @@ __all__ = [
     "TextBoundHeads",
     "TokenGrounding",
     "TruthfulDirection",
+    "UniformCalibration",
     "UnknownModel",
     "UnsupportedGeneration",
     "UnsupportedModel",
@@ -233,6 +237,7 @@ _HOMES = {
     "interventions.sink_redistribution": "SinkRedistribution",
     "interventions.static_gains": "StaticGains",
     "interventions.text_bound_heads": "TextBoundHeads",
+    "interventions.uniform_calibration": "UniformCalibration",
     "interventions.visual_fusion": "VisualFusion",
     "lenses.base": "Lens",
     "lenses.early_answer": "EarlyAnswer",
@@ -251,6 +256,7 @@ _HOMES = {
     "steering.base": "Steering",
     "steering.image_refresh": "ImageRefresh",
     "steering.image_steering": "ImageSteering",
+    "steering.risk_boost": "RiskBoost",
     "steering.truthful_direction": "TruthfulDirection",
     "toolkit.method": "Method Paper",
     "toolkit.options": "option",

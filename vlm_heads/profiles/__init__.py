@@ -1,6 +1,7 @@
 """Learning about heads, and writing what was learnt into a checkpoint."""
 
 from vlm_heads.directions import Directions
+from vlm_heads.profiles.blank_attention import BlankAttention, blank_attention
 from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
 from vlm_heads.profiles.gain_proposals import GainShape, propose_gains
 from vlm_heads.profiles.generated_attention import GeneratedAttention, generated_attention
@@ -20,6 +21,7 @@ from vlm_heads.toolkit.sink_criterion import (
 __all__ = [
     "MEDIAN_FACTOR",
     "RELATIVE_THRESHOLD",
+    "BlankAttention",
     "CaptionPair",
     "Directions",
     "Folded",
@@ -29,6 +31,7 @@ __all__ = [
     "SinkChannels",
     "SinkCriterion",
     "attribute_heads",
+    "blank_attention",
     "find_directions",
     "find_sink_channels",
     "find_sinks",

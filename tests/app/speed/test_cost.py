@@ -54,7 +54,13 @@ def test_layers_are_counted_and_only_an_image_free_pass_is_added(mini: VLM) -> N
 
 def test_prediction_and_check_run_on_a_real_model(mini: VLM) -> None:
     costs = predict_costs(mini, (1,), rounds=1)
-    assert {one.name for one in costs} == known_interventions().keys() - {"adaiat", "allpath", "reinforced", "vti"}
+    assert {one.name for one in costs} == known_interventions().keys() - {
+        "adaiat",
+        "allpath",
+        "reinforced",
+        "uac",
+        "vti",
+    }
     numbers = [getattr(one, name) for one in costs for name in ("extra_prefill_ms", "extra_token_ms", "kept_mb")]
     assert all(math.isfinite(number) and number >= 0 for number in numbers)
     vhr = [one for one in costs if one.name == "vhr"]

@@ -97,6 +97,7 @@ AFTER_THE_IMAGE = [
         "vaf",
         "iat",
         "adaiat",
+        "adavboost",
         "vista",
         "eah",
         "farsight",

@@ -20,6 +20,7 @@ from vlm_heads.methods import image_keys, text_after_image
 NAMES = list(known_interventions())
 BY_ROW = (
     "adaiat",
+    "adavboost",
     "adhh",
     "crg",
     "devils",
