@@ -83,7 +83,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "errors ratios first_token",
         "records",
         "text compare manifest",
-        "data runs",
+        "data runs equal_recall",
         "protocol",
         "metric",
         "benchmark yes_no",

@@ -1,4 +1,4 @@
-"""Two runs on the same items: differences with intervals, exact tests, and the difference at equal recall.
+"""Two runs on the same items: differences with intervals, exact tests, and a correction for many of them.
 
 A resample draws items with replacement, the same ones for every run, and takes every figure of the resampled corpus;
 intervals are percentiles over resamples. An item is a unit of a metric, such as an image: all questions about one image
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 SWAPS = 9_999
 LEVEL = 0.95
-_SAME = 1e-12  # below it two differences are one, whatever was rounded
+SAME = 1e-12  # below it two differences are one, whatever was rounded
 _BLOCK = 4_000_000  # weights held in memory at once
 
 
@@ -129,7 +129,7 @@ class Resampled:
                 found[name] = None
                 continue
             chance = np.abs(formula.of_many(sums[0]) - formula.of_many(sums[1]))
-            found[name] = float(1 + (chance >= abs(one - other) - _SAME).sum()) / (1 + swaps)
+            found[name] = float(1 + (chance >= abs(one - other) - SAME).sum()) / (1 + swaps)
         return found
 
 
@@ -207,79 +207,6 @@ def mcnemar(plain: Sequence[bool], mitigated: Sequence[bool]) -> dict[str, Any]:
     differing = only_plain + only_mitigated
     p = float(binomtest(only_plain, differing, 0.5).pvalue) if differing else 1.0
     return {"only_plain": only_plain, "only_mitigated": only_mitigated, "p": p}
-
-
-def at_equal_recall(
-    resampled: Resampled,
-    figures: Mapping[str, Formula],
-    recall: Formula,
-    *,
-    method: int,
-    curve: Sequence[int],
-    called: str = "recall",
-) -> dict[str, Estimate]:
-    """Return how far a method lies from the plain model's trade-off curve at the method's own recall.
-
-    The curve is the plain model at several end-of-text biases. In every resample it is interpolated, linearly in
-    recall, at the method's recall in that resample. A method that only stops earlier or later lies on it.
-
-    Args:
-        resampled: the counts of all runs.
-        figures: what to compare, by name.
-        recall: the figure the curve is drawn over; it may be another, such as length.
-        method: index of the method's run.
-        curve: indices of the plain runs, in any order.
-        called: that figure, in words.
-
-    Returns:
-        figure -> method minus curve; undefined where the method's recall is outside the curve, as it is or in more
-        than one of twenty resamples.
-    """
-    at = resampled.value(recall, method)
-    ends = [resampled.value(recall, run) for run in curve]
-    known = [end for end in ends if end is not None]
-    if at is None or len(known) != len(curve) or len(curve) < 2 or not min(known) <= at <= max(known):
-        reason = f"the method's {called} lies outside the plain model's curve; add end-of-text biases"
-        return {name: Estimate(None, undefined=reason) for name in figures}
-    recalls = np.stack([resampled.samples(recall, run) for run in curve], axis=1)
-    own = resampled.samples(recall, method)
-    found = {}
-    for name, formula in figures.items():
-        values = np.array([[resampled.value(formula, run) for run in curve]], dtype=np.float64)
-        here = interpolate(np.array([known]), values, np.array([at]))[0]
-        there = interpolate(recalls, np.stack([resampled.samples(formula, run) for run in curve], axis=1), own)
-        found[name] = _off_curve(resampled, formula, method, float(here), there, called)
-    return found
-
-
-def _off_curve(resampled: Resampled, formula: Formula, method: int, here: float, there: Array, called: str) -> Estimate:
-    """Return the difference from interpolated values, unless too many resamples leave the curve."""
-    value = resampled.value(formula, method)
-    if np.isnan(there).mean() > 1 - LEVEL:
-        return Estimate(None, undefined=f"the method's {called} leaves the plain model's curve in too many resamples")
-    if value is None or np.isnan(here):
-        return Estimate(None, undefined=formula.undefined)
-    return interval(value - here, resampled.samples(formula, method) - there, formula.undefined)
-
-
-def interpolate(x: Array, y: Array, at: Array) -> Array:
-    """Return y, linear in x, at one place per row; NaN outside the row's range of x.
-
-    Args:
-        x: [rows, points], in any order within a row.
-        y: [rows, points].
-        at: [rows].
-    """
-    order = np.argsort(x, axis=1, kind="stable")
-    x, y = np.take_along_axis(x, order, axis=1), np.take_along_axis(y, order, axis=1)
-    right = np.clip((x < at[:, None]).sum(axis=1), 1, x.shape[1] - 1)[:, None]
-    x0, x1 = (np.take_along_axis(x, right - back, axis=1)[:, 0] for back in (1, 0))
-    y0, y1 = (np.take_along_axis(y, right - back, axis=1)[:, 0] for back in (1, 0))
-    width = x1 - x0
-    within = np.clip(at, x0, x1)  # elsewhere the quotient may overflow, and is not used
-    share = np.divide(within - x0, width, out=np.full(len(at), 0.5), where=width > 0)
-    inside = (at >= x[:, 0]) & (at <= x[:, -1])
-    return np.where(inside, y0 + share * (y1 - y0), np.nan)
 
 
 def paired(

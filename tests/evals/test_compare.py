@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vlm_evals.compare import Estimate, Resampled, interpolate, interval, mcnemar, paired, resampled_sums
+from vlm_evals.compare import Estimate, Resampled, interval, mcnemar, paired, resampled_sums
 from vlm_evals.data.formats import Question
 from vlm_evals.errors import AnswerMismatch
 from vlm_evals.metrics.chair import CHAIR, RATIOS, CaptionScore
@@ -187,31 +187,6 @@ def test_mcnemar_by_hand() -> None:
     plain = [True] + [False] * 9 + [True] * 5
     other = [False] + [True] * 9 + [True] * 5
     assert mcnemar(plain, other) == {"only_plain": 1, "only_mitigated": 9, "p": pytest.approx(22 / 1024)}
-
-
-@given(
-    # 32 bits: nearer points have slopes beyond the range of numpy's own interpolation
-    st.lists(
-        st.tuples(st.floats(0, 1, width=32), st.floats(-1, 1)), min_size=2, max_size=6, unique_by=lambda point: point[0]
-    ),
-    st.floats(0, 1, width=32),
-)
-def test_interpolation_is_numpys_within_the_points(points: list[tuple[float, float]], at: float) -> None:
-    x, y = (np.array([values]) for values in zip(*points, strict=True))
-    found = interpolate(x, y, np.array([at]))[0]
-    order = np.argsort(x[0])
-    if x.min() <= at <= x.max():
-        assert found == pytest.approx(np.interp(at, x[0][order], y[0][order]), abs=1e-9)
-    else:
-        assert np.isnan(found)
-
-
-def test_interpolation_between_points_that_nearly_coincide_stays_between_them() -> None:
-    """Half-way between 0 and 2e-311, and far from both."""
-    x, y = np.array([[0.0, 2e-311]] * 2), np.array([[0.0, 1.0]] * 2)
-    found = interpolate(x, y, np.array([1e-311, 1.0]))
-    assert found[0] == pytest.approx(0.5)
-    assert np.isnan(found[1])
 
 
 def test_resamples_draw_as_many_items_as_there_are() -> None:

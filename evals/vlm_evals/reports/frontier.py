@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from vlm_evals.compare import RESAMPLES, SWAPS, Estimate, at_equal_recall, holm
+from vlm_evals.compare import RESAMPLES, SWAPS, Estimate, holm
+from vlm_evals.equal_recall import at_equal_recall
 from vlm_evals.metric import Metric
 from vlm_evals.records import Score
 from vlm_evals.reports.pairs import PLAIN, Comparison, compare

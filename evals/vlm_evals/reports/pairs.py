@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlm_evals.compare import LEVEL, RESAMPLES, Estimate, Resampled, at_equal_recall, mcnemar, paired
+from vlm_evals.compare import LEVEL, RESAMPLES, Estimate, Resampled, mcnemar, paired
+from vlm_evals.equal_recall import OffCurve, off_curve
 from vlm_evals.errors import AnswerMismatch
 from vlm_evals.metric import Derived, Metric
 from vlm_evals.ratios import Formula, counts_of
@@ -59,14 +60,16 @@ class Comparison:
 
     def at_equal_recall(self, name: str) -> dict[str, Estimate]:
         """Return figure -> one run minus the plain model's curve at the run's own recall; empty without a curve."""
+        return {one: placed.difference for one, placed in self.off_curve(name).items()}
+
+    def off_curve(self, name: str) -> dict[str, OffCurve]:
+        """Return figure -> one run beside the plain model's curve at the run's own recall; empty without a curve."""
         curve = self.metric.curve
         if curve is None or not self.curve:
             return {}
         figures = {one: self.figures[one] for one in curve.figures}
         places = list(self.curve.values())
-        return at_equal_recall(
-            self.resampled, figures, self.figures[curve.over], method=self._place(name), curve=places
-        )
+        return off_curve(self.resampled, figures, self.figures[curve.over], method=self._place(name), curve=places)
 
     def verdict(self, name: str) -> Verdict:
         """Return what the comparison of one run with the plain one showed."""
