@@ -103,9 +103,15 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "vlm-heads study heads --images 8 --out runs/heads",
         "vlm-heads study heads --model small --write docs/effect.md",
     ),
-    "study league": ("vlm-heads study league --scale 0.1 --out runs/league",),
+    "study league": (
+        "vlm-heads study league --scale 0.1 --out runs/league",
+        "vlm-heads study league --methods askback,m3id --out runs/league",
+    ),
     "study chart": ("vlm-heads study chart docs/results.md app/vlm_app/assets/league.json",),
-    "study pages": ("vlm-heads study pages runs/league --results docs/results.md",),
+    "study pages": (
+        "vlm-heads study pages runs/league --results docs/results.md",
+        "vlm-heads study pages runs/league runs/league-1 --effect docs/effect.md",
+    ),
 }
 
 

@@ -236,6 +236,13 @@ def league(
         list[str] | None,
         typer.Option("--with", "-w", metavar="WORDS", help="These alone, as m3id or 'vhr vcd'; several times."),
     ] = None,
+    controls: Annotated[bool, typer.Option("--controls", help="The controls of what --with names play too.")] = False,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods", metavar="NAME,…", help="These methods alone, as askback,branch,m3id; all by default."
+        ),
+    ] = None,
     scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
     write: Annotated[
         Path | None, typer.Option("--write", help="Page whose block is filled in: `league`, or `given`.")
@@ -246,10 +253,14 @@ def league(
     json: Json = False,
 ) -> None:
     """Play every method on the same scenes at equal recall; `torchrun` shares the work between processes."""
-    _begin(model, device)
+    named = [] if methods is None else [name.strip() for name in methods.split(",")]
+    _begin(model, device, named)
     from vlm_app.studies.league.play import play
 
-    found = play(out, model=model, only=only, scale=scale, write=write, seed=seed, device=device, given=words or ())
+    found = play(
+        out, model=model, only=only, scale=scale, write=write, seed=seed, device=device, given=words or (),
+        controls=controls, methods=named,
+    )  # fmt: skip
     if found is None:
         return  # another process of the same start prints
     if json:
@@ -265,6 +276,7 @@ def pages(
     ],
     results: Annotated[Path | None, typer.Option("--results", help="Page of the first league's tables.")] = None,
     route: Annotated[Path | None, typer.Option("--route", help="Page of RouteGain's rows over all leagues.")] = None,
+    effect: Annotated[Path | None, typer.Option("--effect", help="Page of the goal over all leagues.")] = None,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
@@ -272,10 +284,11 @@ def pages(
     """Fill in the blocks of pages from leagues that were played. No model runs: --seed and --device change nothing."""
     from vlm_app.studies.league.pages import write_pages
 
-    written = {name: str(page) for name, page in (("results", results), ("route", route)) if page is not None}
+    pages = {"results": results, "route": route, "effect": effect}
+    written = {name: str(page) for name, page in pages.items() if page is not None}
     if not written:
-        raise typer.BadParameter("no page to fill in: name one with --results or --route")
-    write_pages(folders, results=results, route=route)
+        raise typer.BadParameter("no page to fill in: name one with --results, --route or --effect")
+    write_pages(folders, results=results, route=route, effect=effect)
     if json:
         print_json(written)
     else:

@@ -10,6 +10,7 @@ import pytest
 from vlm_app.models import load_vlm, parse_mitigations
 from vlm_app.studies.league.entries import (
     PUBLISHED,
+    ROUTE_STATED,
     Entry,
     choose,
     combinations,
@@ -28,7 +29,7 @@ from vlm_evals.records import Answer, write_json
 from vlm_evals.runs import answers_in
 
 from tests.support.command import Command, Mistake
-from vlm_heads import VLM, HeadReinforcement, parse_mitigation
+from vlm_heads import VLM, HeadReinforcement, known_methods, parse_mitigation
 
 FEW = [
     PUBLISHED,
@@ -38,6 +39,7 @@ FEW = [
 ]
 
 
+ROWS = [*FEW, PUBLISHED.on("random")]
 WHERE = Round("held-out", captions=3, asked=1)
 
 
@@ -49,7 +51,7 @@ def league(untrained_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Le
 
 @pytest.fixture(scope="module")
 def measured(league: League) -> dict[str, Any]:
-    return league.measure(FEW, WHERE)
+    return league.measure(ROWS, WHERE)
 
 
 def test_the_sweep_is_gains_by_layers_by_heads_and_other_levers() -> None:
@@ -63,7 +65,7 @@ def test_the_sweep_is_gains_by_layers_by_heads_and_other_levers() -> None:
 def test_a_control_is_the_same_gain_on_other_heads() -> None:
     control = PUBLISHED.on("bottom")
     assert parse_mitigation(control.words).interventions == (HeadReinforcement(gain=2.0, heads="bottom"),)
-    assert (control.role, control.controls) == ("control", False)
+    assert (control.role, control.controls, control.of) == ("control", False, (PUBLISHED.name,))
     assert Entry("x", ("route", "vcd:alpha=2")).on("random").words == ("route:heads=random", "vcd:alpha=2")
 
 
@@ -72,6 +74,37 @@ def test_the_lowest_at_equal_recall_is_chosen_and_what_left_the_curve_is_not() -
     off = {"a1": 0.02, "a2": -0.01, "a3": None, "b1": None}
     measured = {"chair": {"controls": {n: {"curve_difference": {"chair_s": {"estimate": e}}} for n, e in off.items()}}}
     assert choose(entries, measured) == [replace(entries[1], label="A, chosen")]
+
+
+def test_every_known_method_plays_at_its_defaults_once() -> None:
+    """VHR and RouteGain at their defaults are stated; AD-HH plays with its list, and PAI's stream beside PAI."""
+    others = other_methods("1.2")
+    played = [one.name for entry in [*ROUTE_STATED, PUBLISHED, *others] for one in entry.mitigation.methods()]
+    assert set(played) == set(known_methods())
+    assert not {"vhr", "route"} & {entry.words[0] for entry in others}
+    assert [entry.label for entry in others if "adhh" in entry.words[0]] == ["AD-HH, heads found here"]
+    assert ("pai", "pai-contrast") in [entry.words for entry in others]
+    assert all(entry.label == entry.method for entry in others)
+
+
+def test_a_subset_plays_by_the_names_of_its_methods() -> None:
+    both = Entry("x", ("vhr:gain=2", "askback"))
+    assert both.made_of(["askback", "vhr"])
+    assert both.made_of([])
+    assert not both.made_of(["askback"])
+
+
+def test_a_setting_that_is_written_otherwise_is_the_same_row() -> None:
+    """BranchContrast's defaults are a start of 0.25 and a weight of 0.25."""
+    chosen = Entry("BranchContrast", ("branch:start=0.25,weight=0.25",), label="BranchContrast, chosen")
+    rows = [row for row in finalists([chosen], other_methods(None)) if row.words[0].startswith("branch")]
+    assert [(row.words, row.label) for row in rows] == [(chosen.words, "BranchContrast, chosen; BranchContrast")]
+
+
+def test_settings_that_share_a_control_both_have_it() -> None:
+    one, other = (Entry("x", (f"route:heads={heads}",), controls=True, label=heads) for heads in ("vhd", "mass"))
+    rows = {row.words: row for row in finalists([one, other], [], route_only=True)}
+    assert rows[("route:heads=bottom",)].of == (ROUTE_STATED[0].name, one.name, other.name)
 
 
 def test_every_finalist_plays_once() -> None:
@@ -99,8 +132,8 @@ def test_the_winners_play_together_and_a_check_has_controls_of_its_own() -> None
 def test_measured_again_after_a_kill_gives_the_same(league: League, measured: dict[str, Any]) -> None:
     path = league.out / "held-out" / "chair" / FEW[1].name / "answers.jsonl"
     path.write_bytes(path.read_bytes()[:-40])  # a torn last line, as a kill leaves it
-    assert league.measure(FEW, WHERE)["chair"] == measured["chair"]
-    assert set(measured["chair"]["controls"]) == {entry.name for entry in FEW}
+    assert league.measure(ROWS, WHERE)["chair"] == measured["chair"]
+    assert set(measured["chair"]["controls"]) == {entry.name for entry in ROWS}
     assert measured["pope"]["questions"] == 18
     assert measured["idle"] == [FEW[2].name]  # one head whose weight on its own words never reaches 0.999
     for name in (entry.name for entry in FEW):
@@ -113,7 +146,7 @@ def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Pa
         "about": about(str(tmp_path / "mini"), "0123456789", rounds, Processes(), 3),
         "rows": {
             entry.name: {"method": entry.method, "words": entry.words, "label": entry.label, "role": entry.role}
-            for entry in FEW
+            for entry in ROWS
         },
         "unfit": {"VAR": "no sinks found"},
         "sweep": measured | {"split": "validation"},
@@ -127,22 +160,38 @@ def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Pa
         "| VAR | n/a: no sinks found |",
         "it never acted",
         "controls aside",
+        "After Holm's correction over",
+        "## The goal",
     ):
         assert part in page
     assert all(f"## {where.split.capitalize()}, 3 scenes" in page for where in rounds)
     assert str(tmp_path) not in page
     write_json(tmp_path / "league.json", found)
-    results, route = tmp_path / "results.md", tmp_path / "route.md"
+    results, route, effect = (tmp_path / f"{name}.md" for name in ("results", "route", "effect"))
     begin, end = (f"<!-- league: {words} -->" for words in ("written by a program, from here", "to here"))
     results.write_text(f"Before.\n\n{begin}\nwhat was measured last year\n{end}\nEnd.\n")
     for _ in range(2):  # filled in again, it is the same page
-        write_pages([tmp_path, tmp_path], results=results, route=route)
+        write_pages([tmp_path, tmp_path], results=results, route=route, effect=effect)
         text = results.read_text()
         assert (text.startswith("Before."), text.endswith("End.\n")) == (True, True)
         assert "last year" not in text
         assert text.count(page.strip()) == 1
     assert route.read_text().count("| mini | RouteGain, all heads") == 6  # three splits of two leagues
     assert "VCD" not in route_page([found])
+    assert effect.read_text().count("| VCD `vcd` | mini |") == 6
+    played_before = replace_rows(found, lambda row: {key: value for key, value in row.items() if key != "p"})
+    write_json(tmp_path / "league.json", played_before)
+    with pytest.raises(TaskError, match="play it again"):
+        write_pages([tmp_path], results=results)
+
+
+def replace_rows(found: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Return a league with every row of captions changed."""
+    final = []
+    for one in found["final"]:
+        rows = {name: change(row) for name, row in one["chair"]["controls"].items()}
+        final.append(one | {"chair": one["chair"] | {"controls": rows}})
+    return found | {"final": final}
 
 
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
@@ -160,6 +209,7 @@ def test_who_cannot_play_is_said() -> None:
     assert why_not(vlm, Entry("VAR", ("var",))) == "no sinks found"
     assert why_not(vlm, Entry("VHR", ("vhr",))) is None
     assert why_not(vlm, Entry("VCD", ("vcd",))) is None
+    assert "needs directions" in (why_not(vlm, Entry("VTI", ("vti",))) or "")
 
 
 def test_heads_for_adhh_come_from_the_models_own_captions(small_world: Path, tmp_path: Path) -> None:
@@ -185,17 +235,26 @@ def test_an_unknown_part_of_the_league_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert "route" in mistake("study", "league", "--only", "vhr")
-    assert "--results or --route" in mistake("study", "pages", tmp_path)
+    assert "--results, --route or --effect" in mistake("study", "pages", tmp_path)
+    assert "did you mean 'm3id'" in mistake("study", "league", "--methods", "m3di")
+    assert "leave out --methods" in mistake("study", "league", "--methods", "vcd", "--with", "vcd")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_given_settings_play_alone(command: Command, tmp_path: Path) -> None:
     words = ("--with", "m3id", "--with", "vhr vcd", "--scale", 0, "--out", tmp_path, "--json")
     found = command("study", "league", *words).value
-    assert [one["split"] for one in found["final"]] == ["held-out", "shifted"]
+    assert [one["split"] for one in found["final"]] == ["held-out", "shifted", "scrambled"]
     assert list(found["rows"]) == ["m3id", "vhr+vcd"]
     assert list(found["final"][0]["chair"]["controls"]) == ["m3id", "vhr+vcd"]
-    assert "`vhr vcd`" in (tmp_path / "league.md").read_text()
+    page = (tmp_path / "league.md").read_text()
+    assert "`vhr vcd`" in page
+    assert "no control of it was played" in page
+
+
+def test_methods_of_which_none_can_act_are_refused_with_their_reason(mistake: Mistake, tmp_path: Path) -> None:
+    assert "needs directions" in mistake("study", "league", "--methods", "vti", "--out", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_given_setting_that_cannot_be_read_is_refused_first(mistake: Mistake, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from vlm_app.studies.chosen import CAPTIONS
-from vlm_heads import Mitigation, parse_mitigation
+from vlm_app.method_facts import label
+from vlm_app.studies.chosen import CAPTIONS, SHOWN
+from vlm_heads import Mitigation, known_methods, parse_mitigation
 
 ROUTE = "RouteGain"
 GAINS = (0.5, 1.2, 1.5, 2.0, 3.0)
@@ -36,6 +37,7 @@ class Entry:
         controls: whether its controls are measured beside it: the same gain on other heads, or as many other words.
         label: what the row is called where it is no setting that was chosen.
         role: a setting that may win, or a control of one.
+        of: names of the rows that it is a control of; several may share one.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Entry:
     controls: bool = False
     label: str = ""
     role: Literal["setting", "control"] = "setting"
+    of: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,16 +55,25 @@ class Entry:
     @property
     def reads_profile(self) -> bool:
         """Whether its heads come from one profile for all samples."""
-        return any(getattr(one, "heads", None) == "fixed" for one in parse_mitigation(self.words).interventions)
+        return any(getattr(one, "heads", None) == "fixed" for one in self.mitigation.interventions)
 
     @property
     def is_route(self) -> bool:
         """Whether it is a setting of RouteGain, or a control of one."""
         return self.method.startswith(ROUTE)
 
+    @property
+    def mitigation(self) -> Mitigation:
+        """What its words say."""
+        return parse_mitigation(self.words)
+
+    def made_of(self, methods: Collection[str]) -> bool:
+        """Whether all of its methods are among some, by name; where none are named, it is made of any."""
+        return not methods or all(one.name in methods for one in self.mitigation.methods())
+
     def on(self, heads: str) -> Entry:
         """Return the control: the same setting on other heads."""
-        mitigation = parse_mitigation(self.words)
+        mitigation = self.mitigation
         on_others = [one.with_heads(heads) if one.chooses_heads else one for one in mitigation.interventions]
         return self._control(f"{heads} heads", replace(mitigation, interventions=tuple(on_others)))
 
@@ -69,15 +81,16 @@ class Entry:
         """Return its controls; none where none are asked for."""
         if not self.controls:
             return []
-        mitigation = parse_mitigation(self.words)
+        mitigation = self.mitigation
         checks = mitigation.check.controls() if mitigation.check else {}
         words = [self._control(name, replace(mitigation, check=check)) for name, check in checks.items()]
         chooses = any(one.chooses_heads for one in mitigation.interventions)
         return [*(self.on(heads) for heads in ("bottom", "random") if chooses), *words]
 
     def _control(self, name: str, mitigation: Mitigation) -> Entry:
-        label = f"control, {name} of: {self.label or self.method}"
-        return replace(self, words=mitigation.words(), controls=False, label=label, role="control")
+        called = f"control, {name} of: {self.label or self.method}"
+        words = mitigation.words()
+        return replace(self, words=words, controls=False, label=called, role="control", of=(self.name,))
 
 
 PUBLISHED = Entry("VHR", ("vhr:gain=2.0,layers=paper,heads=vhd",), controls=True, label="VHR as published")
@@ -145,43 +158,54 @@ def combinations(chosen: Sequence[Entry]) -> list[Entry]:
     by_method = {entry.method: entry for entry in chosen}
     check = by_method.get("AskBack, both")
     return [
-        Entry(f"{method} + AskBack", (*by_method[method].words, *check.words), label=f"{method} + AskBack, both chosen")
-        for method in COMBINED
+        Entry(name, (*by_method[method].words, *check.words), controls=True, label=f"{name}, both chosen")
+        for method, name in ((method, f"{method} + AskBack") for method in COMBINED)
         if check is not None and method in by_method
     ]
 
 
 def other_methods(adhh_heads: str | None) -> list[Entry]:
-    """Return the other methods at their published defaults.
+    """Return every known method at its defaults, its controls with it, but those that a stated row plays already.
+
+    A method that needs a list or a table made for a model is among them; the model refuses it, and says why.
 
     Args:
         adhh_heads: AD-HH's list for this model, as `adhh:heads=` takes it; None where none was found.
     """
-    adhh = f"adhh:heads={adhh_heads}" if adhh_heads else "adhh"
-    words = {
-        "VAR": ("var",), "PAI": ("pai",), "PAI with its contrast": ("pai", "pai-contrast"), "PAINT": ("paint",),
-        "ClearSight": ("vaf",), "Devils": ("devils",), "SPIN": ("spin",), "AD-HH, heads found here": (adhh,),
-        "VCD": ("vcd",), "M3ID": ("m3id",), "ICD": ("icd",), "LQCD": ("lqcd",), "RITUAL": ("ritual",),
-        "ILVAD": ("ilvad",), "CRG": ("crg",), "CARVE": ("carve",),
-    }  # fmt: skip
-    return [*(Entry(name, some, label=name) for name, some in words.items()), *asked_back()]
+    ways = {"askback": asked_back(), "pai-contrast": [_PAI]}
+    if adhh_heads:
+        ways["adhh"] = [Entry(_ADHH, (f"adhh:heads={adhh_heads}",), label=_ADHH)]
+    stated = {entry.mitigation.word() for entry in (PUBLISHED, *ROUTE_STATED)}
+    found: list[Entry] = []
+    for name, kind in known_methods().items():
+        if kind().word() not in stated:
+            found += ways.get(name) or [Entry(label(kind), (name,), controls=True, label=label(kind))]
+    return found
+
+
+_PAI = Entry("PAI with its contrast", ("pai", "pai-contrast"), label="PAI with its contrast")  # as it was published
+_ADHH = "AD-HH, heads found here"
 
 
 def asked_back() -> list[Entry]:
-    """Return AskBack by the question, by the word's own probability and by both, and the controls of the first."""
-    asked = Entry("AskBack", ("askback",), label="AskBack", controls=True)
-    free = Entry("AskBack, free", ("askback:by=confidence",), label="AskBack, free")
-    both = Entry("AskBack, both", ("askback:by=both",), label="AskBack, both")
-    return [asked, free, both, *asked.all_controls()]
+    """Return AskBack by the question, by the word's own probability, by both, and as it was chosen before."""
+    return [
+        Entry("AskBack", ("askback",), label="AskBack", controls=True),
+        Entry("AskBack, free", ("askback:by=confidence",), label="AskBack, free"),
+        Entry("AskBack, both", ("askback:by=both",), label="AskBack, both"),
+        # the same on every seed of the model, whatever its own validation scenes would choose
+        Entry("AskBack, stated", SHOWN["small"].words, label="AskBack, stated", controls=True),
+    ]
 
 
-def given_entry(text: str) -> Entry:
-    """Return the entry of a mitigation in words, several separated by spaces.
+def given_entries(text: str, *, controls: bool) -> list[Entry]:
+    """Return the entry of a mitigation in words, several separated by spaces, and its controls where they are wanted.
 
     Raises:
         BadOption: if a word cannot be read.
     """
-    return Entry(text, Mitigation.parse(text).words())
+    entry = Entry(text, Mitigation.parse(text).words(), controls=controls)
+    return [entry, *entry.all_controls()]
 
 
 def choose(sweep: Sequence[Entry], measured: Mapping[str, Any]) -> list[Entry]:
@@ -196,15 +220,22 @@ def choose(sweep: Sequence[Entry], measured: Mapping[str, Any]) -> list[Entry]:
 
 
 def finalists(chosen: Sequence[Entry], others: Sequence[Entry], *, route_only: bool = False) -> list[Entry]:
-    """Return the stated settings, the chosen ones, the controls of both, and the other methods, each once."""
+    """Return the stated settings, the chosen ones, their combinations and the other methods, each with its controls.
+
+    Every setting is there once, under all labels that it was given.
+    """
     stated = [*ROUTE_STATED] if route_only else [PUBLISHED, *ROUTE_STATED]
-    rows: list[Entry] = []
-    for entry in [*stated, *chosen]:
-        rows += [entry, *entry.all_controls()]
+    together = [] if route_only else combinations(chosen)
     once: dict[str, Entry] = {}
-    for entry in [*rows, *([] if route_only else combinations(chosen)), *others]:
-        before = once.get(entry.name)
-        if before is not None and before.label != entry.label:
-            entry = replace(before, label=f"{before.label}; {entry.label}")
-        once[entry.name] = entry
+    for entry in [*stated, *chosen, *together, *others]:
+        for row in (entry, *entry.all_controls()):
+            said = row.mitigation.word()  # options at their defaults may be written or left out
+            once[said] = _merged(once[said], row) if said in once else row
     return list(once.values())
+
+
+def _merged(before: Entry, after: Entry) -> Entry:
+    """Return one row for two of the same words: all labels, the controls' settings of both, a setting if one is."""
+    labels = dict.fromkeys([*before.label.split("; "), *after.label.split("; ")])
+    role = before.role if before.role == after.role else "setting"
+    return replace(before, label="; ".join(labels), role=role, of=tuple(dict.fromkeys([*before.of, *after.of])))

@@ -58,8 +58,14 @@ def _judged(vlm: VLM, said: Sequence[Answer], data: CocoFolder, prompt: str) -> 
 
 
 def why_not(vlm: VLM, entry: Entry) -> str | None:
-    """Return in a few words why an entry cannot play on this model; None where it can."""
-    reason = why_unable(vlm, parse_mitigations(entry.words))
+    """Return in a few words why an entry cannot play on this model; None where it can.
+
+    A method that is given no list or table of this model, and needs one, says so itself.
+    """
+    try:
+        reason = why_unable(vlm, parse_mitigations(entry.words))
+    except BadOption as lacking:
+        return str(lacking)
     if reason is None:
         return None
     return "no sinks found" if isinstance(reason, NoSinks) else str(reason)

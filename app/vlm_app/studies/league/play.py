@@ -1,7 +1,7 @@
 """The league: every setting on the same scenes, each against the plain model's trade-off curve at its own recall.
 
     vlm-heads study league --out runs/league --write docs/results.md
-    vlm-heads study league --out runs/league-1 --model checkpoints/mini-1 --only route
+    vlm-heads study league --out runs/league-1 --model checkpoints/mini-1 --methods askback,branch,m3id
 
 A sweep on validation scenes chooses one setting per method: the one with the lowest CHAIR_S at equal recall. Then the
 published setting, the chosen ones, their controls and the other methods are measured on scenes that nothing was chosen
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from vlm_evals.experiment import ask_arms
 from vlm_evals.protocol import DESCRIBE
 from vlm_evals.records import Score, read_json, write_json, write_text
 from vlm_evals.registry import find_metric
-from vlm_evals.reports.pairs import PLAIN, compare
+from vlm_evals.reports.pairs import PLAIN, Comparison, compare
 from vlm_evals.runs import answers_in
 from vlm_evals.scenes.export import export_world
 from vlm_evals.scored import score_run
@@ -38,22 +38,24 @@ from vlm_app.console import progress, remark
 from vlm_app.models import load_vlm, parse_mitigations
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.league.entries import (
-    PUBLISHED,
     Entry,
     choose,
     finalists,
-    given_entry,
+    given_entries,
     other_methods,
     sweep_of_settings,
 )
+from vlm_app.studies.league.evidence import evidence
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page
-from vlm_heads import HeadProfile, Mitigation, score_heads
+from vlm_heads import HeadProfile, Mitigation, known_methods, score_heads
 from vlm_heads.errors import BadOption
+from vlm_heads.names import unknown_method
 
 PROFILE_SCENES = 64
 FEWEST = 12  # scenes; fewer leave nothing to resample
 BATCH = 100
+RESAMPLES = 9_999  # so many that the p of one row among two hundred can still stand after Holm's correction
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,18 @@ class Round:
         split: of the embedded world.
         captions: scenes that are captioned.
         asked: scenes that POPE's questions are asked about.
-        route_only: whether RouteGain's rows alone play, beside the published VHR.
     """
 
     split: str
     captions: int
     asked: int = 0
-    route_only: bool = False
 
 
 ROUNDS = (
     Round("validation", 300),
     Round("held-out", 600, asked=150),
     Round("shifted", 500),
-    Round("scrambled", 400, route_only=True),
+    Round("scrambled", 400),
 )
 
 
@@ -103,23 +103,31 @@ class League:
         """Return every entry beside the plain model on one split: CHAIR with its curve, and POPE."""
         folder = self._ask(CAPTIONS, entries, [Arm(PLAIN), *curve_arms()], where, where.captions)
         names = [entry.name for entry in entries]
-        curve = {bias: score_run(folder / bias_name(bias)).scores for bias in BIASES}
         found: dict[str, Any] = asdict(where) | {
-            CAPTIONS: self._table(CAPTIONS, folder, names, curve),
+            CAPTIONS: self._captions(folder, entries),
             "seconds": {name: _seconds(folder / name) for name in (PLAIN, *names)},
             "idle": [entry.name for entry in entries if _idle(folder / entry.name)],
         }
         if where.asked:
             folder = self._ask(QUESTIONS, entries, [Arm(PLAIN)], where, where.asked)
-            found[QUESTIONS] = self._table(QUESTIONS, folder, names, {})
+            found[QUESTIONS] = self._compared(QUESTIONS, folder, names, {}).table()
         return found
 
-    def _table(
+    def _captions(self, folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Return CHAIR's table, and of every row what the goal asks for."""
+        curve = {bias: score_run(folder / bias_name(bias)).scores for bias in BIASES}
+        compared = self._compared(CAPTIONS, folder, [entry.name for entry in entries], curve)
+        table = compared.table()
+        for name, more in evidence(compared, entries).items():
+            table["controls"][name] |= more
+        return table
+
+    def _compared(
         self, metric: str, folder: Path, names: Sequence[str], curve: Mapping[float, Sequence[Score]]
-    ) -> dict[str, Any]:
+    ) -> Comparison:
         plain = score_run(folder / PLAIN).scores
         rows = {name: score_run(folder / name).scores for name in names}
-        return compare(find_metric(metric), plain, rows, curve=curve, seed=self.seed).table()
+        return compare(find_metric(metric), plain, rows, curve=curve, seed=self.seed, resamples=RESAMPLES)
 
     def _ask(self, metric: str, entries: Sequence[Entry], more: Sequence[Arm], where: Round, limit: int) -> Path:
         data, folder = self.world(where), self.out / where.split / metric
@@ -159,18 +167,24 @@ class League:
         """Whether a setting of the sweep can act on this model: VAR needs sinks."""
         return entry.reads_profile or why_not(self.asking.vlm, entry) is None
 
-    def others(self, where: Round) -> tuple[list[Entry], dict[str, str]]:
+    def others(self, where: Round, methods: Collection[str] = ()) -> tuple[list[Entry], dict[str, str]]:
         """Return the other methods that can play, and by label why the rest cannot; after the plain model's round."""
+        listed = self._listed(where) if not methods or "adhh" in methods else None
+        entries = [entry for entry in other_methods(listed) if entry.made_of(methods)]
+        reasons = {entry: why_not(self.asking.vlm, entry) for entry in entries}
+        able = [entry for entry, reason in reasons.items() if reason is None]
+        return able, {entry.label: reason for entry, reason in reasons.items() if reason is not None}
+
+    def _listed(self, where: Round) -> str | None:
+        """Return AD-HH's list for this model, from the plain captions of a round; kept for the next start."""
         path, data = self.out / "heads.json", self.world(where)
-        plain = self.out / where.split / CAPTIONS / PLAIN
+        plain = self._ask(CAPTIONS, [], [Arm(PLAIN)], where, where.captions) / PLAIN
         self.processes.once(
             lambda: not path.is_file(),
             lambda: write_json(path, {"adhh": heads_that_invent(self.asking.vlm, plain, data, DESCRIBE)}),
         )
-        entries = other_methods(read_json(path)["adhh"])
-        reasons = {entry: why_not(self.asking.vlm, entry) for entry in entries}
-        able = [entry for entry, reason in reasons.items() if reason is None]
-        return able, {entry.label: reason for entry, reason in reasons.items() if reason is not None}
+        listed: str | None = read_json(path)["adhh"]
+        return listed
 
 
 def _seconds(folder: Path) -> float:
@@ -214,6 +228,8 @@ def play(
     seed: int,
     device: str | None,
     given: Sequence[str] = (),
+    controls: bool = False,
+    methods: Collection[str] = (),
 ) -> dict[str, Any] | None:
     """Play the league, write league.md and league.json, and return what it holds; None in all processes but the first.
 
@@ -226,19 +242,30 @@ def play(
         seed: draws the scenes and the resamples.
         device: of the model; a GPU by default if there is one.
         given: mitigations in words that play alone, beside the plain model; then nothing is swept or chosen.
+        controls: whether the controls of what is given play too.
+        methods: names of the methods that play; by default all.
 
     Raises:
-        BadOption: for a word that cannot be read.
-        TaskError: for another word in `only`, or a page without the block.
+        BadOption: for a word that cannot be read, or a method that is not known.
+        TaskError: for another word in `only`, for methods beside what is given, where none of them can play, or for a
+            page without the block.
     """
     if only not in (None, "route"):
         raise TaskError(f"--only {only}: the one word it knows is route")
-    entries = [given_entry(words) for words in given]
+    if given and methods:
+        raise TaskError("--with plays what it names alone: leave out --methods, or give no --with")
+    if strange := [name for name in methods if name not in known_methods()]:
+        raise unknown_method(strange[0], known_methods())
+    entries = [entry for words in given for entry in given_entries(words, controls=controls)]
     processes = Processes.current(device)
     vlm = load_vlm(model, device, seed)
     league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, processes, seed)
-    rounds = [_scaled(where, scale) for where in ROUNDS if not entries or _judges(where)]
-    found = _these(league, rounds, entries) if entries else _played(league, rounds, route_only=only == "route")
+    rounds = [_scaled(where, scale) for where in (ROUNDS[1:] if entries else ROUNDS)]
+    found = (
+        _these(league, rounds, entries)
+        if entries
+        else _played(league, rounds, methods=methods, route_only=only == "route")
+    )
     if not processes.first:
         return None
     found["about"] = about(model, fingerprint(vlm.model), rounds, processes, seed)
@@ -261,26 +288,25 @@ def _these(league: League, rounds: Sequence[Round], entries: Sequence[Entry]) ->
     return {"rows": {entry.name: asdict(entry) for entry in entries}, "unfit": {}, "sweep": None, "final": results}
 
 
-def _judges(where: Round) -> bool:
-    """Whether nothing is chosen on a round's scenes, and every method plays there."""
-    return where is not ROUNDS[0] and not where.route_only
-
-
 def _scaled(where: Round, scale: float) -> Round:
     asked = max(2, round(scale * where.asked)) if where.asked else 0
     return replace(where, captions=max(FEWEST, round(scale * where.captions)), asked=asked)
 
 
-def _played(league: League, rounds: Sequence[Round], *, route_only: bool) -> dict[str, Any]:
+def _played(
+    league: League, rounds: Sequence[Round], *, methods: Collection[str] = (), route_only: bool
+) -> dict[str, Any]:
     first, *rest = rounds
-    league = league if route_only else league.with_profile(first)
-    sweep = [entry for entry in sweep_of_settings(route_only=route_only) if league.can_play(entry)]
-    validated = league.measure(sweep, first)
-    others, unfit = ([], {}) if route_only else league.others(first)
-    final = finalists(choose(sweep, validated), others, route_only=route_only)
-    results = []
-    for where in rest:
-        route = [entry for entry in final if entry.is_route or entry.name == PUBLISHED.name]
-        results.append(league.measure(route if where.route_only else final, where))
+    tried = [entry for entry in sweep_of_settings(route_only=route_only) if entry.made_of(methods)]
+    league = league.with_profile(first) if any(entry.reads_profile for entry in tried) else league
+    sweep = [entry for entry in tried if league.can_play(entry)]
+    validated = league.measure(sweep, first) if sweep else None
+    others, unfit = ([], {}) if route_only else league.others(first, methods)
+    chosen = choose(sweep, validated) if validated else []
+    final = [entry for entry in finalists(chosen, others, route_only=route_only) if entry.made_of(methods)]
+    if not final:
+        reasons = "; ".join(f"{name}: {why}" for name, why in unfit.items()) or "--only leaves none of them"
+        raise TaskError(f"of {', '.join(methods)} nothing can play here ({reasons}): name other --methods")
+    results = [league.measure(final, where) for where in rest]
     rows = {entry.name: asdict(entry) for entry in (*sweep, *final)}
     return {"rows": rows, "unfit": unfit, "sweep": validated, "final": results}

@@ -1,0 +1,189 @@
+"""The goal, over one league or several: which setting reaches it, and what the others miss.
+
+A setting reaches it where, on every split of every model, it lowers CHAIR_S and CHAIR_I over distinct objects by at
+least 30 % at equal recall with intervals below zero, is better than each of its own controls, and takes at most 1.5
+times plain's time per caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_app.studies.chosen import CAPTIONS
+from vlm_app.studies.league.evidence import FIGURES
+from vlm_heads import parse_mitigation
+
+FALL = 0.30  # share of the plain model's inventions at equal recall
+TIMES = 1.5  # plain's time per caption
+NAMED = 2  # places that a reason names; the others are counted
+
+Found = Mapping[str, Any]
+
+_NOTES = f"""The goal: one setting that lowers CHAIR_S and CHAIR_I over distinct objects by at least {FALL:.0%} at equal
+recall on every split of every model, with intervals below zero, is better than each of its controls, and takes at most
+{TIMES} times plain's time per caption. A change is the difference from the plain model's curve as a share of the curve
+at the setting's recall, with its 95 % bootstrap interval. A setting is better than a control where both figures lie
+lower by more than their paired interval, each at its own recall. Where one of the two left the curve they are compared
+as they are, and the setting must not find fewer objects either. A setting without a control that was played does not
+reach the goal."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A setting on one split of one model.
+
+    Attributes:
+        model: its name.
+        split: of the embedded world.
+        relative: figure -> change at equal recall as a share, with its interval.
+        over: control's label -> whether the setting is better.
+        times: seconds per caption over plain's.
+    """
+
+    model: str
+    split: str
+    relative: Mapping[str, Found]
+    over: Mapping[str, bool]
+    times: float
+
+    @property
+    def said(self) -> str:
+        """Where that is, in words."""
+        return f"{self.model}, {self.split}"
+
+    def misses(self) -> Iterator[tuple[str, str]]:
+        """Yield what is missed here: (what, how much and where)."""
+        for figure, name in FIGURES.items():
+            change = self.relative[figure]
+            if change["estimate"] is None:
+                yield f"no change of {name} at equal recall can be told", self.said
+                continue
+            if change["estimate"] > -FALL:
+                yield f"{name} does not fall by {FALL:.0%}", f"{_share(change['estimate'])} on {self.said}"
+            if change["high"] >= 0:
+                yield f"the interval of {name} does not lie below 0", self.said
+        for control, better in self.over.items():
+            if not better:
+                yield f"it is not better than its {control}", self.said
+        if not self.over:
+            yield "no control of it was played", self.said
+        if self.times > TIMES:
+            yield f"it takes more than {TIMES} times plain's time", f"{self.times:.2f} on {self.said}"
+
+
+def called(row: Found) -> str:
+    """Return what a row is called."""
+    label: str = row["label"] or row["method"]
+    return label
+
+
+def goal(leagues: Sequence[Found]) -> str:
+    """Return for every setting that was played everywhere whether it reaches the goal, and the numbers behind it.
+
+    Args:
+        leagues: each of a model.
+    """
+    everywhere, others = _settings(leagues)
+    ordered = sorted(everywhere.items(), key=lambda item: _worst(item[1]))
+    reached = [name for name, places in ordered if not any(True for place in places for _ in place.misses())]
+    head = (
+        f"**Reached by {'; '.join(reached)}.**"
+        if reached
+        else f"**Missed by all {len(ordered)} settings that were played everywhere.**"
+    )
+    verdicts = [f"- {name}: {verdict(places)}" for name, places in ordered]
+    left = [f"Not played everywhere, and not judged: {'; '.join(others)}."] if others else []
+    return "\n\n".join([_NOTES, head, *(["\n".join(verdicts)] if verdicts else []), *left, _details(ordered)])
+
+
+def verdict(places: Sequence[Place]) -> str:
+    """Return "reached", or "missed, because …" with every reason and where it holds."""
+    reasons: dict[str, list[str]] = {}
+    for place in places:
+        for what, where in place.misses():
+            reasons.setdefault(what, []).append(where)
+    said = [f"{what} ({_named(where, len(places))})" for what, where in reasons.items()]
+    return f"missed, because {'; '.join(said)}." if said else "reached."
+
+
+def _named(where: Sequence[str], places: int) -> str:
+    """Return the first places and how many more there are."""
+    more = f"; and {len(where) - NAMED} more of {places}" if len(where) > NAMED else ""
+    return "; ".join(where[:NAMED]) + more
+
+
+def _settings(leagues: Sequence[Found]) -> tuple[dict[str, list[Place]], list[str]]:
+    """Return the settings of all splits of all leagues by what they are called, and the names of those of some alone.
+
+    A setting is the same where its words mean the same, whatever it was called.
+    """
+    found: dict[str, list[Place]] = {}
+    names: dict[str, str] = {}
+    for league in leagues:
+        for measured in league["final"]:
+            for name in measured[CAPTIONS]["controls"]:
+                row = league["rows"][name]
+                if row["role"] == "control":
+                    continue
+                word = parse_mitigation(row["words"]).word()
+                names.setdefault(word, f"{called(row)} `{word}`")
+                found.setdefault(word, []).append(_place(league, measured, name))
+    splits = sum(len(league["final"]) for league in leagues)
+    everywhere = {names[word]: places for word, places in found.items() if len(places) == splits}
+    return everywhere, [names[word] for word, places in found.items() if len(places) < splits]
+
+
+def _place(league: Found, measured: Found, name: str) -> Place:
+    row, seconds = measured[CAPTIONS]["controls"][name], measured["seconds"]
+    over = {_control(league["rows"][control]): one["better"] for control, one in row["over"].items()}
+    times = seconds[name] / seconds["plain"]
+    return Place(league["about"]["model"], measured["split"], row["relative"], over, times)
+
+
+def _control(row: Found) -> str:
+    """Return what a control looks at, as "bottom heads"; the setting's own name is left out."""
+    kind = called(row).partition(" of: ")[0]
+    return f"control, {kind.removeprefix('control, ')}"
+
+
+def _worst(places: Sequence[Place]) -> float:
+    """Return the least fall of CHAIR_S over all places; those without a number come last."""
+    changes = [place.relative["chair_s"]["estimate"] for place in places]
+    return max(float("inf") if change is None else change for change in changes)
+
+
+def _details(settings: Sequence[tuple[str, Sequence[Place]]]) -> str:
+    """Return the numbers, folded away: a row for each setting, model and split."""
+    header = ["setting", "model", "scenes", *(f"{name}, change" for name in FIGURES.values()), "better than", "time"]
+    lines = [_line(header), _line(["---"] * len(header))]
+    for name, places in settings:
+        for place in places:
+            changes = [_change(place.relative[figure]) for figure in FIGURES]
+            lines.append(_line([name, place.model, place.split, *changes, _better(place.over), f"{place.times:.2f}"]))
+    table = "\n".join(lines)
+    return f"<details><summary>All numbers</summary>\n\n{table}\n\n</details>"
+
+
+def _change(change: Found) -> str:
+    """Return a change with its interval, and on which side of zero that lies."""
+    if change["estimate"] is None:
+        return "–"
+    side = "below 0" if change["high"] < 0 else "above 0" if change["low"] > 0 else "holds 0"
+    return f"{_share(change['estimate'])} [{100 * change['low']:.0f}, {100 * change['high']:.0f}], {side}"
+
+
+def _better(over: Mapping[str, bool]) -> str:
+    if not over:
+        return "no control"
+    missed = [control.removeprefix("control, ") for control, better in over.items() if not better]
+    return f"{len(over) - len(missed)} of {len(over)}" + (f"; not {', '.join(missed)}" if missed else "")
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:+.0f} %"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
