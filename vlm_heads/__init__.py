@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from vlm_heads.models.prompts import DEFAULT_PROMPT
     from vlm_heads.pipelines.base import Pipeline
     from vlm_heads.pipelines.contrastive_crop import ContrastiveCrop
+    from vlm_heads.pipelines.over_trust_penalty import OverTrustPenalty
     from vlm_heads.profile import HeadProfile
     from vlm_heads.profiles.fold_checkpoint import Folded, fold_checkpoint
     from vlm_heads.receipt import Receipt
@@ -150,6 +151,7 @@ __all__ = [
     "NoSinks",
     "NoisedImage",
     "NothingIntervened",
+    "OverTrustPenalty",
     "Paper",
     "Pipeline",
     "PriorAndBias",
@@ -249,6 +251,7 @@ _HOMES = {
     "models.prompts": "DEFAULT_PROMPT",
     "pipelines.base": "Pipeline",
     "pipelines.contrastive_crop": "ContrastiveCrop",
+    "pipelines.over_trust_penalty": "OverTrustPenalty",
     "profile": "HeadProfile",
     "profiles.fold_checkpoint": "Folded fold_checkpoint",
     "receipt": "Receipt",

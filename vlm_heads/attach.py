@@ -32,6 +32,7 @@ from vlm_heads.generate_call import GenerateCall
 from vlm_heads.interventions.base import Intervention
 from vlm_heads.lenses.base import require_lens
 from vlm_heads.mitigation import Mitigated, Mitigation
+from vlm_heads.pipelines.base import Pipeline
 from vlm_heads.profile import HeadProfile
 from vlm_heads.receipt import (
     CheckReceipt,
@@ -206,6 +207,7 @@ def attach_mitigation(
     pipeline = mitigation.pipeline
     if pipeline is not None:
         pipeline.check(anatomy)
+        _check_beside(pipeline, mitigation, watchers)
     receipt = Receipt(
         model_type=anatomy.model_type,
         heads=anatomy.heads,
@@ -318,6 +320,16 @@ def _check(
         one.check(anatomy, profile)
         if one.first_forward(anatomy) is not None:
             require_first_forward(anatomy, one.name)
+
+
+def _check_beside(pipeline: Pipeline, mitigation: Mitigation, watchers: Sequence[Watcher]) -> None:
+    """Raise `BadOption` where a pipeline that answers by itself is to have others beside it."""
+    beside = [one.name for one in mitigation.methods() if one is not pipeline]
+    beside += [type(one).__name__ for one in watchers]
+    if pipeline.alone and beside:
+        raise BadOption(
+            f"{pipeline.name} answers by itself, so {beside[0]} could not act beside it: name one of them alone"
+        )
 
 
 def _options(method: Method) -> dict[str, Any]:

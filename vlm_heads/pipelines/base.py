@@ -1,4 +1,4 @@
-"""What a pipeline is: a frozen dataclass that lets the model answer first, reads that, and then asks it otherwise."""
+"""What a pipeline is: a frozen dataclass that answers in place of `generate`, by asking otherwise or by searching."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ Asked = Callable[[GenerateCall, Callable[..., Any], Answered], Any]
 
 
 class Pipeline(Method):
-    """First passes over one or more prompts, and then another prompt in place of the caller's; one at a time.
+    """First passes over one or more prompts, and then another prompt in place of the caller's; or a search.
 
-    Whatever else is attached acts on the last prompt alone.
+    There is one at a time. Whatever else is attached acts on the last prompt alone.
+
+    Attributes:
+        alone: whether it answers by itself, so that nothing else can be attached beside it.
     """
 
     lever: ClassVar[str] = "asked otherwise"
+    alone: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("the processor",)
 
     def check(self, anatomy: Anatomy) -> None:

@@ -27,6 +27,7 @@ LEVERS: Mapping[str, str] = {
     "token logits": "changes the next token's logits, and reads nothing else of the model",
     "second stream": "weighs the token logits of a second stream against the first's",
     "check": "reads the words before they are said",
+    "search": "keeps several answers as they grow, and goes back on words that were said",
     "asked otherwise": "lets the model answer first, and then asks it something else",
 }
 
