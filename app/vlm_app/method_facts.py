@@ -108,6 +108,8 @@ def needs_image_free_pass(kind: type[Method]) -> bool:
 def cost(kind: type[Method]) -> str:
     """Return what a method costs and needs, in words."""
     passes = "1 pass a token" if kind.passes == 1 else f"{kind.passes} streams a token, in one pass where they can be"
+    if kind.passes > 1 and kind_of(kind) == "pipeline":
+        passes = f"{kind.passes} passes a token"
     asks = ", and what it asks" if kind_of(kind) == "check" else ""
     return passes + asks + (f"; needs {needs(kind)}" if needs(kind) else "")
 

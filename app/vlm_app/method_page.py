@@ -41,10 +41,11 @@ combined. A *lens* weighs the token logits with what earlier layers or steps say
 be combined too. A *contrast* runs a second stream of token logits, or two; there is one at a time, beside any
 interventions and lenses. All streams go through the same forwards, so that a token's weights are read once. Where that
 cannot be, the others run forwards of their own, and the receipt says why. A *check* reads the model's words before they
-are said; there is one at a time too, beside all of them. A *pipeline* lets the model answer first, and asks it
-otherwise; whatever else is attached acts on what is asked in the end. The table groups all by their *lever*: what they
-change. Layers and heads are counted from 0. Where every option with a value under "changes nothing at" has that value,
-the model answers as without the method.
+are said; there is one at a time too, beside all of them. A *pipeline* takes the place of an ordinary answer: it lets
+the model answer first and asks it otherwise, and whatever else is attached acts on what is asked in the end; or it
+searches in its own way, alone. The table groups all by their *lever*: what they change. Layers and heads are counted
+from 0. Where every option with a value under "changes nothing at" has that value, the model answers as without the
+method.
 
 What a method did here is what it did to `mini`, a small model of a small world: evidence for the tool and not for the
 method. *At equal recall* is the difference from the plain model's own trade-off curve; below zero is better.
