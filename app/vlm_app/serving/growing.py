@@ -39,12 +39,10 @@ class Growing:
         """Return what the whole decoded text so far adds; see `piece`."""
         places = [place for one in self._stops if (place := raw.find(one)) >= 0]
         self.stopped = bool(places)
-        if places:
-            shown = raw[: min(places)].strip()
-        elif over:
-            shown = raw.strip()
-        else:
-            shown = raw[: len(raw) - self._held(raw)].rstrip(_INCOMPLETE).strip()
+        end = min(places, default=len(raw))
+        if not over:  # a stop string may be whole, and its beginning that of a longer one
+            end = min(end, len(raw) - self._held(raw))
+        shown = raw[:end].strip() if over or places else raw[:end].rstrip(_INCOMPLETE).strip()
         piece = shown[len(self.text) :]
         self.text += piece
         return piece

@@ -36,6 +36,13 @@ def test_what_may_become_a_stop_string_is_kept_back() -> None:
     assert growing.text == "one"
 
 
+def test_a_stop_string_inside_the_beginning_of_a_longer_one_says_nothing_too_early() -> None:
+    growing = Growing(lambda ids: "baa"[: len(ids)], ["a", "baa"])
+    assert growing.piece(range(2), over=False) == ""
+    assert growing.stopped
+    assert growing.piece(range(2), over=True) == "b"  # the generation has ended there
+
+
 def test_half_a_character_is_kept_back() -> None:
     growing = Growing(lambda ids: ["caf", "caf\ufffd", "café"][len(ids)])
     assert [growing.piece(range(end), over=end == 2) for end in range(3)] == ["caf", "", "é"]

@@ -230,17 +230,18 @@ def test_what_cannot_be_followed_takes_forwards_of_its_own(
 @pytest.mark.parametrize("name", ["maskcd", "sid"])
 def test_two_threads_with_two_models_do_not_mix(name: str, tiny: Build) -> None:
     models = [tiny("llava", seed=seed).model for seed in (1, 2)]
+    inputs = padded()  # drawn once: threads that draw at once take numbers from one another
     expected = []
     for model in models:
         with attach(model, CONTRASTS[name], one_pass=False):
-            expected.append(generated(model, padded()))
+            expected.append(generated(model, inputs))
     got: dict[int, Any] = {}
     start = threading.Barrier(2)
 
     def work(index: int) -> None:
         start.wait()
         with attach(models[index], CONTRASTS[name], one_pass=False):
-            got[index] = generated(models[index], padded())
+            got[index] = generated(models[index], inputs)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in (0, 1)]
     for thread in threads:
