@@ -43,6 +43,7 @@ from vlm_heads.toolkit.layer_sets import Layers, layers_option, resolve_layers
 from vlm_heads.toolkit.method import LEVERS, Method, Paper
 from vlm_heads.toolkit.options import Option, option, options_of, parse_options, require_number
 from vlm_heads.toolkit.row_attention import (
+    all_weights,
     generated_keys,
     image_keys,
     last_row,
@@ -90,6 +91,7 @@ __all__ = [
     "StreamEdit",
     "TokenStep",
     "Watcher",
+    "all_weights",
     "generated_keys",
     "head_awareness",
     "image_keys",

@@ -285,6 +285,8 @@ class Metric:
         findings: what else scores show, as plain data for a report; it stands there for each side.
         alerts: sentences for the first lines of a report, where scores show that its figures mean little.
         relabelled: source of labels -> the same answers under its labels, where scores carry others than their own.
+        relabelling: what other labels would show and how to ask for them, for a report that has none; None where there
+            are none.
         transition: what answers of a plain run, and of another in the same order, became; plain data.
         derived: control -> what is made of the plain run's scores, for a method's in the same order.
         nothing: the counts of no scores; by default those of the ratios alone.
@@ -318,6 +320,7 @@ class Metric:
     findings: Callable[[Sequence[Score]], Mapping[str, Any]] = _no_findings
     alerts: Callable[[Sequence[Score]], list[str]] = _no_alerts
     relabelled: Callable[[Sequence[Score]], Mapping[str, Relabelled]] = _no_labels
+    relabelling: str | None = None
     transition: Callable[[Sequence[Score], Sequence[Score]], Mapping[str, Any]] = _no_transition
     derived: Callable[[Sequence[Score], Sequence[Score]], Mapping[str, Derived]] = _no_derived
     nothing: Mapping[str, int] = field(default_factory=dict)

@@ -14,8 +14,8 @@ from vlm_heads.errors import BadOption
 from vlm_heads.families import examine
 from vlm_heads.models.prompts import with_answer
 from vlm_heads.scorers.text_bound import MarkedAnswer
-from vlm_heads.scorers.weights import all_weights
 from vlm_heads.toolkit.generated_attention import GeneratedAttention
+from vlm_heads.toolkit.row_attention import all_weights
 
 __all__ = ["GeneratedAttention", "generated_attention"]
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vlm_heads.scorers.example import Example, Mention, Sample, pieces_of, yes_and_no
     from vlm_heads.scorers.reading import OutputLayer, gained, told
     from vlm_heads.scorers.registry import known_scorers, parse_scorer
-    from vlm_heads.scorers.weights import all_weights
 
 __all__ = [
     "NEEDED",
@@ -30,7 +29,6 @@ __all__ = [
     "OutputLayer",
     "Sample",
     "Scorer",
-    "all_weights",
     "batch_inputs",
     "empty",
     "gained",
@@ -49,7 +47,6 @@ _HOMES = {
     "example": "Example Mention Sample pieces_of yes_and_no",
     "reading": "OutputLayer gained told",
     "registry": "known_scorers parse_scorer",
-    "weights": "all_weights",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for known

@@ -17,10 +17,9 @@ from vlm_heads.models.prompts import model_inputs, with_answer
 from vlm_heads.scorers.base import Found, Scorer, empty
 from vlm_heads.scorers.batch import watched_forward
 from vlm_heads.scorers.example import Example, Text
-from vlm_heads.scorers.weights import all_weights
 from vlm_heads.toolkit.described import Paper
 from vlm_heads.toolkit.options import option
-from vlm_heads.toolkit.row_attention import require_image_keys
+from vlm_heads.toolkit.row_attention import all_weights, require_image_keys
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from vlm_heads.scorers.answer_format import ALL_PATHS
 from vlm_heads.scorers.base import Found, Needs, Scorer, empty, sorted_out
 from vlm_heads.scorers.batch import watched_forward
 from vlm_heads.scorers.example import Example, Named, case_of
-from vlm_heads.scorers.weights import all_weights
 from vlm_heads.toolkit.described import Paper
-from vlm_heads.toolkit.row_attention import image_keys, require_image_keys
+from vlm_heads.toolkit.row_attention import all_weights, image_keys, require_image_keys
 
 
 @dataclass(frozen=True)

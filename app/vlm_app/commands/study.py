@@ -13,6 +13,9 @@ from vlm_app.options import DEFAULT_MODEL, DEFAULT_SEED, Device, Json, Model, Se
 
 app = typer.Typer(help="The project's own experiments on the embedded world.")
 
+Run = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; started again it goes on.")]
+Block = Annotated[Path | None, typer.Option("--write", help="Page whose block about the model is filled in.")]
+
 
 def _begin(model: str, device: str | None, words: list[str] | None = None) -> None:
     """Look at the names before torch is imported, and say that a model is loaded."""
@@ -111,15 +114,11 @@ def findings_page(
 
 @app.command("heads", epilog=epilog("study heads"))
 def heads(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; started again it goes on.")] = Path(
-        "runs/heads"
-    ),
+    out: Run = Path("runs/heads"),
     images: Annotated[
         int, typer.Option("--images", min=2, help="Validation scenes; small takes a minute of one core for each.")
     ] = 8,
-    write: Annotated[
-        Path | None, typer.Option("--write", help="Page whose block about the model is filled in.")
-    ] = None,
+    write: Block = None,
     model: Model = DEFAULT_MODEL,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
@@ -144,13 +143,9 @@ def heads(
 
 @app.command("branches", epilog=epilog("study branches"))
 def branches(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; started again it goes on.")] = Path(
-        "runs/branches"
-    ),
+    out: Run = Path("runs/branches"),
     images: Annotated[int, typer.Option("--images", min=2, help="Validation scenes.")] = 40,
-    write: Annotated[
-        Path | None, typer.Option("--write", help="Page whose block about the model is filled in.")
-    ] = None,
+    write: Block = None,
     model: Model = DEFAULT_MODEL,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,

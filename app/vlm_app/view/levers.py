@@ -1,4 +1,4 @@
-"""Methods by what they take hold of: heads, attention, a second stream, or the model's own words."""
+"""Methods by what they take hold of, in the few groups of the form."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from vlm_app.method_facts import cost, kind_of
 from vlm_app.view.cards import Card, cards
-
-# SPIN ranks heads by itself; the others that choose heads say so with an option.
-_RANKS_HEADS = ("spin",)
 
 
 @dataclass(frozen=True)
@@ -19,12 +16,14 @@ class Lever:
         name: word for it.
         title: above the group.
         help: what its methods take hold of, and what that costs.
+        holds: the levers of its interventions, keys of `vlm_heads.methods.LEVERS`.
         one: whether at most one of them may be chosen.
     """
 
     name: str
     title: str
     help: str
+    holds: tuple[str, ...] = ()
     one: bool = False
 
     @property
@@ -34,22 +33,40 @@ class Lever:
 
 
 LEVERS = (
-    Lever("heads", "Heads", "some heads count for more or for less; one pass a token"),
-    Lever("attention", "Attention", "the picture's patches get more of the weight; one pass a token"),
+    Lever("heads", "Heads", "some heads count for more or for less; one pass a token", ("head gain", "class gain")),
+    Lever(
+        "attention",
+        "Attention",
+        "the picture's patches get more of the weight; one pass a token",
+        ("logits", "key weight", "redistribution", "value gain", "attention pattern"),
+    ),
+    Lever(
+        "layers",
+        "Between layers",
+        "what runs between the layers is turned, or given the picture again; one pass a token",
+        ("residual", "feed-forward"),
+    ),
+    Lever("lens", "Earlier layers and steps", "what they would say is mixed into the next word; one pass a token"),
     Lever(
         "contrast", "Second stream", "what another stream says is taken off or added; about twice the work", one=True
     ),
     Lever("check", "Check", "the model is asked about its own words; one pass a token, and the questions", one=True),
+    Lever(
+        "pipeline",
+        "In place of an answer",
+        "the model answers first and is asked otherwise, or searches in its own way; several passes",
+        one=True,
+    ),
 )
+_REST = "attention"  # where an intervention stands that names no lever of ours
 
 
 def lever_of(card: Card) -> str:
-    """Return the name of a method's group."""
+    """Return the name of a method's group: its kind, or of an intervention the group that holds its lever."""
     kind = kind_of(card.kind)
     if kind != "intervention":
         return kind
-    chooses = card.name in _RANKS_HEADS or any(control.option.name == "heads" for control in card.controls)
-    return "heads" if chooses else "attention"
+    return next((lever.name for lever in LEVERS if card.kind.lever in lever.holds), _REST)
 
 
 def cost_of(card: Card) -> str:

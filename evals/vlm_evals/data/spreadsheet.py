@@ -36,6 +36,7 @@ def rows_of_workbook(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             cells = _cells(_parsed(book, sheet), texts)
     except OSError as error:
         raise FileFormatError(path, None, f"cannot be read ({error.strerror or error})") from error
+    # zipfile raises NotImplementedError for a compression or an encryption that it does not know
     except (zipfile.BadZipFile, ElementTree.ParseError, ValueError, IndexError, NotImplementedError) as error:
         reason = f"is no workbook that can be read ({error}); save it as .csv, and give that"
         raise FileFormatError(path, None, reason) from error

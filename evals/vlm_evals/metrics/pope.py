@@ -318,6 +318,7 @@ POPE = Metric(
     called=lambda score: f"question {score.evidence['question_id']} ({score.split})",
     alerts=unparsed_alerts,
     relabelled=relabelled,
+    relabelling="POPE's questions under corrected labels (`--labels repope`)",
     transition=transition,
     derived=output_controls,
     controls=("accuracy", "f1", "yes_ratio", "unparsed"),

@@ -67,8 +67,8 @@ def not_measured(metrics: Iterable[Metric], report: Mapping[str, Any]) -> list[s
         found += _not_measured_of_many(first, report)
     for metric in listed:
         part = report if metric is first else report.get(metric.name, {})
-        if metric.name == "pope" and not part.get("labels"):
-            found.append("POPE's questions under corrected labels (`--labels repope`)")
+        if metric.relabelling and not part.get("labels"):
+            found.append(metric.relabelling)
     decoding = (report["settings"].get("protocol") or {}).get("decoding") or {}
     if decoding.get("do_sample"):
         found.append("greedy decoding, which alone is often better than any method with sampling")

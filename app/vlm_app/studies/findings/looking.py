@@ -16,9 +16,8 @@ from vlm_kernels import KeyClass
 
 from vlm_app.studies.findings.captions import Caption, picture_of
 from vlm_heads import VLM, AttentionCall, Watcher, attach, examine
-from vlm_heads.methods import require_image_keys
+from vlm_heads.methods import all_weights, require_image_keys
 from vlm_heads.profiles import SinkCriterion
-from vlm_heads.scorers import all_weights
 
 BATCH = 8
 
