@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from tests.support.family_table import FamilyTable
 from vlm_heads import AttentionCall, HeadReinforcement, Watcher, attach, errors
 from vlm_heads.families import Anatomy
 from vlm_heads.interventions.base import Intervention
+from vlm_heads.methods import Steering, StreamCall
 from vlm_heads.toolkit.first_pass import FirstPass
 
 
@@ -83,6 +84,39 @@ def test_a_first_pass_is_the_plain_greedy_answer(told: _Told, llava: Tiny) -> No
     assert found["lengths"].tolist() == [4]
     assert run.receipt.first_passes == 1
     assert run.receipt.generations == 1
+
+
+@dataclass(frozen=True)
+class _Steered(Steering):
+    """Doubles what leaves a layer, and counts how often."""
+
+    name: ClassVar[str] = "steered"
+    site: ClassVar[Literal["layer"]] = "layer"  # type: ignore[misc]  # a property of those that choose
+    calls: ClassVar[list[int]] = []
+
+    def steer(self, call: StreamCall) -> Tensor:
+        self.calls.append(call.layer)
+        call.tally.note_rows(call.state.key_map.has_image)
+        return 2.0 * call.leaving
+
+
+def test_steering_leaves_a_first_pass_plain(told: _Told, llava: Tiny) -> None:
+    with attach(llava.model, told):
+        llava.generate(3)
+    plain = told.kept[0]["outputs"]
+    told.kept.clear()
+    _Steered.calls.clear()
+    with attach(llava.model, told, _Steered()):
+        llava.generate(3)
+    assert equal(told.kept[0]["outputs"], plain)
+    assert _Steered.calls == [0, 1, 2] * 3  # of the caller's own three forwards
+
+
+def test_steering_leaves_a_first_forward_plain(llava: Tiny) -> None:
+    _Steered.calls.clear()
+    with attach(llava.model, "crg", _Steered(), allow_idle=True):
+        llava.generate(3)
+    assert _Steered.calls == [0, 1, 2] * 3
 
 
 def test_sampling_draws_what_it_would_without_a_first_pass(llava: Tiny) -> None:
