@@ -88,8 +88,8 @@ def chosen_device(device: str | None) -> str:
     import torch
 
     if device is None:
-        rank = os.environ.get("LOCAL_RANK", "0")
-        return f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
+        rank = int(os.environ.get("LOCAL_RANK", "0"))  # where processes outnumber the GPUs, they share them
+        return f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts

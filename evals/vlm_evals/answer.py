@@ -41,12 +41,16 @@ class Processes:
 
     @classmethod
     def current(cls, device: str | None = None) -> Processes:
-        """Return this process's place among those started together; one alone where it was started by hand."""
+        """Return this process's place among those started together; one alone where it was started by hand.
+
+        They only wait for each other. So where several share a GPU, which NCCL refuses, they do it through the CPU.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        gpus = 0 if device == "cpu" else torch.cuda.device_count()
+        state = PartialState(cpu=gpus < int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         return cls(state.process_index, state.num_processes)
 
     @property

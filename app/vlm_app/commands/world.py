@@ -59,8 +59,10 @@ def train(
     """Train the embedded model from nothing; takes about an hour on two cores."""
     from vlm_evals.scenes.train import train_mini
 
+    from vlm_app.models import chosen_device
+
     remark(f"training into {out}; log.jsonl there says how far it is")
-    folder = train_mini(seed, out)
+    folder = train_mini(seed, out, device=chosen_device(device))
     if json:
         print_json({"out": str(folder), "seed": seed})
     else:

@@ -10,7 +10,7 @@ ordinary input.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -75,6 +75,11 @@ class Batch:
     blind: Tensor
     pixels: Tensor
     patches: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the same rows on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def patch_words() -> Tensor:

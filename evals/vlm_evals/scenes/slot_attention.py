@@ -16,8 +16,8 @@ from .batches import PREFIX, Batch
 NAME = "slot_training"
 
 
-def _causal(length: int) -> Tensor:
-    return torch.full((length, length), float("-inf")).triu(1)
+def _causal(length: int, device: torch.device) -> Tensor:
+    return torch.full((length, length), float("-inf"), device=device).triu(1)
 
 
 def slot_attention(
@@ -28,9 +28,9 @@ def slot_attention(
     rows, heads, _, size = query.shape
     query = query * scaling
     first_key, first_value = key[:, :, :PREFIX], value[:, :, :PREFIX]
-    weights = (query[:, :, :PREFIX] @ first_key.mT + _causal(PREFIX)).softmax(-1)
+    weights = (query[:, :, :PREFIX] @ first_key.mT + _causal(PREFIX, query.device)).softmax(-1)
     outputs = [weights @ first_value]
-    hidden = torch.zeros(rows, 1, 1, 1, PREFIX)
+    hidden = torch.zeros(rows, 1, 1, 1, PREFIX, device=query.device)
     hidden[batch.blind, ..., 2:] = float("-inf")
     start = PREFIX
     for kind, slots in enumerate(batch.layout):
@@ -39,7 +39,7 @@ def slot_attention(
         to_prefix = (own_query.reshape(rows, heads, -1, size) @ first_key.mT).reshape(*shape[:4], PREFIX)
         if kind == 0:
             to_prefix = to_prefix + hidden
-        to_self = own_query @ own_key.mT + _causal(slots.length)
+        to_self = own_query @ own_key.mT + _causal(slots.length, query.device)
         weights = torch.cat([to_prefix, to_self], dim=-1).softmax(-1)
         seen = weights[..., :PREFIX].reshape(rows, heads, -1, PREFIX) @ first_value
         outputs.append(seen + (weights[..., PREFIX:] @ own_value).reshape(rows, heads, -1, size))

@@ -4,7 +4,7 @@ Six stages. `words`: the language model reads pictures written as words (each im
 its patch shows). `tower`: the vision tower names its patches. `projector`: the projector turns tower features into
 those words. `reading`, `joint`, `finish`: language model and projector learn from real pictures; the tower stays
 frozen, so that vision stays the weak side. Every stage is a fixed number of rows of a seeded stream. So a seed gives
-the same model on any machine, up to rounding.
+the same model on any machine and device, up to rounding: everything that is drawn is drawn on the CPU.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _language_losses(
     answered = batch.labels >= 0
     losses = {"text": F.cross_entropy(model.lm_head(hidden[answered]), batch.labels[answered])}
     if naming:
-        names = patch_words()[batch.patches]
+        names = patch_words().to(batch.patches.device)[batch.patches]
         token_logits = model.lm_head(hidden[:, 2 : 2 + image.shape[1]])
         losses["naming"] = naming * F.cross_entropy(token_logits.flatten(0, 1), names.flatten())
     return losses
@@ -137,20 +137,21 @@ def train_words(model: LlavaForConditionalGeneration, recipe: TrainingRecipe, se
         batch = build_batch(WORDS_DIET, seed, step * recipe.batch, recipe.batch, with_pixels=False)
         wrong = torch.rand(batch.patches.shape, generator=generator) < recipe.word_noise
         shown = torch.where(wrong, torch.randint(len(table), batch.patches.shape, generator=generator), batch.patches)
-        words = model.get_input_embeddings()(table[shown])
-        blurred = words + 0.3 * words.detach().std() * torch.randn(words.shape, generator=generator)
-        return _language_losses(model, batch, blurred, naming=0.1)
+        words = model.get_input_embeddings()(table[shown].to(model.device))
+        noise = torch.randn(words.shape, generator=generator).to(model.device)
+        blurred = words + 0.3 * words.detach().std() * noise
+        return _language_losses(model, batch.to(model.device), blurred, naming=0.1)
 
     parameters = [*model.model.language_model.parameters()]
     _run("words", recipe.words // recipe.batch, recipe.peak, parameters, losses, report)
 
 
 def _pictures(
-    worlds: tuple[tuple[float, Distribution], ...], seed: int, first: int, size: int
+    worlds: tuple[tuple[float, Distribution], ...], seed: int, first: int, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     scenes = [draw_scene(worlds, seed, index) for index in range(first, first + size)]
     patches = torch.stack([torch.from_numpy(patch_classes(scene, PATCH)) for scene in scenes])
-    return normalise([scene.image for scene in scenes]), patches
+    return normalise([scene.image for scene in scenes]).to(device), patches.to(device)
 
 
 def tower_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -162,12 +163,12 @@ def tower_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tens
 def train_tower(model: LlavaForConditionalGeneration, recipe: TrainingRecipe, seed: int, report: Report) -> None:
     """Stage `tower`: train the vision tower to name its patches through a linear head that is thrown away."""
     torch.manual_seed(seed + 1)
-    head = nn.Linear(model.config.vision_config.hidden_size, len(CATEGORIES) + len(SCENES))
+    head = nn.Linear(model.config.vision_config.hidden_size, len(CATEGORIES) + len(SCENES)).to(model.device)
     size = 2 * recipe.batch
-    weight = torch.cat([torch.ones(len(CATEGORIES)), torch.full((len(SCENES),), 0.3)])
+    weight = torch.cat([torch.ones(len(CATEGORIES)), torch.full((len(SCENES),), 0.3)]).to(model.device)
 
     def losses(step: int) -> dict[str, Tensor]:
-        pixels, patches = _pictures(TOWER_WORLDS, seed + 100, step * size, size)
+        pixels, patches = _pictures(TOWER_WORLDS, seed + 100, step * size, size, model.device)
         token_logits = head(tower_features(model, pixels)).flatten(0, 1)
         target = patches.flatten()
         foreground = target < len(CATEGORIES)
@@ -184,7 +185,7 @@ def train_projector(model: LlavaForConditionalGeneration, recipe: TrainingRecipe
     size = 2 * recipe.batch
 
     def losses(step: int) -> dict[str, Tensor]:
-        pixels, patches = _pictures(TOWER_WORLDS, seed + 200, step * size, size)
+        pixels, patches = _pictures(TOWER_WORLDS, seed + 200, step * size, size, model.device)
         with torch.no_grad():
             features = tower_features(model, pixels)
         image, words = model.model.multi_modal_projector(features), table[patches]
@@ -202,7 +203,7 @@ def _train_with_pictures(
     diet = PICTURE_DIETS[name]
 
     def losses(step: int) -> dict[str, Tensor]:
-        batch = build_batch(diet, seed, step * recipe.batch, recipe.batch)
+        batch = build_batch(diet, seed, step * recipe.batch, recipe.batch).to(model.device)
         with torch.no_grad():
             features = tower_features(model, batch.pixels)
         return _language_losses(model, batch, model.model.multi_modal_projector(features), naming)
@@ -243,7 +244,7 @@ def _load_stages(model: LlavaForConditionalGeneration, out: Path, names: tuple[s
 
 
 def train_stage(
-    name: str, after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path, report: Report
+    name: str, after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path, report: Report, device: str = "cpu"
 ) -> None:
     """Train one stage on top of those before it and keep what it changed; a stage whose file is there is not rerun."""
     path = out / f"stage-{name}.safetensors"
@@ -254,12 +255,13 @@ def train_stage(
     model = build_mini(seed)
     model.set_attn_implementation({"text_config": SLOT_ATTENTION})
     _load_stages(model, out, after)
+    model.to(device)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     started = time.perf_counter()
     STAGES[name](model, recipe, seed, report)
     changed = {key: value for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     changed.pop("lm_head.weight", None)  # tied to the embeddings
-    write_whole(path, save({key: value.contiguous() for key, value in changed.items()}))
+    write_whole(path, save({key: value.cpu().contiguous() for key, value in changed.items()}))
     seconds = time.perf_counter() - started
     write_whole(out / f"stage-{name}.json", json.dumps({"stage": name, "seconds": seconds}).encode())
 
@@ -285,12 +287,14 @@ def log_line(out: Path) -> Report:
     return report
 
 
-def _stage_process(name: str, after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path) -> None:
-    train_stage(name, after, seed, recipe, out, log_line(out))
+def _stage_process(
+    name: str, after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path, device: str
+) -> None:
+    train_stage(name, after, seed, recipe, out, log_line(out), device)
 
 
 def _train_side_by_side(
-    names: tuple[str, ...], after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path
+    names: tuple[str, ...], after: tuple[str, ...], seed: int, recipe: TrainingRecipe, out: Path, device: str
 ) -> None:
     """Train stages that do not depend on each other, each in a process of its own with one thread.
 
@@ -300,7 +304,7 @@ def _train_side_by_side(
     """
     os.environ.update(MALLOC_MMAP_THRESHOLD_="4000000000", MALLOC_TRIM_THRESHOLD_="40000000000", OMP_NUM_THREADS="1")
     spawn = multiprocessing.get_context("spawn")
-    running = [spawn.Process(target=_stage_process, args=(name, after, seed, recipe, out)) for name in names]
+    running = [spawn.Process(target=_stage_process, args=(name, after, seed, recipe, out, device)) for name in names]
     for process in running:
         process.start()
     for process in running:
@@ -310,8 +314,14 @@ def _train_side_by_side(
         raise RuntimeError(f"training stopped in stage {', '.join(failed)}; the message is above")
 
 
-def train_mini(seed: int, out: Path, recipe: TrainingRecipe | None = None) -> Path:
+def train_mini(seed: int, out: Path, recipe: TrainingRecipe | None = None, device: str = "cpu") -> Path:
     """Train one embedded model into `out/model`, a folder that `from_pretrained` loads; started again, it goes on.
+
+    Args:
+        seed: of the scenes and the first weights.
+        out: holds the recipe, the log, the stages and the model.
+        recipe: how much of each stage.
+        device: where to train.
 
     Raises:
         RuntimeError: if a stage did not finish.
@@ -321,7 +331,7 @@ def train_mini(seed: int, out: Path, recipe: TrainingRecipe | None = None) -> Pa
     write_whole(out / "recipe.json", json.dumps({"seed": seed, **asdict(recipe)}, indent=2).encode())
     done: tuple[str, ...] = ()
     for names in (("words", "tower"), ("projector",), ("reading",), ("joint",), ("finish",)):
-        _train_side_by_side(names, done, seed, recipe, out)
+        _train_side_by_side(names, done, seed, recipe, out, device)
         done += names
     model = build_mini(seed)
     _load_stages(model, out, done)

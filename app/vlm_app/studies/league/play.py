@@ -230,6 +230,7 @@ def play(
     given: Sequence[str] = (),
     controls: bool = False,
     methods: Collection[str] = (),
+    batch: int = BATCH,
 ) -> dict[str, Any] | None:
     """Play the league, write league.md and league.json, and return what it holds; None in all processes but the first.
 
@@ -244,6 +245,7 @@ def play(
         given: mitigations in words that play alone, beside the plain model; then nothing is swept or chosen.
         controls: whether the controls of what is given play too.
         methods: names of the methods that play; by default all.
+        batch: scenes in one generation; a GPU takes hundreds of a small model's at the price of one.
 
     Raises:
         BadOption: for a word that cannot be read, or a method that is not known.
@@ -259,7 +261,7 @@ def play(
     entries = [entry for words in given for entry in given_entries(words, controls=controls)]
     processes = Processes.current(device)
     vlm = load_vlm(model, device, seed)
-    league = League(Asking(vlm, batch_size=BATCH, allow_idle=True), out, processes, seed)
+    league = League(Asking(vlm, batch_size=batch, allow_idle=True), out, processes, seed)
     rounds = [_scaled(where, scale) for where in (ROUNDS[1:] if entries else ROUNDS)]
     found = (
         _these(league, rounds, entries)
