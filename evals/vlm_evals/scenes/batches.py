@@ -10,7 +10,7 @@ ordinary input.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -78,8 +78,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the same rows on a device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        ids, labels, positions = self.ids.to(device), self.labels.to(device), self.positions.to(device)
+        blind, pixels, patches = self.blind.to(device), self.pixels.to(device), self.patches.to(device)
+        return Batch(ids, labels, positions, self.layout, blind, pixels, patches)
 
 
 def patch_words() -> Tensor:
