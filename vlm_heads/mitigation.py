@@ -105,6 +105,11 @@ class Mitigation:
         beside = (self.contrast, self.check, self.pipeline)
         return (*self.interventions, *self.lenses, *(one for one in beside if one is not None))
 
+    @property
+    def batched(self) -> bool:
+        """Whether it takes several prompts in one `generate()`."""
+        return self.pipeline is None or self.pipeline.batched
+
     def weighing(self) -> tuple[Lens, ...]:
         """Return everything that weighs the first stream's token logits: lenses, and interventions that are one too."""
         also = (one for one in self.interventions if isinstance(one, Lens))

@@ -153,6 +153,8 @@ class VLM:
     ) -> list[Answer]:
         """Return one answer per image, computed in one batch; see `answer`.
 
+        A method that takes one prompt at a time, as OPERA does, answers them one after the other.
+
         With `num_return_sequences=n` there are n for each image, one image's after the other's.
 
         Args:
@@ -164,6 +166,11 @@ class VLM:
         """
         start = time.perf_counter()
         whole = _whole(interventions, contrast, profile)
+        if not whole.batched and len(images) > 1:
+            pairs = zip(images, _one_each(prompts, len(images)), strict=True)
+            each = (self.answer_batch([image], [prompt], whole, allow_idle=allow_idle, **generate_kwargs)
+                    for image, prompt in pairs)  # fmt: skip
+            return [answer for answers in each for answer in answers]
         inputs, decoding, processor = self._asked(images, prompts, whole.contrast, generate_kwargs)
         output, receipt = self._generate({**inputs, **decoding}, whole, processor, allow_idle)
         rows = _generated(output, inputs, self._ends(decoding))

@@ -154,7 +154,7 @@ def answer_samples(
         asking.vlm.inputs([Image.new("RGB", (64, 64), "grey")], [rest[0].prompt])
     progress(len(share) - len(rest))
     sampling = bool(protocol.decoding.get("do_sample"))
-    for batch in _batches(rest, 1 if sampling else asking.batch_size):
+    for batch in _batches(rest, asking.batch_size if asking.mitigation.batched and not sampling else 1):
         if sampling:  # a sample draws the same whichever process asks, and in whichever order
             torch.manual_seed(seed_of(protocol, batch[0]))
         run.append(_answer_batch(asking, protocol, batch))

@@ -179,15 +179,17 @@ def _repeated(said: Sequence[Sequence[int]]) -> float | None:
 
 
 def _of_pictures(vlm: VLM, asked: Sequence[tuple[Image.Image, str]]) -> Say:
-    """Return what asks about pictures, all in one batch."""
+    """Return what asks about pictures, all in one batch where the mitigation takes one."""
 
     def say(mitigation: Mitigation, processors: list[Any]) -> Said:
         more: dict[str, Any] = {"logits_processor": processors} if processors else {}
-        images, prompts = [picture for picture, _ in asked], [prompt for _, prompt in asked]
-        with attach(vlm.model, replace(mitigation, contrast=None), allow_idle=True, processor=vlm.processor):
-            answers = vlm.answer_batch(
-                images, prompts, contrast=mitigation.contrast, max_new_tokens=TOKENS, do_sample=False, **more
-            )
+        answers = []
+        for some in [asked] if mitigation.batched else [[one] for one in asked]:
+            images, prompts = [picture for picture, _ in some], [prompt for _, prompt in some]
+            with attach(vlm.model, replace(mitigation, contrast=None), allow_idle=True, processor=vlm.processor):
+                answers += vlm.answer_batch(
+                    images, prompts, contrast=mitigation.contrast, max_new_tokens=TOKENS, do_sample=False, **more
+                )
         return [tuple(answer.token_ids[:TOKENS]) for answer in answers]
 
     return say

@@ -25,10 +25,12 @@ class Pipeline(Method):
 
     Attributes:
         alone: whether it answers by itself, so that nothing else can be attached beside it.
+        batched: whether it takes several prompts in one `generate()`.
     """
 
     lever: ClassVar[str] = "asked otherwise"
     alone: ClassVar[bool] = False
+    batched: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("the processor",)
 
     def check(self, anatomy: Anatomy) -> None:

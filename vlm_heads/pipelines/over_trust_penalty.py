@@ -75,6 +75,7 @@ class OverTrustPenalty(Pipeline):
     needs: ClassVar[tuple[str, ...]] = ("one prompt at a time",)
     passes: ClassVar[int] = 30
     alone: ClassVar[bool] = True
+    batched: ClassVar[bool] = False
     paper: ClassVar[Paper | None] = Paper(
         "Huang et al.",
         "OPERA: Alleviating Hallucination in Multi-Modal Large Language Models via Over-Trust Penalty and "

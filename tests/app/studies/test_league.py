@@ -20,7 +20,7 @@ from vlm_app.studies.league.entries import (
 )
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, route_page, write_block, write_pages
-from vlm_app.studies.league.play import League, Round, about
+from vlm_app.studies.league.play import League, Round, _too_slow, about
 from vlm_evals.answer import Asking, Processes
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import TaskError
@@ -85,6 +85,13 @@ def test_every_known_method_plays_at_its_defaults_once() -> None:
     assert [entry.label for entry in others if "adhh" in entry.words[0]] == ["AD-HH, heads found here"]
     assert ("pai", "pai-contrast") in [entry.words for entry in others]
     assert all(entry.label == entry.method for entry in others)
+
+
+def test_what_takes_one_prompt_at_a_time_plays_where_it_is_named() -> None:
+    slow, fast = Entry("OPERA", ("opera",)), Entry("VCD", ("vcd",))
+    assert "name it in --methods" in str(_too_slow(slow, ()))
+    assert _too_slow(slow, ("opera",)) is None
+    assert _too_slow(fast, ()) is None
 
 
 def test_a_subset_plays_by_the_names_of_its_methods() -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tests.support.families import Build, Tiny
 from tests.support.full_loop import FullLoop
-from vlm_heads import attach, errors
+from vlm_heads import VLM, Mitigation, attach, errors
 from vlm_heads.attached.beam_forwards import BeamForwards
+from vlm_heads.models import planted_image
 from vlm_heads.pipelines.over_trust_penalty import OverTrustPenalty
 from vlm_heads.toolkit.beam_search import Beams, Search
 from vlm_heads.toolkit.over_trust import AsReleased, largest_column, with_row
@@ -342,3 +343,15 @@ def test_it_answers_one_prompt_and_alone(llava: Tiny) -> None:
     for beside in ("vhr", "flb", "m3id"):
         with pytest.raises(errors.BadOption, match=f"{beside} could not act beside it"):
             attach(llava.model, ["opera", beside])
+
+
+def test_several_pictures_are_answered_one_after_the_other() -> None:
+    vlm, pictures = VLM.from_pretrained("planted"), [planted_image("car"), planted_image("bird")]
+    several = vlm.answer_batch(
+        pictures, ["what is there?", "what is it?"], "opera:beams=2,candidates=2", max_new_tokens=3
+    )
+    alone = [vlm.answer(pictures[0], "what is there?", "opera:beams=2,candidates=2", max_new_tokens=3),
+             vlm.answer(pictures[1], "what is it?", "opera:beams=2,candidates=2", max_new_tokens=3)]  # fmt: skip
+    assert [one.token_ids for one in several] == [one.token_ids for one in alone]
+    assert not Mitigation.parse("opera").batched
+    assert Mitigation.parse("vhr vcd").batched

@@ -171,7 +171,7 @@ class League:
         """Return the other methods that can play, and by label why the rest cannot; after the plain model's round."""
         listed = self._listed(where) if not methods or "adhh" in methods else None
         entries = [entry for entry in other_methods(listed) if entry.made_of(methods)]
-        reasons = {entry: why_not(self.asking.vlm, entry) for entry in entries}
+        reasons = {entry: why_not(self.asking.vlm, entry) or _too_slow(entry, methods) for entry in entries}
         able = [entry for entry, reason in reasons.items() if reason is None]
         return able, {entry.label: reason for entry, reason in reasons.items() if reason is not None}
 
@@ -185,6 +185,13 @@ class League:
         )
         listed: str | None = read_json(path)["adhh"]
         return listed
+
+
+def _too_slow(entry: Entry, named: Collection[str]) -> str | None:
+    """Return why a method that takes one prompt at a time plays only where it is named; None where it plays."""
+    if entry.mitigation.batched or named:
+        return None
+    return "not played: it takes one prompt at a time, hundreds of times as long as the others; name it in --methods"
 
 
 def _seconds(folder: Path) -> float:
