@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import StoppingCriteria, TextIteratorStreamer
+from transformers import GenerationConfig, StoppingCriteria, TextIteratorStreamer
 
 from vlm_heads.attach import attach_mitigation
 from vlm_heads.attached.turns import turn_of
@@ -39,7 +39,8 @@ class Answer:
 
     Attributes:
         text: without special tokens, stripped.
-        token_ids: generated ids, without padding; an end token is included.
+        token_ids: generated ids, without padding; an end token is included. Where a family pads with an end token, a
+            row that others outlast has one.
         seconds: what the whole call took; in a batch, what the batch took.
         prompt_tokens: tokens of the prompt, those that stand for the image included, without padding.
         receipt: what the interventions and a check did, and which way the contrast took, JSON-serialisable; None where
@@ -173,7 +174,7 @@ class VLM:
             return [answer for answers in each for answer in answers]
         inputs, decoding, processor = self._asked(images, prompts, whole.contrast, generate_kwargs)
         output, receipt = self._generate({**inputs, **decoding}, whole, processor, allow_idle)
-        rows = _generated(output, inputs, self._ends(decoding))
+        rows = _generated(output, inputs, effective_config(self.model, decoding))
         lengths = _lengths(inputs, len(rows))
         seconds = time.perf_counter() - start
         return [self._answer(row, seconds, receipt, index, lengths[index]) for index, row in enumerate(rows)]
@@ -285,11 +286,6 @@ class VLM:
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return text
 
-    def _ends(self, decoding: dict[str, Any]) -> set[int]:
-        """Return the ids that end an answer."""
-        ends = effective_config(self.model, decoding).eos_token_id
-        return set(ends) if isinstance(ends, list | tuple) else {ends}
-
     def _generate(
         self,
         arguments: dict[str, Any],
@@ -341,7 +337,7 @@ class VLM:
             finally:
                 stop.requested = True
             output, receipt = work.result()
-        rows = _generated(output, inputs, self._ends(decoding))
+        rows = _generated(output, inputs, effective_config(self.model, decoding))
         return self._answer(rows[0], time.perf_counter() - start, receipt, 0, _lengths(inputs, 1)[0])
 
     def _answer(self, ids: list[int], seconds: float, receipt: Receipt | None, row: int, prompt_tokens: int) -> Answer:
@@ -415,8 +411,8 @@ def _decoding(generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     return with_defaults(generate_kwargs, {"do_sample": False} | ({} if bounded else {"max_new_tokens": 256}))
 
 
-def _generated(output: Any, inputs: dict[str, Any], ends: set[int]) -> list[list[int]]:
-    """Return each row's new ids up to its end token, without the padding after it."""
+def _generated(output: Any, inputs: dict[str, Any], config: GenerationConfig) -> list[list[int]]:
+    """Return each row's new ids up to its end token, without the padding behind them."""
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     prompt = inputs["input_ids"]
     length = prompt.shape[1]
@@ -425,4 +421,13 @@ def _generated(output: Any, inputs: dict[str, Any], ends: set[int]) -> list[list
     if sequences.shape[1] >= length and torch.equal(sequences[:, :length], prompt.repeat_interleave(copies, dim=0)):
         sequences = sequences[:, length:]
     rows: list[list[int]] = sequences.tolist()
-    return [row[: next((at for at, one in enumerate(row) if one in ends), len(row)) + 1] for row in rows]
+    return [_said(row, config) for row in rows]
+
+
+def _said(row: list[int], config: GenerationConfig) -> list[int]:
+    """Return a row's ids up to its end token; one that ends without it is filled up to the longest of its batch."""
+    given = config.eos_token_id
+    ends = set(given if isinstance(given, list | tuple) else [given])
+    if end := next((at + 1 for at, one in enumerate(row) if one in ends), 0):
+        return row[:end]
+    return row[: max((at + 1 for at, one in enumerate(row) if one != config.pad_token_id), default=0)]

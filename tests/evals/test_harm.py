@@ -90,6 +90,16 @@ def test_a_mitigation_for_pictures_leaves_text_as_it_was_and_is_seen_in_pictures
     assert "untouched" in stream["text"]
 
 
+def test_a_batch_of_answers_that_a_check_shortens_has_the_figures_of_its_rows() -> None:
+    """Some of them end at the limit without an end token; what fills their rows is no word, and none is counted."""
+    mini, check = VLM.from_pretrained("mini"), Mitigation.of("askback:margin=2")
+    together, alone = (measure_harm(mini, check, batch_size=size)["pictures"] for size in (8, 1))
+    assert 0 < alone["same"] < 8
+    for figure in ("prompts", "same", "agreement", "repeated"):
+        assert together[figure] == alone[figure]
+    assert together["perplexity"] == pytest.approx(alone["perplexity"], rel=1e-4)
+
+
 def test_what_cannot_be_asked_is_told_and_costs_no_report(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("no padding token\nand more")

@@ -5,12 +5,14 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers as T
 from PIL import Image
+from transformers import StoppingCriteria
 
 import vlm_heads
 from vlm_heads import VLM, Answer, HeadReinforcement, errors
@@ -248,6 +250,28 @@ def test_a_row_that_ends_early_carries_no_padding(vlm: VLM) -> None:
     rows = vlm.answer_batch(pictures, "what do you see?", [HeadReinforcement()], eos_token_id=[2, end])
     assert [len(row.token_ids) for row in rows] == [4, 6]
     assert rows[0].token_ids[-1] == end
+
+
+class _Stops(StoppingCriteria):  # type: ignore[misc]
+    """Ends a row as soon as it says a token, which is no end token."""
+
+    def __init__(self, token: int) -> None:
+        self._token = token
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return input_ids[:, -1] == self._token
+
+
+def test_a_row_that_ends_early_without_an_end_token_carries_no_padding(vlm: VLM) -> None:
+    """One row says "there is a bird" and is stopped there; what fills it up to the other's length is not its own."""
+    bird = vlm.processor.tokenizer.convert_tokens_to_ids("bird")
+    pictures = [planted_image("bird"), planted_image("car")]
+    asked: dict[str, Any] = {"interventions": [HeadReinforcement()], "stopping_criteria": [_Stops(bird)]}
+    rows = vlm.answer_batch(pictures, "what do you see?", **asked)
+    assert [len(row.token_ids) for row in rows] == [4, 6]
+    assert [row.token_ids for row in rows] == [
+        vlm.answer(picture, "what do you see?", **asked).token_ids for picture in pictures
+    ]
 
 
 def test_a_config_that_is_given_decides_and_is_left_as_it_was(vlm: VLM) -> None:

@@ -102,9 +102,26 @@ class _Sentence:
             items[1] = with_determiner_of(items[0], items[1])
         items[-1] = items[-1].removesuffix(verb).rstrip()
         joints = [self._pieces[at].joint for at in range(first + 1, last + 1)]
+        if len(items) == 2 and place == last and not verb:
+            lead = self._lead_with(joints[0], first)
         joined = lead + _without_item(items, joints, place - first)
         rest = f"{' ' if verb else ''}{verb}{self._text[self._pieces[last].end : self._end]}"
         return joined + rest if len(items) > 2 else _agreeing(joined, items[place == first], verb, rest)
+
+    def _lead_with(self, joint: str, place: int) -> str:
+        """Return what stands before the one item of a list that is left, with the list's conjunction if it wants it.
+
+        So of `blue, white and a car`, of which only the last is an object, `blue and white` is left.
+
+        Args:
+            joint: between the item and the one that is left out.
+            place: of the item.
+        """
+        piece, word = self._piece(place), _conjunction(joint)
+        listed = place > 0 and self._pieces[place].joint.strip() == "," and not self._opens(place)
+        if not listed or not word or has_verb(piece) or is_modifier(piece):
+            return self._text[: self._pieces[place].start]
+        return f"{self._text[: self._pieces[place - 1].end]} {word} "
 
     def _is_bare(self, text: str, offset: int) -> bool:
         """Whether what follows a phrase in its piece is nothing, or a participle that brings no further phrase."""

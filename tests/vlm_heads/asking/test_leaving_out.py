@@ -40,6 +40,12 @@ LIST = "The image shows a kitchen with a dog, a cat and a car."
         ("It also shows two dogs and a pair of scissors.", "scissor", "It also shows two dogs."),
         ("A kitchen with a table, chair, cup, and bowl.", "table", "A kitchen with a chair, cup, and bowl."),
         ("dog, chair, cup.", "chair", "dog, cup."),
+        # of a list whose other words are no objects
+        ("The colours are blue, white and a car.", "car", "The colours are blue and white."),
+        ("It shows trees, grass, and a bench.", "bench", "It shows trees and grass."),
+        ("It shows trees, grass, sky and a bench.", "bench", "It shows trees, grass and sky."),
+        ("In the park, grass and a bench can be seen.", "bench", "In the park, grass can be seen."),
+        ("We see a man in a hat, smiling and a dog.", "dog", "We see a man in a hat, smiling."),
         # of a list that the sentence is about: the verb follows
         ("A dog and a cat are sitting on a couch.", "dog", "A cat is sitting on a couch."),
         ("A dog, a cat and a man are on the couch.", "man", "A dog and a cat are on the couch."),

@@ -68,8 +68,22 @@ def test_a_batch_gives_what_its_rows_give_alone(
     assert sum(found["fate"] in ("taken back", "left out") for answer in together for found in _asked(answer)) > 0
     for answer, picture, prompt in zip(together, pictures[2:], prompts, strict=True):
         alone = mini.answer(picture, prompt, one, **LONG)
+        assert alone.token_ids == answer.token_ids
         assert alone.text == answer.text
         assert [found["object"] for found in _asked(alone)] == [found["object"] for found in _asked(answer)]
+
+
+def test_an_answer_that_the_limit_cuts_holds_words_alone(mini: VLM, pictures: list[Image.Image]) -> None:
+    """What is left out makes a row shorter than others; no end token closes it where the limit cut the draft."""
+    limit: dict[str, Any] = {"max_new_tokens": 12}
+    one = check(margin=2.0)
+    together = mini.answer_batch(pictures, interventions=one, **limit)
+    ends, padding = mini.model.generation_config.eos_token_id, mini.model.generation_config.pad_token_id
+    shortened = [answer for answer in together if len(answer.token_ids) < 12 and ends not in answer.token_ids]
+    assert shortened
+    for answer, picture in zip(together, pictures, strict=True):
+        assert padding not in answer.token_ids
+        assert answer.token_ids == mini.answer(picture, interventions=one, **limit).token_ids
 
 
 def test_what_was_taken_back_or_left_out_is_not_in_the_text(mini: VLM, pictures: list[Image.Image]) -> None:
