@@ -271,19 +271,19 @@ def tail_kernel(
         )
         if gain is not None:
             acting = planned[:, None] & (number < keys)[None, :]
-            gains = tl.load(gain + head[:, None] * gain_head + number[None, :], mask=acting, other=1.0)
+            value_gains = tl.load(gain + head[:, None] * gain_head + number[None, :], mask=acting, other=1.0)
         if blinded_out is not None:
             text = tl.where(((kind != 2) & (kind != 3))[None, :], weights, 0.0)
             text_sum += tl.sum(text, 1)
             if gain is not None:
-                text *= gains.to(tl.float32)
+                text *= value_gains.to(tl.float32)
             text_acc += tl.dot(text.to(v.dtype), v, input_precision="ieee")
         times = tl.zeros((ROWS, BLOCK), tl.float32)
         for other in tl.static_range(8):
             mine = tl.sum(tl.where(classes == other, factors, 0.0), 1)
             times = tl.where(kind[None, :] == other, mine[:, None], times)
         if gain is not None:
-            times *= gains.to(tl.float32)
+            times *= value_gains.to(tl.float32)
         acc += tl.dot((weights * times * inverse[:, None]).to(v.dtype), v, input_precision="ieee")
 
     here = ((place * rows + row) * SIZE)[:, None] + column[None, :]

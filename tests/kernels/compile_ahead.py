@@ -61,6 +61,9 @@ def plan_of(name: str, heads: int, keys: int) -> AttentionPlan:
     alone = {"key weight": "key_weight", "value gain": "value_gain", "empty key": "empty_key"}
     if name in alone:
         return AttentionPlan(rows=first, **{alone[name]: boost if name != "empty key" else torch.ones(1, heads, 1)})
+    if name == "counted":
+        counted = {"key_weight": boost, "value_gain": boost, "empty_key": torch.ones(1, heads, 1)}
+        return AttentionPlan(class_gain=torch.ones(1, heads, 5), redistribution=Redistribution(), **counted)
     picked = Redistribution(heads=torch.ones(1, heads, dtype=torch.bool), rows=first, share_epsilon=1e-6)
     return AttentionPlan(
         head_gain=gain,
@@ -136,12 +139,14 @@ CHECKED = (  # kernel, head size, group, dtype, plan, capabilities
     ("decode", 128, 7, HALF, "key weight", (80, 90)),
     ("decode", 128, 7, HALF, "value gain", (80, 90)),
     ("tail", 128, 4, HALF, "empty key", (80, 90)),
+    ("tail", 128, 4, HALF, "counted", (80,)),  # on sm_90 it keeps two numbers a thread in memory
+    ("decode", 128, 7, HALF, "counted", (90,)),
     ("tail", 128, 1, HALF, "var and vhr", (80, 90)),
 )
 OTHERS = (
     *(
         (kernel, size, group, dtype, name, (80, 90))
-        for name in ("key weight", "value gain", "empty key")
+        for name in ("key weight", "value gain", "empty key", "counted")
         for kernel, size, group, dtype in (
             ("decode", 128, 1, HALF),
             ("decode", 256, 2, HALF),
