@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from vlm_heads.lenses.early_answer import EarlyAnswer
     from vlm_heads.lenses.first_logits import FirstLogits
     from vlm_heads.lenses.layer_contrast import LayerContrast
+    from vlm_heads.lenses.textual_heads import TextualHeads
     from vlm_heads.methods import (
         known_checks,
         known_contrasts,
@@ -166,6 +167,7 @@ __all__ = [
     "SteeredAttention",
     "Steering",
     "TextBoundHeads",
+    "TextualHeads",
     "TokenGrounding",
     "TruthfulDirection",
     "UniformCalibration",
@@ -245,6 +247,7 @@ _HOMES = {
     "lenses.early_answer": "EarlyAnswer",
     "lenses.first_logits": "FirstLogits",
     "lenses.layer_contrast": "LayerContrast",
+    "lenses.textual_heads": "TextualHeads",
     "methods": "known_checks known_contrasts known_interventions known_lenses known_methods known_pipelines "
     "parse_intervention parse_method",
     "mitigation": "Mitigation parse_mitigation",

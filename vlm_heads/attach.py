@@ -16,7 +16,7 @@ from vlm_heads.attached.copies import no_copies
 from vlm_heads.attached.first_forward import require_first_forward
 from vlm_heads.attached.first_passes import FirstPasses
 from vlm_heads.attached.installing import installed
-from vlm_heads.attached.lens_processor import AddedLenses
+from vlm_heads.attached.lens_processor import AddedLenses, LensWatcher
 from vlm_heads.attached.one_pass import OnePass
 from vlm_heads.attached.refused_modes import Change, During, refuse_beams, refusing
 from vlm_heads.attached.stream_hooks import StreamHooks
@@ -202,6 +202,7 @@ def attach_mitigation(
     for lens in lenses:
         require_lens(anatomy)
         lens.reads(anatomy)
+        lens.watches(anatomy)
     if check is not None:
         check.check(anatomy)
     pipeline = mitigation.pipeline
@@ -230,7 +231,8 @@ def attach_mitigation(
         receipt.second_stream = SecondStreamReceipt(mitigation.contrast.name)
     with turn_of(model).between(), ExitStack() as undo:
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
-        tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, watchers)
+        seeing = [*(LensWatcher(one) for one in lenses if one.watches(anatomy)), *watchers]
+        tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, seeing)
         first = FirstPasses(anatomy, interventions, tracker, receipt)
         around = None
         if check is not None and receipt.check is not None:
@@ -243,7 +245,8 @@ def attach_mitigation(
         weighing = None
         if head is not None:
             undo.enter_context(StreamHooks(anatomy, tracker, head, receipt, lenses, steering).installed())
-            weighing = AddedLenses(lenses, receipt.lenses, tracker, head, anatomy) if lenses else None
+            if lenses:
+                weighing = AddedLenses(lenses, receipt.lenses, tracker, head, anatomy, len(interventions))
         if mitigation.contrast is not None and receipt.second_stream is not None:
             apart = _why_apart(one_pass, check, interventions, anatomy, between_layers=head is not None)
             together = OnePass(model, anatomy, apart)

@@ -161,6 +161,16 @@ def mlps(anatomy: Anatomy) -> dict[int, nn.Module]:
     return {index: module for index, module in found.items() if module is not None}
 
 
+def projects_gated(anatomy: Anatomy, layer: int) -> bool:
+    """Whether an attention multiplies its heads' outputs by a gate before the output projection, as Qwen3.5 does.
+
+    The gate is computed beside the query, so that its projection is twice as wide as what the output projection takes.
+    """
+    queries: Any = getattr(anatomy.attentions[layer], "q_proj", None)
+    taken = getattr(anatomy.projections[layer], "in_features", None)
+    return taken is not None and getattr(queries, "out_features", None) == 2 * taken
+
+
 def caps_logits(anatomy: Anatomy) -> bool:
     """Whether the language model changes its attention logits or their sum by more than a mask, as Gemma 2 does."""
     capped = getattr(anatomy.decoder.config, "attn_logit_softcapping", None) is not None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlm_heads.call import GenerationState
+from vlm_heads.families import Anatomy
+from vlm_heads.layer_end import behind_attention
 from vlm_heads.receipt import LensReceipt
 from vlm_heads.token_head import TokenHead
 
@@ -26,7 +28,8 @@ class TokenStep:
         memory: this lens's own, empty when `generate` is called.
         receipt: where this lens notes what it did.
         reads: the layers of the lens's `reads`.
-        depth: how many layers the model has.
+        anatomy: of the model.
+        seen: what the lens's `see` kept of this forward's attention.
     """
 
     logits: Tensor
@@ -36,7 +39,13 @@ class TokenStep:
     memory: dict[Any, Any]
     receipt: LensReceipt
     reads: frozenset[int]
-    depth: int
+    anatomy: Anatomy
+    seen: Mapping[Any, Any] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """How many layers the model has."""
+        return self.anatomy.depth
 
     def log_probs(self) -> Tensor:
         """Return log-probabilities `[R, V]` of the model's own next token."""
@@ -57,6 +66,16 @@ class TokenStep:
     def own_logits(self) -> Tensor:
         """Return token logits `[R, V]` that the model gave, before any logits processor; `depth` has to be read."""
         return self.early_logits(self.depth)
+
+    def leaving(self, attended: Tensor, share: float = 1.0) -> Tensor:
+        """Return what the last layer would leave `[R, width]`, had its attention given something else.
+
+        Args:
+            attended: `[R, width]`, in place of what its attention gives.
+            share: of what enters the layer; `depth - 1` has to be read.
+        """
+        last = self.depth - 1
+        return behind_attention(self.anatomy, last, share * self.entering(last), attended)
 
     def note(self, candidates: Sequence[int] = (), chosen: Tensor | None = None) -> None:
         """Count the step's tokens; `chosen` int64 `[R]` is each row's place among the candidate layers."""

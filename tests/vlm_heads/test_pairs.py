@@ -43,7 +43,15 @@ def test_two_methods_act_together_or_are_refused(first: str, planted: VLM) -> No
 
 @pytest.mark.parametrize(
     "names",
-    [("vhr", "vcd"), ("ilvad", "vista"), ("crg", "memvr"), ("dola", "branch"), ("askback", "vhr"), ("carve", "pai")],
+    [
+        ("vhr", "vcd"),
+        ("ilvad", "vista"),
+        ("crg", "memvr"),
+        ("dola", "branch"),
+        ("only", "pai"),
+        ("askback", "vhr"),
+        ("carve", "pai"),
+    ],
 )
 def test_these_do_act_together(names: tuple[str, str], planted: VLM) -> None:
     assert _answer(planted, names) is not None

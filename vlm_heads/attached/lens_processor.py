@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from vlm_heads.attached.tracking import Tracker
+from vlm_heads.attached.watcher import Watcher
+from vlm_heads.call import AttentionCall
 from vlm_heads.errors import UnsupportedGeneration
 from vlm_heads.families import Anatomy
 from vlm_heads.generate_call import GenerateCall
@@ -17,6 +19,23 @@ from vlm_heads.lenses.base import Lens
 from vlm_heads.receipt import LensReceipt
 from vlm_heads.token_head import TokenHead
 from vlm_heads.token_step import TokenStep
+
+
+class LensWatcher(Watcher):
+    """Shows a lens the attention that it reads.
+
+    Args:
+        lens: it.
+    """
+
+    def __init__(self, lens: Lens) -> None:
+        self._lens = lens
+
+    def layers_in(self, anatomy: Anatomy) -> frozenset[int]:
+        return self._lens.watches(anatomy)
+
+    def see(self, call: AttentionCall) -> None:
+        self._lens.see(call)
 
 
 class LensProcessor(LogitsProcessor):  # type: ignore[misc]
@@ -28,11 +47,21 @@ class LensProcessor(LogitsProcessor):  # type: ignore[misc]
         head: of the model.
         receipt: of the lens.
         anatomy: of the model.
+        place: of the memory of the lens's watcher in a generation; None where it has none.
     """
 
-    def __init__(self, lens: Lens, tracker: Tracker, head: TokenHead, receipt: LensReceipt, anatomy: Anatomy) -> None:
+    def __init__(
+        self,
+        lens: Lens,
+        tracker: Tracker,
+        head: TokenHead,
+        receipt: LensReceipt,
+        anatomy: Anatomy,
+        place: int | None = None,
+    ) -> None:
         self._lens = lens
-        self._reads, self._depth = lens.reads(anatomy), anatomy.depth
+        self._reads, self._anatomy = lens.reads(anatomy), anatomy
+        self._place = place
         self._tracker = tracker
         self._head = head
         self._receipt = receipt
@@ -58,7 +87,10 @@ class LensProcessor(LogitsProcessor):  # type: ignore[misc]
             return scores
         said = torch.full_like(input_ids[:, 0], input_ids.shape[1] - self._prompt_length)
         said = said if self._unsaid is None else said - self._unsaid
-        step = TokenStep(scores, said, state, self._head, self._memory, self._receipt, self._reads, self._depth)
+        seen = {} if self._place is None else state.memories[self._place]
+        step = TokenStep(
+            scores, said, state, self._head, self._memory, self._receipt, self._reads, self._anatomy, seen
+        )  # fmt: skip
         weighed = self._lens.weigh(step).log_softmax(dim=-1).to(scores.dtype)
         return torch.where(state.key_map.has_image[:, None], weighed, scores)
 
@@ -83,8 +115,11 @@ class AddedLenses:
         tracker: Tracker,
         head: TokenHead,
         anatomy: Anatomy,
+        first_memory: int,
     ) -> None:
-        self._lenses = list(zip(lenses, receipts, strict=True))
+        watching = [lens for lens in lenses if lens.watches(anatomy)]
+        places = [first_memory + watching.index(lens) if lens in watching else None for lens in lenses]
+        self._lenses = list(zip(lenses, receipts, places, strict=True))
         self._made_of = (tracker, head, anatomy)
 
     def __call__(self, call: GenerateCall) -> dict[str, Any]:
@@ -99,6 +134,6 @@ class AddedLenses:
                 f"{call.config.guidance_scale} runs another one before it: leave guidance_scale out"
             )
         tracker, head, anatomy = self._made_of
-        added = [LensProcessor(lens, tracker, head, receipt, anatomy) for lens, receipt in self._lenses]
+        added = [LensProcessor(lens, tracker, head, receipt, anatomy, place) for lens, receipt, place in self._lenses]
         given = call.arguments
         return {**given, "logits_processor": [*(given.get("logits_processor") or ()), *added]}

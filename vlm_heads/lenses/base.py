@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from vlm_heads.call import AttentionCall
 from vlm_heads.errors import UnsupportedModel
 from vlm_heads.families import Anatomy
 from vlm_heads.token_step import TokenStep
@@ -43,6 +44,22 @@ class Lens(Method):
             BadOption: if the options do not fit the model's depth.
         """
         return frozenset()
+
+    def watches(self, anatomy: Anatomy) -> frozenset[int]:
+        """Return the layers whose attention `see` looks at; none where a lens says nothing else.
+
+        Raises:
+            BadOption: if the options do not fit the model.
+            UnsupportedModel: if the lens cannot read this model's attention.
+        """
+        return frozenset()
+
+    def see(self, call: AttentionCall) -> None:
+        """Look at one attention call before `weigh` is asked; what it keeps in `call.memory` is `TokenStep.seen`.
+
+        It changes nothing, and must not write to the tensors of the call.
+        """
+        raise NotImplementedError(f"{type(self).__name__} watches layers and states no see")
 
     def mask(self) -> float:
         """Return the share of the most probable token's probability below which tokens are excluded; 0 for none."""

@@ -46,6 +46,11 @@ def row_logits(call: AttentionCall) -> Tensor:
         UnsupportedGeneration: if the generation runs without a cache.
     """
     refuse_uncached(call)
+    return read_logits(call)
+
+
+def read_logits(call: AttentionCall) -> Tensor:
+    """Return what `row_logits` does, for a method that reads them and edits no row; a cache is not needed."""
     batch, heads, rows, size = call.query.shape
     last = call.key_map.last_rows if call.prefill else torch.full((batch,), rows - 1, device=call.query.device)
     query = call.query[:, :, 0] if rows == 1 else call.query[torch.arange(batch, device=last.device), :, last]

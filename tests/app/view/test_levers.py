@@ -22,6 +22,6 @@ def test_methods_stand_where_their_lever_is() -> None:
     assert {"vhr", "route", "spin", "adhh"} <= groups["heads"]
     assert {"pai", "var", "farsight", "sparc"} <= groups["attention"]
     assert {"vista", "memvr"} == groups["layers"]
-    assert {"dola", "deco", "flb"} == groups["lens"]
+    assert {"dola", "deco", "flb", "only"} == groups["lens"]
     assert {"carve", "opera"} == groups["pipeline"]
     assert {lever.name for lever in LEVERS if lever.one} == {"contrast", "check", "pipeline"}

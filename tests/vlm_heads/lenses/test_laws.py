@@ -18,8 +18,8 @@ from tests.support.family_table import FamilyTable
 from tests.support.laws import fingerprint, ragged
 from tests.support.uncached import uncached
 from vlm_heads import FirstLogits, Lens, attach, errors, known_lenses, parse_method
-from vlm_heads.attached.lens_processor import LensProcessor
-from vlm_heads.call import GenerationState
+from vlm_heads.attached.lens_processor import LensProcessor, LensWatcher
+from vlm_heads.call import AttentionCall, GenerationState
 from vlm_heads.families import Anatomy, examine
 from vlm_heads.key_map import KeyMap
 from vlm_heads.methods import TokenStep
@@ -127,6 +127,16 @@ def test_any_cache_gives_the_same(cache: dict[str, object], name: str, llava: Ti
     assert distance(expected.scores, got.scores) < CLOSE_SCORES
 
 
+class _Keeping(LensWatcher):
+    """Keeps what a lens kept of the attention of one forward."""
+
+    seen: Mapping[Any, Any] = {}
+
+    def see(self, call: AttentionCall) -> None:
+        super().see(call)
+        self.seen = call.memory
+
+
 class _Again(LogitsProcessor):
     """The same lens over forwards that remember nothing; what entered the layers is read by `hidden_states`."""
 
@@ -142,14 +152,15 @@ class _Again(LogitsProcessor):
         last: list[Tensor] = []
         handle = self.head.norm.register_forward_pre_hook(lambda _, args: last.append(args[0]))
         pixels = self.model.inputs["pixel_values"].repeat_interleave(len(ids), 0)
-        with torch.no_grad():
+        watching = _Keeping(self.lens)
+        with torch.no_grad(), attach(self.model.model, watch=[watching], allow_idle=True):
             output = self.model.model(input_ids=ids, pixel_values=pixels, use_cache=False, output_hidden_states=True)
         handle.remove()
         states = (*output.hidden_states[:-1], last[0])
         state.entering = {layer: one[:, -1] for layer, one in enumerate(states)}
         said = torch.full_like(ids[:, 0], ids.shape[1] - self.length)
-        reads, depth = self.lens.reads(self.anatomy), self.anatomy.depth
-        step = TokenStep(scores, said, state, self.head, self.memory, self.receipt, reads, depth)
+        reads = self.lens.reads(self.anatomy)
+        step = TokenStep(scores, said, state, self.head, self.memory, self.receipt, reads, self.anatomy, watching.seen)
         return self.lens.weigh(step).log_softmax(-1)
 
 

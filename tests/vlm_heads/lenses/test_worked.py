@@ -1,6 +1,7 @@
 """One worked example for each lens, with its arithmetic, and what a family does to token logits."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,10 +24,10 @@ def _step(logits: list[float], entering: dict[int, list[float]], said: int = 0) 
     state = GenerationState(KeyMap.of_prompt(torch.tensor([[150, 7]]), None, 150))
     state.entering = {layer: torch.tensor([one]) for layer, one in entering.items()}
     head = TokenHead(nn.Identity(), _Same())
-    reads = frozenset(entering)
+    reads, anatomy = frozenset(entering), SimpleNamespace(depth=max(entering))
     return TokenStep(
-        torch.tensor([logits]), torch.tensor([said]), state, head, {}, LensReceipt("worked", {}), reads, max(entering)
-    )
+        torch.tensor([logits]), torch.tensor([said]), state, head, {}, LensReceipt("worked", {}), reads, anatomy,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 class _Same(nn.Linear):
