@@ -66,7 +66,11 @@ class Processes:
 
     def wait(self) -> None:
         """Return when every process has come here."""
-        if self.count > 1:
+        if self.count == 1:
+            return
+        if torch.distributed.get_backend() == "gloo":  # accelerate would name a GPU for each process
+            torch.distributed.barrier()
+        else:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from vlm_evals.answer import Asking, Processes, answer_samples, fingerprint
 from vlm_evals.data.coco import CocoFolder
@@ -196,6 +197,19 @@ def test_other_weights_have_another_fingerprint(vlm: VLM, untrained_mini: Path) 
 def test_one_process_alone_needs_no_launcher() -> None:
     assert "WORLD_SIZE" not in os.environ
     assert Processes.current() == Processes(0, 1)
+
+
+def test_more_processes_than_gpus_wait_for_each_other(tmp_path: Path) -> None:
+    program = tmp_path / "wait.py"
+    program.write_text(
+        "from vlm_evals.answer import Processes\nhere = Processes.current()\nhere.wait()\n"
+        f"open(f'{tmp_path}/{{here.index}}-of-{{here.count}}', 'w').close()\n"
+    )
+    count = torch.cuda.device_count() + 2
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    subprocess.run([*launcher, str(program)], check=True, env={**os.environ, "PYTHONPATH": paths}, timeout=120)
+    assert sorted(path.name for path in tmp_path.glob("*-of-*")) == [f"{index}-of-{count}" for index in range(count)]
 
 
 class Picky:
