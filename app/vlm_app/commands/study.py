@@ -239,6 +239,9 @@ def league(
         ),
     ] = None,
     scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
+    splits: Annotated[
+        str | None, typer.Option("--splits", metavar="NAME,…", help="held-out, shifted, scrambled; all by default.")
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Scenes in one generation.")] = 100,
     write: Annotated[
         Path | None, typer.Option("--write", help="Page whose block is filled in: `league`, or `given`.")
@@ -255,7 +258,7 @@ def league(
 
     found = play(
         out, model=model, only=only, scale=scale, write=write, seed=seed, device=device, given=words or (),
-        controls=controls, methods=named, batch=batch,
+        controls=controls, methods=named, batch=batch, splits=tuple(splits.split(",")) if splits else (),
     )  # fmt: skip
     if found is None:
         return  # another process of the same start prints

@@ -20,7 +20,7 @@ from vlm_app.studies.league.entries import (
 )
 from vlm_app.studies.league.heads import heads_that_invent, why_not
 from vlm_app.studies.league.pages import results_page, route_page, write_block, write_pages
-from vlm_app.studies.league.play import League, Round, _too_slow, about
+from vlm_app.studies.league.play import League, Round, _rounds, _too_slow, about
 from vlm_evals.answer import Asking, Processes
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import TaskError
@@ -92,6 +92,13 @@ def test_what_takes_one_prompt_at_a_time_plays_where_it_is_named() -> None:
     assert "name it in --methods" in str(_too_slow(slow, ()))
     assert _too_slow(slow, ("opera",)) is None
     assert _too_slow(fast, ()) is None
+
+
+def test_it_plays_on_some_splits_and_always_on_validation() -> None:
+    assert [where.split for where in _rounds(())] == ["validation", "held-out", "shifted", "scrambled"]
+    assert [where.split for where in _rounds(["held-out"])] == ["validation", "held-out"]
+    with pytest.raises(TaskError, match="--splits train: beside validation it plays on held-out"):
+        _rounds(["train"])
 
 
 def test_a_subset_plays_by_the_names_of_its_methods() -> None:

@@ -238,6 +238,7 @@ def play(
     controls: bool = False,
     methods: Collection[str] = (),
     batch: int = BATCH,
+    splits: Collection[str] = (),
 ) -> dict[str, Any] | None:
     """Play the league, write league.md and league.json, and return what it holds; None in all processes but the first.
 
@@ -253,6 +254,7 @@ def play(
         controls: whether the controls of what is given play too.
         methods: names of the methods that play; by default all.
         batch: scenes in one generation; a GPU takes hundreds of a small model's at the price of one.
+        splits: beside validation, where it plays; by default on all.
 
     Raises:
         BadOption: for a word that cannot be read, or a method that is not known.
@@ -269,7 +271,7 @@ def play(
     processes = Processes.current(device)
     vlm = load_vlm(model, device, seed)
     league = League(Asking(vlm, batch_size=batch, allow_idle=True), out, processes, seed)
-    rounds = [_scaled(where, scale) for where in (ROUNDS[1:] if entries else ROUNDS)]
+    rounds = [_scaled(where, scale) for where in _rounds(splits) if not entries or where != ROUNDS[0]]
     found = (
         _these(league, rounds, entries)
         if entries
@@ -295,6 +297,18 @@ def _these(league: League, rounds: Sequence[Round], entries: Sequence[Entry]) ->
         raise BadOption(f"{fixed[0]} reads its heads from a profile, and none is taken here: leave out heads=fixed")
     results = [league.measure(entries, where) for where in rounds]
     return {"rows": {entry.name: asdict(entry) for entry in entries}, "unfit": {}, "sweep": None, "final": results}
+
+
+def _rounds(splits: Collection[str]) -> list[Round]:
+    """Return where is played: on validation, and on some of the other splits or all of them.
+
+    Raises:
+        TaskError: for a split that is not among them.
+    """
+    others = [where.split for where in ROUNDS[1:]]
+    if strange := [split for split in splits if split not in others]:
+        raise TaskError(f"--splits {strange[0]}: beside validation it plays on {', '.join(others)}")
+    return [where for where in ROUNDS if where == ROUNDS[0] or not splits or where.split in splits]
 
 
 def _scaled(where: Round, scale: float) -> Round:
