@@ -32,7 +32,8 @@ class TruthfulDirection(Steering):
     """VTI: turn what MLPs give, the language model's towards true captions, the vision tower's towards a steadier view.
 
     Both directions are found once, and are your own, made with the model that is asked. One half alone is enough; the
-    other stays away while no directions are given for it.
+    other stays away while no directions are given for it. Second streams and first passes see the picture as the plain
+    tower does. VISTA's passes over the prompt see it turned where it was encoded ahead of them, as `generate` does.
 
         pairs = read_caption_pairs("pairs.jsonl", images="train2014")
         find_directions(vlm.model, vlm.processor, pairs).save("directions.safetensors")
