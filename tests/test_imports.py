@@ -59,7 +59,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "moved errors attention lazy version",
         "wrappers names",
         "families generate_call key_map receipt stored",
-        "blind token_head layer_end",
+        "blind token_head layer_end tower",
         "profile models directions",
         "call",
         "token_step stream_call",

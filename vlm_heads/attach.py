@@ -45,6 +45,7 @@ from vlm_heads.receipt import (
 from vlm_heads.steering.base import Steering
 from vlm_heads.token_head import TokenHead
 from vlm_heads.toolkit.method import Method
+from vlm_heads.tower import tower_mlps
 from vlm_heads.wrappers import unwrapped
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -219,6 +220,7 @@ def attach_mitigation(
     )
     steering = {index: one for index, one in enumerate(interventions) if isinstance(one, Steering)}
     head = TokenHead.of(model, anatomy) if lenses or steering else None
+    tower = tower_mlps(model, anatomy) if any(one.in_tower for one in steering.values()) else ()
     added: AddedContrast | None = None
     if mitigation.contrast is not None:
         mitigation.contrast.check(anatomy)
@@ -244,7 +246,8 @@ def attach_mitigation(
             undo.enter_context(installed(anatomy, tracker))
         weighing = None
         if head is not None:
-            undo.enter_context(StreamHooks(anatomy, tracker, head, receipt, lenses, steering).installed())
+            hooks = StreamHooks(anatomy, tracker, head, receipt, lenses, steering, prepared, tower)
+            undo.enter_context(hooks.installed())
             if lenses:
                 weighing = AddedLenses(lenses, receipt.lenses, tracker, head, anatomy, len(interventions))
         if mitigation.contrast is not None and receipt.second_stream is not None:

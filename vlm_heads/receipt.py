@@ -59,16 +59,21 @@ class LayerTally:
 
 @dataclass
 class InterventionReceipt:
-    """What one intervention did, by layer."""
+    """What one intervention did, by layer.
+
+    Attributes:
+        pictures: how many were encoded by a vision tower that it changed.
+    """
 
     name: str
     options: dict[str, Any]
     tallies: dict[int, LayerTally] = field(default_factory=dict, repr=False)  # to read them waits for the device
+    pictures: int = 0
 
     @property
     def fired(self) -> bool:
-        """Whether any head was chosen on any layer."""
-        return any(tally.acted for tally in self.tallies.values())
+        """Whether any head was chosen on any layer, or any picture was encoded otherwise."""
+        return self.pictures > 0 or any(tally.acted for tally in self.tallies.values())
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -100,7 +105,7 @@ class InterventionReceipt:
             "heads": {str(layer): counts for layer, counts in self.heads().items()},
             "rows": self.rows,
             "mass_moved": self.mass_moved(),
-        }
+        } | ({"pictures": self.pictures} if self.pictures else {})
 
 
 @dataclass
@@ -359,7 +364,9 @@ class Receipt:
             heads = f", {mean:.1f} of {self.heads} heads a layer" if chosen else ""
             counted = f"{heads}, {_count(one.rows, 'row')}" if one.rows else ""
             weight = "" if moved is None else f", mass moved {moved:.2f}"
-            lines.append(f"{one.name}: layers {_ranges(one.layers)}{counted}{weight}")
+            acted = [f"layers {_ranges(one.layers)}{counted}{weight}"] if one.layers else []
+            acted += [f"{_count(one.pictures, 'picture')} in the vision tower"] if one.pictures else []
+            lines.append(f"{one.name}: {', '.join(acted)}")
         lines += [str(one) for one in self.lenses]
         if self.second_stream is not None:
             lines.append(str(self.second_stream))

@@ -23,6 +23,7 @@ class OfOneThread(threading.local):
         embedded_ids: ids whose embeddings are on their way to the model.
         finished: the generation of the last forward.
         reading: sees a first pass; None outside of one.
+        called: whether a call of `generate` is under way.
         told: what first passes found, by intervention; empty where there was none.
     """
 
@@ -32,7 +33,13 @@ class OfOneThread(threading.local):
         self.embedded_ids: Tensor | None = None
         self.finished: TrackedGeneration | None = None
         self.reading: FirstPass | None = None
+        self.called = False
         self.told: Sequence[Mapping[Any, Any]] = ()
+
+    @property
+    def ahead(self) -> bool:
+        """Whether what runs between forwards is for the answer of a call of `generate`, and nothing plain."""
+        return self.called and not self.paused and self.reading is None
 
     @contextmanager
     def holding(self, **values: Any) -> Iterator[None]:

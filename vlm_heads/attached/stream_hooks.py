@@ -36,6 +36,8 @@ class StreamHooks:
         receipt: with a part for every intervention.
         lenses: those that are attached.
         steering: those that are attached, by their place among the interventions.
+        prepared: what every generation's memory starts with, by intervention.
+        tower: the MLPs of the vision tower; none where no method changes what they give.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class StreamHooks:
         receipt: Receipt,
         lenses: Sequence[Lens],
         steering: Mapping[int, Steering],
+        prepared: Sequence[Mapping[Any, Any]],
+        tower: Sequence[nn.Module],
     ) -> None:
         self._anatomy = anatomy
         self._tracker = tracker
@@ -55,6 +59,10 @@ class StreamHooks:
         self._keeping: list[int] = []  # places of the memories that keep the image
         self._after_layer: dict[int, Acting] = {}
         self._after_mlp: dict[int, Acting] = {}
+        self._tower = tower
+        self._in_tower = [
+            (one, prepared[at], receipt.interventions[at]) for at, one in steering.items() if one.in_tower
+        ]
         for index, one in steering.items():
             layers = one.layers_in(anatomy)
             self._compared |= {layer + 1 for layer in layers if one.compares}
@@ -83,6 +91,10 @@ class StreamHooks:
                 module[layer].register_forward_hook(_between_graphs(self._changing(layer, acting)), with_kwargs=True)
                 for layer, acting in places.items()
             ]
+        handles += [
+            module.register_forward_hook(_between_graphs(self._turning(layer)))
+            for layer, module in enumerate(self._tower)
+        ]
         try:
             yield
         finally:
@@ -122,6 +134,17 @@ class StreamHooks:
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         return change
+
+    def _turning(self, layer: int) -> Callable[..., Any]:
+        def turn(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            if not self._tracker.encoding:
+                return None
+            for one, known, receipt in self._in_tower:
+                output = one.steer_tower(layer, output, known)
+                receipt.pictures += len(output) if layer == 0 else 0
+            return output
+
+        return turn
 
     def _changed(
         self, layer: int, acting: Acting, state: TrackedGeneration, entering: Tensor, leaving: Tensor

@@ -107,6 +107,11 @@ class Tracker:
         return None if plain else self._recording or self._current
 
     @property
+    def encoding(self) -> bool:
+        """Whether a vision tower that runs in this thread does so for a generation, in its forward or ahead of it."""
+        return isinstance(self.under_way, TrackedGeneration) if self._turns.mine else self._mine.ahead
+
+    @property
     def finished(self) -> TrackedGeneration | None:
         """The generation of this thread's last forward."""
         return self._mine.finished
@@ -118,13 +123,13 @@ class Tracker:
     @contextmanager
     def calling(self, call: GenerateCall) -> Iterator[None]:
         """Let this thread's forwards belong to one call of `generate` while the context lasts."""
-        before, self._mine.uncached = self._mine.uncached, Uncached(whole_call=True)
         if "inputs_embeds" in call.inputs:  # the model is then given these alone
             self._mine.embedded_ids = call.inputs.get("input_ids")
         try:
-            yield
+            with self._mine.holding(uncached=Uncached(whole_call=True), called=True):
+                yield
         finally:
-            self._mine.uncached, self._mine.embedded_ids, self._mine.finished = before, None, None
+            self._mine.embedded_ids = self._mine.finished = None
 
     def reading(self, first: FirstPass) -> AbstractContextManager[None]:
         """Let this thread's forwards be plain and seen by a first pass alone while the context lasts."""

@@ -31,7 +31,8 @@ class TextualHeads(Lens):
 
     One layer's attention is read once more, with the heads alone whose attention is spread over the text more than over
     the picture. What they give goes to the last layer in place of its own attention, and `z2` is what the model would
-    then say. Nothing is changed in the model, and no second stream runs.
+    then say. Nothing is changed in the model, and no second stream runs: beside its forward, each token costs the last
+    layer's MLP and the head once more.
 
     Formula:
         a[i]    weights of head i of layer `layer`, in the row that predicts a token

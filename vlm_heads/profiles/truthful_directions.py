@@ -88,7 +88,7 @@ def find_directions(
     anatomy = examine(model)
     differences = torch.stack([_difference(model, processor, anatomy, pair) for pair in pairs])
     mean = differences.mean(dim=0)
-    return Directions(mean + _component(differences) if component and len(pairs) > 1 else mean)
+    return Directions(mean + principal_component(differences) if component and len(pairs) > 1 else mean)
 
 
 def _difference(model: nn.Module, processor: Any, anatomy: Anatomy, pair: CaptionPair) -> Tensor:
@@ -132,8 +132,8 @@ def _kept(anatomy: Anatomy, kept: dict[int, Tensor]) -> Iterator[None]:
             handle.remove()
 
 
-def _component(differences: Tensor) -> Tensor:
-    """Return the first principal component `[L, width]` of `[pairs, L, width]`, its largest sample score positive.
+def principal_component(differences: Tensor) -> Tensor:
+    """Return the first principal component `[...]` of samples `[n, ...]`, its largest sample score positive.
 
     It has length 1, or is 0 where all pairs say the same.
     """

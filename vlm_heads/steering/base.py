@@ -6,7 +6,8 @@ It changes what a layer leaves, or what its MLP adds to the stream, in rows of p
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 from vlm_kernels import AttentionPlan
@@ -48,6 +49,23 @@ class Steering(Intervention):
     def site(self) -> Site:
         """What is changed: "layer" is what a layer leaves, "mlp" what its MLP gives before it is added."""
         ...
+
+    @property
+    def in_tower(self) -> bool:
+        """Whether it changes what the vision tower's MLPs give, too; then it states `steer_tower`."""
+        return False
+
+    def steer_tower(self, layer: int, leaving: Tensor, known: Mapping[Any, Any]) -> Tensor:
+        """Return `[N, T, width]` in place of what the MLP of a layer of the vision tower gives.
+
+        A picture is encoded ahead of the forward that reads it, so that nothing is remembered between the two.
+
+        Args:
+            layer: of the tower, zero-based.
+            leaving: what its MLP gives, of `N` pictures or tiles.
+            known: what `prepared` gave.
+        """
+        raise NotImplementedError(f"{type(self).__name__} changes the vision tower and states no steer_tower")
 
     @abstractmethod
     def steer(self, call: StreamCall) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from tests.support.families import Build, Inputs
 from tests.support.layer_loop import vivid
 from tests.support.steered_loop import Change, SteeredLoop, Weigh
 from vlm_heads import ImageRefresh, ImageSteering, Method, TruthfulDirection, attach, examine
-from vlm_heads.profiles import Directions
+from vlm_heads.attach import Attachment
+from vlm_heads.profiles import Directions, TowerDirections
 
 CLOSE_SCORES = rounding(torch.float32, terms=64, size=40.0)
 STEPS = 4
@@ -27,7 +30,7 @@ def padded() -> Inputs:
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": torch.randn(2, 3, 28, 28)}
 
 
-def equals_the_loop(method: Method, model: PreTrainedModel, edits: Callable[[SteeredLoop], Edits]) -> None:
+def equals_the_loop(method: Method, model: PreTrainedModel, edits: Callable[[SteeredLoop], Edits]) -> Attachment:
     """Fail unless a padded batch says what each of its rows says in the loop, with the same log-probabilities."""
     inputs = padded()
     with attach(model, method) as run:
@@ -38,13 +41,14 @@ def equals_the_loop(method: Method, model: PreTrainedModel, edits: Callable[[Ste
     assert run.receipt.fired
     for row, mask in enumerate(inputs["attention_mask"].bool()):
         loop = SteeredLoop.of(model, inputs["input_ids"][row][mask], inputs["pixel_values"][row : row + 1])
+        plain = loop.answer(1, layers={}, mlps={}, weigh=lambda z, _: z)[1]
         layers, mlps, weigh = edits(loop)
         answer, expected = loop.answer(STEPS, layers=layers, mlps=mlps, weigh=weigh)
         assert got.sequences[row, -STEPS:].tolist() == answer
         for step, scores in enumerate(expected):
             assert distance(scores.float(), got.scores[step][row].log_softmax(-1)) < CLOSE_SCORES
-        plain = loop.answer(1, layers={}, mlps={}, weigh=lambda z, _: z)[1]
         assert distance(plain[0], expected[0]) > 10 * CLOSE_SCORES  # the comparison would be empty otherwise
+    return run
 
 
 class Edited:
@@ -156,3 +160,40 @@ def test_vti_equals_a_plain_loop(tiny: Build) -> None:
 
     method = TruthfulDirection(strength=7.0, directions="random", layers=(0, 2))
     equals_the_loop(method, model, lambda _: ({}, {0: change, 2: change}, lambda logits, _: logits))
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("both", [True, False])
+def test_vti_in_the_vision_tower_equals_a_plain_loop(both: bool, heads: int, tiny: Build, tmp_path: Path) -> None:
+    """Directions of their own for each layer and position of the tower, beside those of the language model or alone."""
+    model = vivid(tiny("llava", num_key_value_heads=heads))
+    found = torch.randn(2, 5, 32)  # two layers; a class token and four patches
+    TowerDirections(found).save(tmp_path / "tower")
+    text = Directions.random(examine(model)).vectors.double()
+
+    def turned(x: Tensor, d: Tensor, strength: float) -> Tensor:
+        y = x / x.norm() + 0.1 * strength * d / d.norm()
+        return x.norm() * y / y.norm()
+
+    def edits(loop: SteeredLoop) -> Edits:
+        def hook(directions: Tensor) -> Callable[[Any, Any, Tensor], Tensor]:
+            return lambda _, __, output: torch.stack([
+                torch.stack([turned(x, d, 8.0) for x, d in zip(picture, directions, strict=True)])
+                for picture in output
+            ])  # fmt: skip
+
+        for layer, directions in zip(loop.model.model.vision_tower.encoder.layers, found.double(), strict=True):
+            layer.mlp.register_forward_hook(hook(directions))
+
+        def change(layer: int, _: Tensor, leaving: Tensor) -> Tensor:
+            return torch.stack([turned(x, text[layer], 7.0) for x in leaving])
+
+        return {}, dict.fromkeys(range(3), change) if both else {}, lambda logits, _: logits
+
+    method = TruthfulDirection(
+        strength=7.0, directions="random" if both else "none", vision=8.0, tower=str(tmp_path / "tower")
+    )
+    run = equals_the_loop(method, model, edits)
+    assert run.receipt.interventions[0].pictures == 2
+    assert run.receipt.interventions[0].layers == ((0, 1, 2) if both else ())
+    assert "2 pictures in the vision tower" in str(run.receipt)
