@@ -62,7 +62,7 @@ test-lmms: .venv-lmms/.ready
 # Beside vLLM, which wants another transformers, in an environment of its own; another can be named as VLLM_PYTHON.
 test-serving: $(READY) $(if $(VLLM_PYTHON),,.serving-venv/.ready)
 	VLLM_PYTHON="$(or $(VLLM_PYTHON),$(CURDIR)/.serving-venv/bin/python)" $(BIN)/pytest -q -m "not gpu" \
-		tests/app/bridges/test_serving.py tests/app/bridges/test_vllm_engine.py
+		tests/app/bridges/test_serving.py tests/app/bridges/test_vllm_engine.py tests/app/bridges/test_vllm_endpoint.py
 
 # torchvision, torchaudio and torchcodec come with vLLM's package and are taken out again: PyPI's are built for CUDA and
 # break imports beside a CPU build of torch. vLLM's Transformers backend does without them where a model's processor does.

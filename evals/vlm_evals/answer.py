@@ -338,6 +338,6 @@ def check_failures(run: Run, allowed: int) -> None:
     if run.failures > allowed:
         first = next(answer for answer in run.answers.values() if answer.error is not None)
         raise RunError(
-            f"{run.failures} images could not be read, more than --max-failures {allowed}; "
+            f"{run.failures} samples have no answer, more than --max-failures {allowed}; "
             f"the first was sample {first.sample_id}: {first.error}"
         )

@@ -169,7 +169,7 @@ def test_an_unreadable_image_is_recorded_and_the_rest_answered(
 
 
 def test_too_many_unreadable_images_end_the_run(tmp_path: Path, vlm: VLM, some_unreadable: Task) -> None:
-    with pytest.raises(RunError, match=r"2 images could not be read, more than --max-failures 1; the first .* 2: "):
+    with pytest.raises(RunError, match=r"2 samples have no answer, more than --max-failures 1; the first .* 2: "):
         ask(tmp_path / "run", vlm, some_unreadable, batch_size=4, max_failures=1)
     assert len(answers_in(tmp_path / "run")) == 4  # what was answered before stays
 

@@ -2,14 +2,21 @@
 
 import json
 import os
+import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
 no_vllm = "no vLLM here: `make test-serving` makes an environment for it and runs this"
 ROOT = Path(__file__).parents[2]
 PACKAGES = os.pathsep.join(str(ROOT / folder) for folder in (".", "kernels", "evals", "app"))
+
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 Question = dict[str, object]
 
@@ -32,11 +39,10 @@ def asked(
         engine: vLLM's own arguments.
     """
     named = {"VLM_HEADS_PROFILE": profile, "VLM_HEADS_PROFILES": profiles, "PYTHONPATH": PACKAGES}
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return subprocess.run(
         [VLLM_PYTHON, str(ROOT / "tests" / "app" / "bridges" / "ask_vllm.py"), str(checkpoint)],
         input=json.dumps({"engine": engine, "rounds": list(map(list, rounds))}),
-        env={**os.environ, **named, **quiet, "VLLM_CPU_KVCACHE_SPACE": "1"},
+        env={**os.environ, **named, **QUIET, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         capture_output=True,
         text=True,
         check=False,
@@ -53,3 +59,46 @@ def answers(
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS ")]
     found = json.loads(line.removeprefix("ANSWERS "))
     return [[one if isinstance(one, str) else tuple(one) for one in told] for told in found]
+
+
+@contextmanager
+def vllm_server(checkpoint: Path, log: Path, seconds: float = 600.0) -> Iterator[str]:
+    """Run vLLM's OpenAI server on a checkpoint, in float32, while the context lasts; yield its address with /v1.
+
+    Args:
+        checkpoint: a folder.
+        log: a file for what it prints.
+        seconds: that it may take to start.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = ["--model-impl", "transformers", "--dtype", "float32", "--enforce-eager", "--generation-config", "vllm"]
+    words += ["--max-model-len", "256", "--max-num-seqs", "8", "--limit-mm-per-prompt", '{"image": 1}']
+    command = [VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), *words]
+    with (
+        log.open("wb") as printed,
+        subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", port],
+            env={**os.environ, **QUIET, "PYTHONPATH": PACKAGES},
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+        ) as server,
+    ):
+        try:
+            _wait_until_ready(server, f"http://127.0.0.1:{port}/health", seconds, log)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], health: str, seconds: float, log: Path) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            urllib.request.urlopen(health, timeout=10).close()
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+        else:
+            return
+    raise AssertionError(f"vLLM's server did not start: {log.read_text(errors='replace')[-4000:]}")

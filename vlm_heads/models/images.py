@@ -31,7 +31,7 @@ _LINKS = ("http://", "https://", "ftp://", "data:")
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """Return an upright RGB image.
+    """Return an upright RGB image without metadata, so that loading it once more changes nothing.
 
     A photograph's EXIF orientation is applied. Of an animation the first frame is taken, transparent pixels are laid
     on white, 16-bit and floating grey levels are scaled by their type's range.
@@ -141,7 +141,9 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     if turned.has_transparency_data:
         clear = turned.convert("RGBA")
         turned = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-    return turned.convert("RGB")
+    loaded = turned.convert("RGB")  # a copy, also of RGB
+    loaded.info.clear()  # an orientation that stayed would turn it again when it is loaded once more
+    return loaded
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -67,7 +67,9 @@ Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Beams of the 
 Temperature = Annotated[
     float | None, typer.Option("--temperature", min=0.01, help="Sample at this temperature; greedy by default.")
 ]
-MaxFailures = Annotated[int, typer.Option("--max-failures", min=0, help="Unreadable images after which to give up.")]
+MaxFailures = Annotated[
+    int, typer.Option("--max-failures", min=0, help="Samples without an answer after which to give up.")
+]
 
 
 def evaluate(

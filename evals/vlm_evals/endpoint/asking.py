@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from vlm_evals.answer import PLAIN, Asking, Processes, check_failures, check_fired, seed_of
+from vlm_evals.answer import PLAIN, Asking, Processes, check_fired, seed_of
 from vlm_evals.endpoint import chances
 from vlm_evals.endpoint.address import Endpoint
 from vlm_evals.endpoint.at_once import at_once
 from vlm_evals.endpoint.client import Client, Refused, Reply
 from vlm_evals.endpoint.pictures import data_url, url_of
+from vlm_evals.endpoint.taking import Reached, Taking
+from vlm_evals.endpoint.whole import require_whole
 from vlm_evals.errors import RunError, TaskError
 from vlm_evals.protocol import Protocol
 from vlm_evals.records import Answer, Sample
@@ -80,7 +82,7 @@ class EndpointAsking:
         listed = asyncio.run(_models(endpoint))
         if listed is None:
             if model is None:
-                raise TaskError(f"{endpoint.url} lists no models: name one with --served-model")
+                raise TaskError(f"{endpoint.url} lists no models: {_no_list(endpoint.url)}")
             return cls(endpoint, model, **more)
         names = [one["id"] for one in listed]
         if model is None and len(names) != 1:
@@ -117,7 +119,8 @@ class EndpointAsking:
     ) -> None:
         """Answer this process's share of the samples that the run has no answer to, and write each as it comes.
 
-        A picture that cannot be read, and a request that the server refuses, are recorded with their error.
+        A picture that cannot be read, and a request that the server refuses, are recorded with their error; a server
+        that refuses everything ends the run, and nothing is recorded.
 
         Args:
             protocol: prompt, decoding and seed.
@@ -128,8 +131,8 @@ class EndpointAsking:
 
         Raises:
             TaskError: if the protocol decodes in a way that a server cannot be asked for.
-            RunError: if the server does not answer, or refuses the first prompt with any picture, or does not know
-                mitigations; or if more samples fail than `max_failures`.
+            RunError: if the server does not answer, or refuses the first prompt with any picture or all that it is
+                asked, or does not know mitigations; or if more samples fail than `max_failures`.
             NothingIntervened: if an intervention found nothing to act on in the whole share, unless that is allowed.
         """
         share = samples[processes.index :: processes.count]
@@ -156,27 +159,21 @@ class EndpointAsking:
                 self._ask(client, {**decoding, **wanted, "seed": seed_of(protocol, sample)}, sample, words)
                 for sample in samples
             )
+            taking = Taking(run, self.max_failures, self.where)
             async with aclosing(at_once(jobs, self.endpoint.concurrency)) as groups:
                 async for done in groups:
-                    self._take(done, run)
+                    taking.take(done)
                     progress(len(done))
-
-    def _take(self, done: Collection[asyncio.Task[Answer]], run: Run) -> None:
-        """Write the answers that have come; where others failed beside them, they are kept all the same."""
-        failures = [failure for task in done if (failure := task.exception()) is not None]
-        run.append([task.result() for task in done if task.exception() is None])
-        if failures:
-            raise failures[0]
-        check_failures(run, self.max_failures)
+            taking.end()
 
     async def _ask(
         self, client: Client, decoding: Mapping[str, Any], sample: Sample, words: tuple[str, str] | None
-    ) -> Answer:
+    ) -> Reached:
         try:
-            reply = await client.complete(self.request(decoding, data_url(sample.image), sample.prompt))
-            return self._answer(sample, reply, words)
+            request = self.request(decoding, data_url(sample.image), sample.prompt)
+            return Reached(self._answer(sample, await client.complete(request), words, request["max_tokens"]))
         except (BadImage, Refused) as failure:
-            return Answer(sample.sample_id, "", error=str(failure))
+            return Reached(Answer(sample.sample_id, "", error=str(failure)), refused=isinstance(failure, Refused))
 
     def _margin_words(self, protocol: Protocol) -> tuple[str, str] | None:
         """Return the words whose margin a metric asks for; none where a server chooses tokens by other numbers."""
@@ -247,20 +244,22 @@ class EndpointAsking:
         # servers call it -1 where all tokens may be drawn, and have defaults of their own where nothing is said
         return tokens | chosen | {"top_k": chosen["top_k"] or -1}
 
-    def _answer(self, sample: Sample, reply: Reply, words: tuple[str, str] | None) -> Answer:
-        """Return what a reply says.
+    def _answer(self, sample: Sample, reply: Reply, words: tuple[str, str] | None, most: int) -> Answer:
+        """Return what a reply says; it may have `most` tokens.
 
         Raises:
-            Refused: if it holds no answer.
+            Refused: if it holds no answer, or a part of one.
         """
         choices = reply.body.get("choices")
-        first = choices[0] if isinstance(choices, list) and choices else None
-        message = first.get("message") if isinstance(first, dict) else None
+        listed = choices[0] if isinstance(choices, list) and choices else None
+        first = listed if isinstance(listed, dict) else {}
+        message = first.get("message")
         if not isinstance(message, dict) or not isinstance(message.get("content") or "", str):
             raise Refused("the server sent no answer")
         usage = reply.body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         counted = {name: usage[name] for name in _COUNTED if type(usage.get(name)) is int and usage[name] >= 0}
+        require_whole(first.get("finish_reason"), counted.get("completion_tokens"), most)
         receipt = reply.body.get("receipt") if self.mitigation else None
         margin = None if words is None else chances.margin(reply.body, words)
         either = None if words is None else chances.either(reply.body, words)
@@ -269,6 +268,14 @@ class EndpointAsking:
 
 
 Asker = Asking | EndpointAsking
+
+
+def _no_list(url: str) -> str:
+    """Return what to do about a server without a list of models; most have one, below /v1."""
+    if url.endswith("/v1"):
+        return "name one with --served-model"
+    return f"is it {url}/v1? If not, name one with --served-model"
+
 
 _COUNTED = ("prompt_tokens", "completion_tokens")
 _SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}

@@ -11,6 +11,7 @@ from vlm_app.serving.question import Rules
 
 from tests.support.chat_server import chat_server
 from tests.support.command import Command, Mistake
+from tests.support.reports import unlike
 from tests.support.serving import Serving, serving
 from vlm_heads import VLM
 
@@ -34,16 +35,6 @@ def both(tmp_path: Path, served: Serving, small_world: Path, command: Command) -
         return found
 
     return run
-
-
-def unlike(one: Any, other: Any, place: str = "") -> set[str]:
-    """Return where two reports differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        names = one.keys() | other.keys()
-        return {
-            found for name in names for found in unlike(one.get(name), other.get(name), f"{place}.{name}".strip("."))
-        }
-    return set() if one == other else {place}
 
 
 WHO = {"settings.asked"}  # a report says that a server was asked

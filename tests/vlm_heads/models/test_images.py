@@ -66,6 +66,18 @@ def test_orientation_is_applied() -> None:
     assert loaded.getpixel((0, 5)) == BLUE
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_loading_once_more_changes_nothing(orientation: int, kind: str) -> None:
+    """An evaluation loads a photograph to see whether it can be read, and asking loads what it is given."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    loaded = load_image(_encoded(_half(), kind, exif=exif))
+    again = load_image(loaded)
+    assert again.size == loaded.size
+    assert again.tobytes() == loaded.tobytes()
+
+
 def test_cmyk_becomes_rgb() -> None:
     loaded = load_image(_encoded(_half(16, 16).convert("CMYK"), "JPEG", quality=100))
     red = np.array(loaded.getpixel((2, 8)))
