@@ -53,7 +53,9 @@ def stock_error(call: Call, blinded: bool = False) -> float:
         mask = mask & seen if mask.dtype is torch.bool else mask.masked_fill(~seen, -torch.inf)
     half, double = (
         scaled_dot_product_attention(
-            *(state.to(dtype) for state in (call.query, call.key, call.value)),
+            call.query.to(dtype),
+            call.key.to(dtype),
+            call.value.to(dtype),
             attn_mask=mask if mask is None or mask.dtype is torch.bool else mask.to(dtype),
             is_causal=mask is None and rows > 1,
             enable_gqa=True,
