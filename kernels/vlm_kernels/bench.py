@@ -179,6 +179,8 @@ class _Timed:
 
     def timings(self, seconds: float, floor: float) -> Iterator[Timing]:
         ways = self.ways()
+        if self.query.is_cuda:
+            torch.compiler.reset()  # after a few shapes torch compiles no more, and FlexAttention would run unfused
         first, wrong = {}, {}
         for name, way in ways.items():
             start = time.perf_counter()
@@ -207,15 +209,23 @@ class _Timed:
     def complaint(self, way: str, output: Tensor) -> str:
         """Return how far the last rows are from the specification, or an empty string where that is allowed.
 
-        In half precision twice the distance of stock attention's own last rows is allowed.
+        In half precision a way may be four times as far off as it is without any edit: gains go up to 2, and an edit
+        may round as much as attention itself. The materialised way rounds logits and weights too, others do not.
         """
         plan = {"stock": AttentionPlan(), "head gain": replace(self.plan, redistribution=None)}.get(way, self.plan)
         error = (output[:, :, -EDITED_ROWS:].double() - self.specified(plan)).abs().max().item()
         allowed = 1e-5
         if output.dtype is not torch.float32:
-            stock = plain_attention(self.query, self.key, self.value, None, None)[:, :, -EDITED_ROWS:].double()
-            allowed = 4.0 * (stock - self.specified(AttentionPlan())).abs().max().item() + 1e-3
+            unedited = self.unedited(way)[:, :, -EDITED_ROWS:].double()
+            allowed = 4.0 * (unedited - self.specified(AttentionPlan())).abs().max().item() + 1e-3
         return "" if error <= allowed else f"off by {error:.1e}, allowed {allowed:.1e}"
+
+    def unedited(self, way: str) -> Tensor:
+        """Return plain attention, computed the way it is there."""
+        states = (self.query, self.key, self.value)
+        if way == "materialised":
+            return materialised_attention(*states, AttentionPlan(), self.key_class)
+        return plain_attention(*states, None, None)
 
     def specified(self, plan: AttentionPlan) -> Tensor:
         """Return the specification's last rows, on which every rule of this benchmark's plans acts."""

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from vlm_kernels import AttentionPlan, KeyClass, Redistribution, attend, torch_backend
 from vlm_kernels.plan import PER_KEY
 
 from tests.support.compare import distance, equal
-from tests.support.specification import TOLERANCE
+from tests.support.specification import TOLERANCE, stock_error
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -31,21 +30,16 @@ def test_float64_is_computed_in_float64(make_call, disagreement):
     assert disagreement(call, *call.run("torch"), tolerance=1e-13, mass=1e-13) == ""
 
 
-@pytest.mark.parametrize("shape", ["decode-96-group-7", "prefill-96-group-4", "decode-padded"])
+@pytest.mark.parametrize("shape", ["decode-96-group-7", "prefill-96-group-4", "decode-padded", "all-sinks"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_close_as_stock_attention(shape, dtype, make_call, disagreement):
     """The edited output may be as far off as stock attention in the same dtype is, for unit gains twice that."""
     call = make_call(shape, "redistribution").to(dtype)
-    causal = call.mask is None and call.query.shape[2] > 1
-    states = [call.query, call.key, call.value]
-    half, double = (
-        scaled_dot_product_attention(*(t.to(kind) for t in states), call.mask, is_causal=causal, enable_gqa=True)
-        for kind in (dtype, torch.float64)
-    )
-    stock = distance(half.double(), double)
+    allowed, blinded = (2 * stock_error(call, blinded) for blinded in (False, True))
     output, aux = call.run("torch")
     assert output.dtype is dtype
-    assert disagreement(call, output, aux, tolerance=2 * stock, mass=2e-6 if dtype is torch.float16 else 1e-5) == ""
+    mass = 2e-6 if dtype is torch.float16 else 1e-5
+    assert disagreement(call, output, aux, tolerance=allowed, mass=mass, blinded=blinded) == ""
 
 
 @pytest.mark.parametrize("shape", ["decode", "decode-padded", "prefill", "prefill-padded", "prefill-continued"])

@@ -17,8 +17,9 @@ TINY = ModelShape("tiny", heads=4, kv_heads=2, size=16, image_keys=20, keys=48)
 PROGRAM = Path(__file__).parents[2] / "kernels" / "bench.py"
 
 
-def test_every_way_is_timed_beside_stock_attention():
-    rows = list(measure([TINY], seconds=0.01))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_way_is_timed_beside_stock_attention(dtype):
+    rows = list(measure([TINY], dtype=dtype, seconds=0.01))
     ways = {(phase, way) for phase in ("decode", "prefill") for way in ("stock", "edited", "head gain", "materialised")}
     assert {(row.phase, row.way) for row in rows} == ways | {("decode", "prepared")}
     assert not any(row.wrong for row in rows)
@@ -26,12 +27,13 @@ def test_every_way_is_timed_beside_stock_attention():
     assert all(row.ms > 0 and row.ratio > 0 and row.floor_share > 0 for row in rows)
 
 
-def test_a_wrong_way_gets_no_figures(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wrong_way_gets_no_figures(dtype, monkeypatch):
     def forgetful(query, key, value, plan, key_class):
         return materialised_attention(query, key, value, replace(plan, redistribution=None), key_class)
 
     monkeypatch.setattr(bench, "materialised_attention", forgetful)
-    rows = {row.way: row for row in measure([TINY], seconds=0.01, phases=("decode",))}
+    rows = {row.way: row for row in measure([TINY], dtype=dtype, seconds=0.01, phases=("decode",))}
     assert rows["materialised"].ratio is None
     assert rows["materialised"].ms is None
     assert rows["edited"].ratio is not None

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from tests.support.compare import distance
+from tests.support.specification import stock_error
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,20 +22,9 @@ def test_triton_agrees_with_the_specification(any_shape, any_plan, make_call, di
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_close_as_stock_attention(any_shape, dtype, make_call, disagreement):
     call = make_call(any_shape, "redistribution").to(dtype)
-    states = [call.query, call.key, call.value]
-    causal = call.mask is None and call.query.shape[2] > 1
-    half, double = (
-        scaled_dot_product_attention(
-            *(state.to(kind) for state in states),
-            attn_mask=call.mask if call.mask is None or call.mask.dtype is torch.bool else call.mask.to(kind),
-            is_causal=causal,
-            enable_gqa=True,
-        )
-        for kind in (dtype, torch.float64)
-    )
-    stock = distance(half.double(), double)
+    allowed, blinded = (2 * stock_error(call, blinded) + 1e-4 for blinded in (False, True))
     on_gpu = call.to(torch.device("cuda"))
-    assert disagreement(on_gpu, *on_gpu.run("triton"), tolerance=2 * stock + 1e-4, mass=1e-5) == ""
+    assert disagreement(on_gpu, *on_gpu.run("triton"), tolerance=allowed, mass=1e-5, blinded=blinded) == ""
 
 
 def test_decode_waits_for_nothing_and_fits_in_a_graph(make_call):
