@@ -1,5 +1,9 @@
 """Folders in the cache: whole, or not there."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from vlm_evals.scenes.small.kept import STAMP, kept_folder
 
@@ -83,3 +87,19 @@ def test_a_cache_that_cannot_be_written_is_said_in_one_line(tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UnsupportedModel, match="set XDG_CACHE_HOME"):
         kept_folder("thing", FROM, Maker())
+
+
+def test_any_process_of_a_distributed_start_writes_the_model(tmp_path):
+    program = tmp_path / "second.py"
+    program.write_text(
+        "import sys, pathlib, torch\nfrom tests.support.small_base import tiny_base\n"
+        "from vlm_evals.scenes.small.kept import save_from_here\n"
+        "torch.distributed.init_process_group('gloo')\n"
+        "if torch.distributed.get_rank() == 1:\n"
+        "    save_from_here(tiny_base().model, pathlib.Path(sys.argv[1]))\n"
+        "torch.distributed.barrier()\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    paths = os.pathsep.join([os.getcwd(), *filter(None, sys.path)])
+    subprocess.run([*launcher, str(tmp_path / "out")], check=True, env={**os.environ, "PYTHONPATH": paths}, timeout=120)
+    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}

@@ -15,11 +15,11 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from .kept import kept_folder
+from .kept import kept_folder, save_from_here
 from .package import SHA256, base_file
 
 READ_FROM = ("quantization_config", "architectures", "transformers_version")
-FORMAT = "1"  # goes up when the same file is turned into something else
+FORMAT = "2"  # goes up when the same file is turned into something else
 
 
 class Base(NamedTuple):
@@ -64,7 +64,7 @@ def plain_config(config: LlamaConfig) -> LlamaConfig:
 
 
 def _save(base: Base, folder: Path) -> None:
-    base.model.save_pretrained(folder)
+    save_from_here(base.model, folder)
     base.tokenizer.save_pretrained(folder)
 
 

@@ -11,12 +11,12 @@ from vlm_evals.records import file_hash
 
 from .base import load_base
 from .chat import build_processor
-from .kept import kept_folder
+from .kept import kept_folder, save_from_here
 from .model import assemble
 from .package import SHA256, shipped_weights
 from .weights import read_weights
 
-FORMAT = "1"  # goes up when the same weights are put together in another way
+FORMAT = "2"  # goes up when the same weights are put together in another way
 
 
 def build_small(weights: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -39,7 +39,7 @@ def save_small(weights: Path, out: Path) -> None:
     """Write a checkpoint that plain `from_pretrained` loads; raises as `build_small` does."""
     model, processor = build_small(weights)
     out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
+    save_from_here(model, out)
     processor.save_pretrained(out)
 
 

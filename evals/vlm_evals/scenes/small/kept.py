@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from vlm_evals.records import cache_folder
 from vlm_heads.errors import UnsupportedModel
 
@@ -43,6 +45,18 @@ def kept_folder(name: str, made_from: Mapping[str, str], make: Callable[[Path], 
             f"{target} cannot be written ({failure}); set XDG_CACHE_HOME to a folder with room for a gigabyte"
         ) from failure
     return target
+
+
+def save_from_here(model: PreTrainedModel, folder: Path) -> None:
+    """Write a model's checkpoint, whichever process of a distributed start this is.
+
+    transformers lets rank 0 alone write. Here the process that holds the lock writes, and that may be any of them.
+    """
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        model.save_pretrained(folder)
+    finally:
+        del model.should_save_on_this_rank
 
 
 def _make(target: Path, made_from: Mapping[str, str], make: Callable[[Path], None]) -> None:
