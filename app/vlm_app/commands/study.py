@@ -242,6 +242,7 @@ def league(
     splits: Annotated[
         str | None, typer.Option("--splits", metavar="NAME,…", help="held-out, shifted, scrambled; all by default.")
     ] = None,
+    captions_only: Annotated[bool, typer.Option("--captions-only", help="Ask none of POPE's questions.")] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Scenes in one generation.")] = 100,
     write: Annotated[
         Path | None, typer.Option("--write", help="Page whose block is filled in: `league`, or `given`.")
@@ -259,6 +260,7 @@ def league(
     found = play(
         out, model=model, only=only, scale=scale, write=write, seed=seed, device=device, given=words or (),
         controls=controls, methods=named, batch=batch, splits=tuple(splits.split(",")) if splits else (),
+        captions_only=captions_only,
     )  # fmt: skip
     if found is None:
         return  # another process of the same start prints

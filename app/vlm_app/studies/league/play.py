@@ -239,6 +239,7 @@ def play(
     methods: Collection[str] = (),
     batch: int = BATCH,
     splits: Collection[str] = (),
+    captions_only: bool = False,
 ) -> dict[str, Any] | None:
     """Play the league, write league.md and league.json, and return what it holds; None in all processes but the first.
 
@@ -255,6 +256,7 @@ def play(
         methods: names of the methods that play; by default all.
         batch: scenes in one generation; a GPU takes hundreds of a small model's at the price of one.
         splits: beside validation, where it plays; by default on all.
+        captions_only: leave POPE's questions out.
 
     Raises:
         BadOption: for a word that cannot be read, or a method that is not known.
@@ -272,6 +274,7 @@ def play(
     vlm = load_vlm(model, device, seed)
     league = League(Asking(vlm, batch_size=batch, allow_idle=True), out, processes, seed)
     rounds = [_scaled(where, scale) for where in _rounds(splits) if not entries or where != ROUNDS[0]]
+    rounds = [replace(where, asked=0) for where in rounds] if captions_only else rounds
     found = (
         _these(league, rounds, entries)
         if entries
