@@ -216,7 +216,7 @@ def attach_mitigation(
         interventions=tuple(InterventionReceipt(one.name, _options(one)) for one in interventions),
         check=None if check is None else CheckReceipt(check.name, _options(check)),
         lenses=tuple(LensReceipt(one.name, _options(one)) for one in lenses),
-        pipeline=None if pipeline is None else PipelineReceipt(pipeline.name, _options(pipeline)),
+        pipeline=None if pipeline is None else PipelineReceipt(pipeline.name, _options(pipeline), done=pipeline.done),
     )
     steering = {index: one for index, one in enumerate(interventions) if isinstance(one, Steering)}
     head = TokenHead.of(model, anatomy) if lenses or steering else None

@@ -81,7 +81,9 @@ class Mitigation:
             raise BadOption(f"{checks[0].name} and {checks[1].name} both check what is said: name one of them")
         pipelines = [part.pipeline for part in parts if part.pipeline is not None]
         if len(pipelines) > 1:
-            raise BadOption(f"{pipelines[0].name} and {pipelines[1].name} both ask otherwise: name one of them")
+            raise BadOption(
+                f"{pipelines[0].name} and {pipelines[1].name} both answer in a way of their own: name one of them"
+            )
         profiles = {id(part.profile): part.profile for part in parts if part.profile is not None}
         if profile is None and len(profiles) > 1:
             raise BadOption("two mitigations bring a head profile each: give the one that is meant as profile=...")
@@ -109,6 +111,11 @@ class Mitigation:
     def batched(self) -> bool:
         """Whether it takes several prompts in one `generate()`."""
         return self.pipeline is None or self.pipeline.batched
+
+    @property
+    def streamed(self) -> bool:
+        """Whether words of an answer can be shown before its end."""
+        return self.pipeline is None or self.pipeline.streamed
 
     def weighing(self) -> tuple[Lens, ...]:
         """Return everything that weighs the first stream's token logits: lenses, and interventions that are one too."""

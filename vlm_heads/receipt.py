@@ -244,14 +244,15 @@ class CheckReceipt:
 
 @dataclass
 class PipelineReceipt:
-    """What a pipeline asked first, and what it asked instead.
+    """What a pipeline did in place of `generate`: what it asked first and instead, or how it searched.
 
     Attributes:
         name: of the pipeline.
         options: of it.
         rows: of the last call of `generate`, one a row.
-        calls: of `generate` that were asked otherwise.
+        calls: of `generate` that it answered in its own way.
         first_passes: answers that were read for them.
+        done: what it does to a call, in words; not written as JSON.
     """
 
     name: str
@@ -259,15 +260,16 @@ class PipelineReceipt:
     rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
     calls: int = 0
     first_passes: int = 0
+    done: str = "asked otherwise"
 
     def to_dict(self, row: int | None = None) -> dict[str, Any]:
         """Return what is written as JSON; of one row, or of all."""
-        found = {name: value for name, value in vars(self).items() if name != "rows"}
+        found = {name: value for name, value in vars(self).items() if name not in ("rows", "done")}
         return found | ({"rows": self.rows} if row is None else {"row": self.rows[row] if self.rows else {}})
 
     def __str__(self) -> str:
-        passes = _count(self.first_passes, "first pass", "es")
-        return f"{self.name}: {_count(self.calls, 'call')} asked otherwise, {passes}"
+        passes = f", {_count(self.first_passes, 'first pass', 'es')}" if self.first_passes else ""
+        return f"{self.name}: {_count(self.calls, 'call')} {self.done}{passes}"
 
 
 @dataclass
@@ -287,7 +289,7 @@ class Receipt:
         second_stream: of the contrast; None where there is none.
         check: what was asked and taken back; None where nothing is checked.
         lenses: one receipt each, in the order in which they act.
-        pipeline: what was asked first; None where there is none.
+        pipeline: what answered in place of `generate`; None where there is none.
     """
 
     model_type: str

@@ -194,7 +194,8 @@ class VLM:
 
         The model is free again when the answer is whole or the iterator is closed; another answer of this model waits
         until then. A failure in the other thread is raised here.
-        What the generator returns in the end, as `yield from` gives it, is the whole `Answer`.
+        What the generator returns in the end, as `yield from` gives it, is the whole `Answer`. A method that takes
+        words back, as OPERA does, is not heard before the end: its answer is one piece.
 
         Args:
             image, prompt, interventions, profile, contrast: see `answer`.
@@ -322,7 +323,8 @@ class VLM:
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = _Stop()
         criteria = [*(decoding.pop("stopping_criteria", None) or ()), stop]
-        arguments = {**inputs, **decoding, "stopping_criteria": criteria, "streamer": streamer}
+        heard = {"streamer": streamer} if mitigation.streamed else {}
+        arguments = {**inputs, **decoding, "stopping_criteria": criteria, **heard}
 
         def generate() -> tuple[Any, Receipt | None]:
             try:
@@ -338,7 +340,10 @@ class VLM:
                 stop.requested = True
             output, receipt = work.result()
         rows = _generated(output, inputs, effective_config(self.model, decoding))
-        return self._answer(rows[0], time.perf_counter() - start, receipt, 0, _lengths(inputs, 1)[0])
+        answer = self._answer(rows[0], time.perf_counter() - start, receipt, 0, _lengths(inputs, 1)[0])
+        if not mitigation.streamed and answer.text:
+            yield answer.text
+        return answer
 
     def _answer(self, ids: list[int], seconds: float, receipt: Receipt | None, row: int, prompt_tokens: int) -> Answer:
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()

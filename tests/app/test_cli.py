@@ -135,6 +135,15 @@ def test_a_contrast_goes_beside_interventions(command: Command, banana: Path) ->
     assert second["in_one_pass"] == len(alone["token_ids"]) - 1
 
 
+def test_describe_prints_a_searched_answer_whole(command: Command, banana: Path) -> None:
+    outcome = command("describe", banana, "--model", "planted", "--with", "opera:beams=2,candidates=2")
+    (row,) = command("describe", banana, "--model", "planted", "--with", "opera:beams=2,candidates=2", "--json").value
+    assert row["text"].startswith("there is a ")
+    assert outcome.out == row["text"] + "\n"
+    assert "opera takes words back: its answer is printed whole, when it is found" in outcome.err
+    assert row["receipt"]["pipeline"]["calls"] == 1
+
+
 def test_describe_compares_side_by_side(command: Command, banana: Path) -> None:
     outcome = command("describe", banana, "--model", "planted", "--compare")
     line = next(line for line in outcome.out.splitlines() if "dog" in line)

@@ -26,11 +26,15 @@ class Pipeline(Method):
     Attributes:
         alone: whether it answers by itself, so that nothing else can be attached beside it.
         batched: whether it takes several prompts in one `generate()`.
+        streamed: whether what it says can be shown before the end; a search takes words back.
+        done: what its receipt says of a call that it answered.
     """
 
     lever: ClassVar[str] = "asked otherwise"
     alone: ClassVar[bool] = False
     batched: ClassVar[bool] = True
+    streamed: ClassVar[bool] = True
+    done: ClassVar[str] = "asked otherwise"
     needs: ClassVar[tuple[str, ...]] = ("the processor",)
 
     def check(self, anatomy: Anatomy) -> None:

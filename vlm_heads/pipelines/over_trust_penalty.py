@@ -76,6 +76,8 @@ class OverTrustPenalty(Pipeline):
     passes: ClassVar[int] = 30
     alone: ClassVar[bool] = True
     batched: ClassVar[bool] = False
+    streamed: ClassVar[bool] = False
+    done: ClassVar[str] = "answered by a search"
     paper: ClassVar[Paper | None] = Paper(
         "Huang et al.",
         "OPERA: Alleviating Hallucination in Multi-Modal Large Language Models via Over-Trust Penalty and "

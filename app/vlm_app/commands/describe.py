@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from vlm_app.console import loading, print_json, print_table
+from vlm_app.console import loading, print_json, print_table, remark
 from vlm_app.options import (
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
@@ -67,6 +67,8 @@ def describe(
     marker = Marker()
     mitigation = parse_mitigations(words or (["vhr"] if compare else None), profile)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
+    if not mitigation.streamed and mitigation.pipeline is not None:
+        remark(f"{mitigation.pipeline.name} takes words back: its answer is printed whole, when it is found")
     arguments: dict[str, Any] = {"max_new_tokens": max_tokens}
     if temperature > 0.0:
         arguments |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}

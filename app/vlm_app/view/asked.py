@@ -64,7 +64,7 @@ def conversation(asked: Sequence[AskedBack]) -> str:
         f"<b>{escape(replied(one))}</b> <em>{escape(one.fate)}</em></li>"
         for one in asked
     )
-    gone = sum(one.gone for one in asked)
+    gone = sum(one.gone for one in asked) or "none"
     what = "question" if asked[0].question else "object"
     many = f"{len(asked)} {what}{'' if len(asked) == 1 else 's'}"
     said = (

@@ -58,6 +58,22 @@ def test_on_one_column_the_answers_follow_run_at_once(browser: Browser, served: 
         expect(page.locator("#vh-status")).to_be_in_viewport()
 
 
+_THUMB = """() => {
+  const rail = document.querySelector('#vh-vhr-gain input[type=range]').getBoundingClientRect();
+  const box = document.querySelector('#vh-vhr-gain').getBoundingClientRect();
+  const middle = (rail.top + rail.bottom) / 2;
+  return Math.min(middle - box.top, box.bottom - middle);
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_sliders_thumb_is_not_cut(browser: Browser, served: Served, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+        page = open_page(context, served)
+        expect(page.locator("#vh-vhr-gain input[type=range]")).to_be_visible()
+        assert page.evaluate(_THUMB) >= 8  # pixels: half of Gradio's thumb
+
+
 def test_whoever_wants_no_motion_gets_none(browser: Browser, served: Served) -> None:
     with browser.new_context(reduced_motion="reduce") as context:
         context.set_default_timeout(PATIENCE)

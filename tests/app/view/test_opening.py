@@ -10,10 +10,11 @@ from vlm_app.view.opening import STANDS_IN, opening_of
 from vlm_app.view.truth import Judged
 from vlm_evals.records import read_json
 
+from tests.support.installed_base import needs_base
 from vlm_heads import VLM
 
 
-@pytest.mark.parametrize("model", ["mini", "planted"])
+@pytest.mark.parametrize("model", ["mini", "planted", pytest.param("small", marks=needs_base)])
 def test_the_plain_answer_invents_something_and_the_mitigated_one_does_not(model: str) -> None:
     session = Session(VLM.from_pretrained(model))
     try:

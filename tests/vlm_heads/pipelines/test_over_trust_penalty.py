@@ -355,3 +355,25 @@ def test_several_pictures_are_answered_one_after_the_other() -> None:
     assert [one.token_ids for one in several] == [one.token_ids for one in alone]
     assert not Mitigation.parse("opera").batched
     assert Mitigation.parse("vhr vcd").batched
+
+
+def test_a_stream_gives_the_whole_answer_at_its_end() -> None:
+    vlm, picture, words = VLM.from_pretrained("planted"), planted_image("car"), "opera:beams=2,candidates=2"
+    whole = vlm.answer(picture, "what is there?", words, max_new_tokens=6)
+    pieces = vlm.stream(picture, "what is there?", words, max_new_tokens=6)
+    assert next(pieces) == whole.text
+    with pytest.raises(StopIteration) as end:
+        next(pieces)
+    assert end.value.value.token_ids == whole.token_ids
+    assert end.value.value.receipt == whole.receipt
+    assert not Mitigation.parse("opera").streamed
+    assert Mitigation.parse("carve").streamed
+    assert Mitigation.parse("vhr vcd").streamed
+
+
+def test_its_receipt_says_that_it_searched(llava: Tiny) -> None:
+    with attach(llava.model, "opera:beams=2,candidates=2") as run:
+        llava.model.generate(**llava.inputs, max_new_tokens=2)
+    assert str(run.receipt.pipeline) == "opera: 1 call answered by a search"
+    assert run.receipt.pipeline is not None
+    assert set(run.receipt.pipeline.to_dict()) == {"name", "options", "calls", "first_passes", "rows"}
