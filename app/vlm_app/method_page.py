@@ -134,10 +134,10 @@ def _here(kind: type[Method], league: Sequence[Mapping[str, str]]) -> str:
     if not played:
         return f"**What it did here.** It is not in the table of [results.md]({RESULTS})."
     plain = next(row for row in league if row["block"] == played[0]["block"])  # the first row of a table
-    shown = [plain, *played]
-    rows = [(row["setting"], *(row[name] for name in _SHOWN)) for row in shown]
+    columns = [name for name in _SHOWN if name in plain]  # without questions a league has no POPE
+    rows = [(row["setting"], *(row[name] for name in columns)) for row in [plain, *played]]
     return f"**What it did here** ([results.md]({RESULTS}), held-out scenes):\n\n" + "\n".join(
-        table(("setting", *_SHOWN), rows)
+        table(("setting", *columns), rows)
     )
 
 

@@ -141,3 +141,12 @@ def test_a_mistake_is_one_line(command: Command, words: list[str], said: str) ->
     assert outcome.code == 2
     assert said in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_league_without_questions_shows_what_it_has(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    cells = [line.split("|") for line in LEAGUE.splitlines()]
+    lines = ["|".join(row[:5] + row[6:]) for row in cells]  # the fifth column is POPE's
+    page.write_text("\n".join(["<!-- league: from here -->", *lines, "<!-- league: to here -->"]))
+    vhr = page_text(page).partition("\n## vhr\n")[2].partition("\n## ")[0]
+    assert vhr.rstrip().endswith("| plain | 27.2 | 1 | 0 | 3 |\n| A: `vhr:gain=3 vcd` | 37.3 | 5 | 6 | 8 |")

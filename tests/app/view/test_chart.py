@@ -47,7 +47,7 @@ def test_a_row_is_read_as_it_stands(tmp_path: Path) -> None:
 def test_what_was_measured_is_told_and_what_was_not_is_said() -> None:
     said = told(["vhr"])
     assert "37.3 % of the captions invent something, 82.0 % of the objects are found; plain: 27.2 %" in said
-    assert "+7.3 points [2.6, 11.7], more than by chance" in said
+    assert "+7.3 points [2.6, 11.9], more than by chance" in said
     assert "cannot be told from no difference" in told(["vhr:gain=0.5"])
     assert "No plain answers of any length find as much." in told(["spin"])
     unmeasured = told(["vhr:gain=3.3"])
