@@ -12,6 +12,7 @@ from typing import Any
 FILE = "league.json"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 320, 170, 34, 30, 10
 _STEP = 10  # percent between two ticks
+_FAR = 30  # percent of the objects: settings that find so many fewer do not stretch the chart
 
 
 @cache
@@ -88,7 +89,9 @@ def _other_model(model: str) -> str:
 def _drawn(marked: Sequence[Mapping[str, Any]], *, exact: bool) -> str:
     """Return every measured setting as a faint dot, plain as a ring, and the marked ones."""
     found = league()
-    rows = [found["plain"], *found["settings"]]
+    # a method that finds next to nothing would squeeze the others into a corner: its dot lies on the edge
+    near = [row for row in found["settings"] if row["recall"] > found["plain"]["recall"] - _FAR]
+    rows = [found["plain"], *near, *marked]
     across = _Scale([row["recall"] for row in rows], _LEFT, _WIDTH - _EDGE)
     up = _Scale([row["chair_s"] for row in rows], _HEIGHT - _BOTTOM, _EDGE)
     ticks = [_tick(across.at(value), _HEIGHT - _BOTTOM + 12, value, "middle") for value in across.ticks]
@@ -118,7 +121,8 @@ class _Scale:
         self.ticks = range(self.low, self.high + 1, _STEP)
 
     def at(self, value: float) -> float:
-        """Return where a value lies."""
+        """Return where a value lies; beyond the scale on its edge."""
+        value = min(max(value, self.low), self.high)
         return self._start + (value - self.low) / (self.high - self.low) * (self._end - self._start)
 
 

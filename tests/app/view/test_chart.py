@@ -72,3 +72,12 @@ def test_every_dot_lies_on_the_chart(words: list[str]) -> None:
 def test_another_model_is_told_apart() -> None:
     assert "another model may do otherwise" in chart(["vhr"], "small")
     assert "another model" not in chart(["vhr"], "mini")
+
+
+def test_a_method_that_finds_next_to_nothing_does_not_stretch_the_chart() -> None:
+    found = league()
+    lowest = min(found["settings"], key=lambda row: row["recall"])
+    assert lowest["recall"] < found["plain"]["recall"] - 30  # one of the contrasts collapses on mini
+    shown = ElementTree.fromstring(f"<div>{chart([], 'mini')}</div>")
+    across = [int(tick.text or "") for tick in shown.iter("text") if tick.get("text-anchor") == "middle"]
+    assert min(across) > found["plain"]["recall"] - 40
