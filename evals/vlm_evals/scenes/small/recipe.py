@@ -29,7 +29,7 @@ LAST_DIET = replace(TIDY_DIET, noise=CaptionNoise(invent=0.25))
 
 @dataclass(frozen=True)
 class SmallRecipe:
-    """What decides the weights, bit for bit, on one machine.
+    """What decides the weights, bit for bit, on one CPU.
 
     Attributes:
         seed: of the scenes, the texts and the first weights.

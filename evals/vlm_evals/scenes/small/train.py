@@ -4,7 +4,7 @@ Three stages. The base writes texts of its own. The projector is fitted to the e
 shows. Then projector and adapters learn captions, lists and questions, at first on easy and uniform scenes, while on
 the base's texts the language model stays near what it was. The vision tower is `mini`'s. It stays frozen, as does the
 language model under its adapters. A training that was killed goes on where its last saved state was, and ends with the
-same weights, bit for bit on one machine.
+same weights, bit for bit on one CPU; on a GPU sums may be rounded in another order.
 """
 
 from __future__ import annotations
