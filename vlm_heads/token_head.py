@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +16,16 @@ from vlm_heads.families import Anatomy
 _AFTER_HEAD = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
 
+class _Asked(threading.local):
+    """Whether a thread asks a head what a hidden state would say, so that its last norm runs outside a forward.
+
+    Attributes:
+        under_way: whether it does.
+    """
+
+    under_way = False
+
+
 @dataclass(frozen=True)
 class TokenHead:
     """The end of a language model: its last norm, its head, and what its family does to token logits.
@@ -24,12 +35,14 @@ class TokenHead:
         head: the output embedding.
         scale: token logits are multiplied by it.
         cap: token logits are kept below it by a tanh; None leaves them.
+        asked: what each thread has under way.
     """
 
     norm: nn.Module
     head: nn.Module
     scale: float = 1.0
     cap: float | None = None
+    asked: _Asked = field(default_factory=_Asked, compare=False, repr=False)
 
     @classmethod
     def of(cls, model: nn.Module, anatomy: Anatomy) -> TokenHead:
@@ -58,7 +71,11 @@ class TokenHead:
             norm: whether the last norm is applied first, as behind the last layer.
         """
         device = next(self.head.parameters()).device
-        found: Tensor = self.head((self.norm(hidden) if norm else hidden).to(device))
+        self.asked.under_way = True
+        try:
+            found: Tensor = self.head((self.norm(hidden) if norm else hidden).to(device))
+        finally:
+            self.asked.under_way = False
         wide = found if found.dtype == torch.float64 else found.float()
         wide = wide * self.scale if self.scale != 1.0 else wide
         return wide if self.cap is None else torch.tanh(wide / self.cap) * self.cap

@@ -103,7 +103,7 @@ class StreamHooks:
 
     def _reading(self, layer: int) -> Callable[..., None]:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            under_way = self._tracker.under_way
+            under_way = None if self._head.asked.under_way else self._tracker.under_way
             if isinstance(under_way, Recording):
                 if layer in self._compared:
                     under_way.entering[layer] = last_positions(_hidden(args, kwargs), under_way.ends)[:, 0]

@@ -99,11 +99,11 @@ class Tracker:
 
     @property
     def under_way(self) -> TrackedGeneration | Recording | None:
-        """What the forward that runs belongs to: a generation, an extra pass, or nothing that is followed.
+        """What the forward that this thread runs belongs to: a generation, an extra pass, or nothing that is followed.
 
         First passes and first forwards are plain, so they belong to nothing.
         """
-        plain = self.paused or self._ahead is not None or self._mine.reading is not None
+        plain = not self._turns.mine or self.paused or self._ahead is not None or self._mine.reading is not None
         return None if plain else self._recording or self._current
 
     @property

@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -37,6 +38,35 @@ def _active(name: str) -> Lens:
 
 def _scores(model: Tiny, **changes: object) -> Generated:
     return model.generate(output_scores=True, **changes)
+
+
+@dataclass(frozen=True)
+class _Reading(Lens):
+    """Keeps what it is shown, and changes nothing."""
+
+    name: ClassVar[str] = "reading"
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    entering: ClassVar[list[dict[int, Tensor]]] = []
+    own: ClassVar[list[Tensor]] = []
+    said: ClassVar[list[list[int]]] = []
+
+    def reads(self, anatomy: Anatomy) -> frozenset[int]:
+        return frozenset(range(anatomy.depth + 1))
+
+    def weigh(self, step: TokenStep) -> Tensor:
+        step.note()
+        self.entering.append(dict(step.state.entering))
+        self.own.append(step.own_logits())
+        self.said.append(step.said.tolist())
+        return step.logits
+
+
+@pytest.fixture
+def reading() -> _Reading:
+    """A lens that keeps what it is shown, and has seen nothing."""
+    for kept in (_Reading.entering, _Reading.own, _Reading.said):
+        kept.clear()
+    return _Reading()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,6 +129,35 @@ def test_3_two_threads_with_one_model_do_not_mix(name: str, tiny: Build) -> None
         for thread in threads:
             thread.join()
     assert all(equal(expected[index], got[index]) for index in (0, 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_3_another_thread_may_ask_the_head_in_the_middle_of_a_forward(name: str, llava: Tiny) -> None:
+    """As the lens of a second answer does between its forwards: what it hands to the last norm is not this answer's."""
+    anatomy = examine(llava.model)
+    norm = TokenHead.of(llava.model, anatomy).norm
+
+    def ask(_: object, __: object) -> None:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(norm, torch.ones(64)).result()
+
+    with attach(llava.model, _active(name)):
+        alone = _scores(llava)
+        handle = anatomy.layers[1].register_forward_pre_hook(ask)
+        beside = _scores(llava)
+        handle.remove()
+    assert equal(alone.scores, beside.scores)
+
+
+@pytest.mark.parametrize("steering", ["adavboost:visual=3,scale=1", "memvr:threshold=0,ratio=0.9"])
+def test_what_steering_asks_of_the_head_did_not_enter_it(steering: str, llava: Tiny, reading: _Reading) -> None:
+    """The prompt has more positions than a hidden state has numbers, so taking one for the other cannot pass."""
+    ids = torch.cat([llava.inputs["input_ids"], torch.full((1, 80), 9)], dim=1)
+    asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with attach(llava.model, parse_method(steering)):
+        steered = _scores(llava, **asked)
+    with attach(llava.model, reading, parse_method(steering)):
+        assert equal(steered.logits, _scores(llava, **asked).logits)
 
 
 @pytest.mark.parametrize("heads", [2, 4])
@@ -252,35 +311,6 @@ def test_a_contrast_takes_the_weighed_stream_for_the_first(name: str, tiny: Buil
     assert run.receipt.second_stream is not None
     assert run.receipt.second_stream.in_one_pass == 0
     assert "read or steered" in run.receipt.second_stream.why
-
-
-@dataclass(frozen=True)
-class _Reading(Lens):
-    """Keeps what it is shown, and changes nothing."""
-
-    name: ClassVar[str] = "reading"
-    neutral: ClassVar[Mapping[str, Any]] = {}
-    entering: ClassVar[list[dict[int, Tensor]]] = []
-    own: ClassVar[list[Tensor]] = []
-    said: ClassVar[list[list[int]]] = []
-
-    def reads(self, anatomy: Anatomy) -> frozenset[int]:
-        return frozenset(range(anatomy.depth + 1))
-
-    def weigh(self, step: TokenStep) -> Tensor:
-        step.note()
-        self.entering.append(dict(step.state.entering))
-        self.own.append(step.own_logits())
-        self.said.append(step.said.tolist())
-        return step.logits
-
-
-@pytest.fixture
-def reading() -> _Reading:
-    """A lens that keeps what it is shown, and has seen nothing."""
-    for kept in (_Reading.entering, _Reading.own, _Reading.said):
-        kept.clear()
-    return _Reading()
 
 
 REFUSED = {"janus": "drops logits processors"}
