@@ -278,6 +278,7 @@ def pages(
     results: Annotated[Path | None, typer.Option("--results", help="Page of the first league's tables.")] = None,
     route: Annotated[Path | None, typer.Option("--route", help="Page of RouteGain's rows over all leagues.")] = None,
     effect: Annotated[Path | None, typer.Option("--effect", help="Page of the goal over all leagues.")] = None,
+    field: Annotated[Path | None, typer.Option("--field", help="Page of every setting over all leagues.")] = None,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
@@ -285,11 +286,11 @@ def pages(
     """Fill in the blocks of pages from leagues that were played. No model runs: --seed and --device change nothing."""
     from vlm_app.studies.league.pages import write_pages
 
-    pages = {"results": results, "route": route, "effect": effect}
+    pages = {"results": results, "route": route, "effect": effect, "field": field}
     written = {name: str(page) for name, page in pages.items() if page is not None}
     if not written:
-        raise typer.BadParameter("no page to fill in: name one with --results, --route or --effect")
-    write_pages(folders, results=results, route=route, effect=effect)
+        raise typer.BadParameter("no page to fill in: name one with --results, --route, --effect or --field")
+    write_pages(folders, results=results, route=route, effect=effect, field=field)
     if json:
         print_json(written)
     else:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from vlm_app.studies.league.entries import Entry
 from vlm_app.studies.league.evidence import corrected, evidence
+from vlm_app.studies.league.field import field, field_page
 from vlm_app.studies.league.goal import Place, goal, verdict
 from vlm_app.studies.league.pages import summary, table
 from vlm_evals.metrics.chair import CHAIR
@@ -122,6 +123,22 @@ def test_nothing_that_reaches_the_goal_is_said_to() -> None:
     assert "**Missed by all 4 settings that were played everywhere.**" in said
     assert "1 of 1" not in said
     assert "0 of 1; not random heads" in said
+
+
+def test_the_field_has_a_row_for_each_setting_and_a_column_for_each_model() -> None:
+    """A control has none; what one model's validation chose is told by its name, the rest by what was asked."""
+    here, there = league("mini", ROWS), league("small", {name: ROWS[name] for name in "abd"})
+    here["rows"]["d"]["label"] = "D, chosen"
+    assert field([here, there], "held-out").splitlines() == [
+        "| setting | mini, 9 | small, 9 |",
+        "| --- | --- | --- |",
+        "| `vhr` | **-40.0** [-50.0, -10.0] · 1/1 | **-40.0** [-50.0, -10.0] · 1/1 |",
+        "| `m3id` | +20.0 [-50.0, 10.0] |  |",
+        "| D, chosen | **+30.0** [-50.0, 10.0] |  |",
+        "| `vcd` |  | **+30.0** [-50.0, 10.0] |",
+        "| `route` | off |  |",
+    ]
+    assert field_page([here, there]).endswith("What was chosen:\n\n- D, chosen: mini `vcd`\n")
 
 
 def scores(*, invented: int, found: int) -> list[Score]:

@@ -181,11 +181,11 @@ def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Pa
     assert all(f"## {where.split.capitalize()}, 3 scenes" in page for where in rounds)
     assert str(tmp_path) not in page
     write_json(tmp_path / "league.json", found)
-    results, route, effect = (tmp_path / f"{name}.md" for name in ("results", "route", "effect"))
+    results, route, effect, field = (tmp_path / f"{name}.md" for name in ("results", "route", "effect", "field"))
     begin, end = (f"<!-- league: {words} -->" for words in ("written by a program, from here", "to here"))
     results.write_text(f"Before.\n\n{begin}\nwhat was measured last year\n{end}\nEnd.\n")
     for _ in range(2):  # filled in again, it is the same page
-        write_pages([tmp_path, tmp_path], results=results, route=route, effect=effect)
+        write_pages([tmp_path, tmp_path], results=results, route=route, effect=effect, field=field)
         text = results.read_text()
         assert (text.startswith("Before."), text.endswith("End.\n")) == (True, True)
         assert "last year" not in text
@@ -193,6 +193,7 @@ def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Pa
     assert route.read_text().count("| mini | RouteGain, all heads") == 6  # three splits of two leagues
     assert "VCD" not in route_page([found])
     assert effect.read_text().count("| VCD `vcd` | mini |") == 6
+    assert "### Scrambled scenes\n\n| setting | mini, 3 | mini, 3 |" in field.read_text()
     played_before = replace_rows(found, lambda row: {key: value for key, value in row.items() if key != "p"})
     write_json(tmp_path / "league.json", played_before)
     with pytest.raises(TaskError, match="play it again"):
@@ -249,7 +250,7 @@ def test_an_unknown_part_of_the_league_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert "route" in mistake("study", "league", "--only", "vhr")
-    assert "--results, --route or --effect" in mistake("study", "pages", tmp_path)
+    assert "--results, --route, --effect or --field" in mistake("study", "pages", tmp_path)
     assert "did you mean 'm3id'" in mistake("study", "league", "--methods", "m3di")
     assert "leave out --methods" in mistake("study", "league", "--methods", "vcd", "--with", "vcd")
     assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from vlm_evals.records import read_json
 from vlm_app.blocks import write_block
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.league.evidence import FIGURES, corrected, stands
+from vlm_app.studies.league.field import field_page
 from vlm_app.studies.league.goal import called, goal
 
 Found = Mapping[str, Any]
@@ -220,7 +221,12 @@ def _interval(estimate: Found) -> str:
 
 
 def write_pages(
-    folders: Sequence[Path], *, results: Path | None = None, route: Path | None = None, effect: Path | None = None
+    folders: Sequence[Path],
+    *,
+    results: Path | None = None,
+    route: Path | None = None,
+    effect: Path | None = None,
+    field: Path | None = None,
 ) -> None:
     """Fill in the blocks of pages from leagues that were played.
 
@@ -229,6 +235,7 @@ def write_pages(
         results: page of the first league's tables.
         route: page of RouteGain's rows over all leagues.
         effect: page of the goal over all leagues.
+        field: page of every setting over all leagues.
 
     Raises:
         TaskError: if a folder holds no league, or one that an earlier version played, or a page no block.
@@ -246,9 +253,15 @@ def write_pages(
         write_block(route, "route", route_page(leagues))
     if effect is not None:
         write_block(effect, "goal", goal_page(leagues))
+    if field is not None:
+        write_block(field, "field", _measured(leagues) + field_page(leagues))
 
 
 def goal_page(leagues: Sequence[Found]) -> str:
     """Return whether the goal is reached over several leagues, headed by when and with what they were measured."""
+    return f"{_measured(leagues)}{goal(leagues)}\n"
+
+
+def _measured(leagues: Sequence[Found]) -> str:
     made = "; ".join(_where(found["about"]) for found in leagues)
-    return f"Measured {made}; greedy decoding.\n\n{goal(leagues)}\n"
+    return f"Measured {made}; greedy decoding.\n\n"
