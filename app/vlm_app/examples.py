@@ -77,6 +77,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench": ("vlm-heads bench",),
     "bench kernel": ("vlm-heads bench kernel --shape 7B --dtype bfloat16 --device cuda",),
     "bench generate": ("vlm-heads bench generate --with vhr --with vcd --tokens 32",),
+    "bench captions": ("vlm-heads bench captions --with askback:by=both --with m3id --batch 16",),
     "bench cost": ("vlm-heads bench cost --model mini",),
     "bench gpu": ("vlm-heads bench gpu --write kernels/RESULTS.md",),
     "bench client": ("vlm-heads bench client --requests 1000 --concurrency 64",),
@@ -110,7 +111,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "study chart": ("vlm-heads study chart docs/results.md app/vlm_app/assets/league.json",),
     "study pages": (
         "vlm-heads study pages runs/league --results docs/results.md",
-        "vlm-heads study pages runs/league runs/league-1 --effect docs/effect.md",
+        "vlm-heads study pages runs/league runs/league-1 --effect docs/effect.md --field docs/field.md",
     ),
 }
 

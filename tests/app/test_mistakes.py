@@ -154,6 +154,8 @@ def test_a_text_only_model_is_refused(tmp_path: Path, picture: Path, mistake: Mi
         (["bench", "generate", "--random", "--config", "7b"], "llava-1.5-7b"),
         (["bench", "kernel", "--shape", "GPT"], "LLaVA-1.5-7B"),
         (["bench", "generate", "--with", "icd"], "time vcd, m3id, pai-contrast or branch"),
+        (["bench", "captions"], "name it in --with, such as askback"),
+        (["bench", "captions", "--with", "askbak"], "askback"),
         (["demo", "--model", "nowhere"], "no model 'nowhere'"),
         (["--nonsense"], "No such option"),
     ],

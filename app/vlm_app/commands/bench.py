@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import process_time
@@ -101,6 +101,55 @@ def generate(
         print_json(found)
     else:
         _print_generation(found)
+
+
+@app.command("captions", epilog=epilog("bench captions"))
+def captions(
+    model: Model = DEFAULT_MODEL,
+    words: With = None,
+    count: Annotated[int, typer.Option("--captions", min=1, help="Scenes that are captioned.")] = 48,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Captions in one generation.")] = 16,
+    limit: Annotated[int, typer.Option("--tokens", min=1, help="Most tokens of a caption.")] = 128,
+    rounds: Rounds = 3,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Time whole captions of scenes of the embedded world, plain and under what each --with names, taking turns.
+
+    Methods that act together are named in one --with, as in --with 'vhr askback'. A method's own questions, drafts and
+    extra passes count, so this is what an answer costs who waits for it.
+    """
+    from vlm_app.models import load_vlm, look_first, parse_mitigations
+
+    if not words:
+        raise typer.BadParameter("nothing to time beside plain: name it in --with, such as askback")
+    together = {word: [word] if Path(word).is_dir() else word.split() for word in words}
+    look_first(model=model, device=device, words=[one for several in together.values() for one in several])
+    named = {word: parse_mitigations(several) for word, several in together.items()}
+    loading(model)
+    from vlm_app.speed.captions import time_captions
+    from vlm_app.speed.timing import clock_of
+
+    vlm = load_vlm(model, device, seed)
+    ways = time_captions(vlm, named, captions=count, batch=batch, rounds=rounds, limit=limit, seed=seed)
+    clock = "process time" if clock_of(vlm) is process_time else "wall time"
+    if json:
+        settings = {"clock": clock, "captions": count, "batch": batch, "rounds": rounds}
+        print_json({"model": vlm.name, "device": str(vlm.device), **settings, "ways": ways})
+        return
+    rows = [
+        (name, f"{1000 * row['seconds']:.1f}", f"{row['ratio']:.2f}", _turns(row), f"{row['tokens']:.1f}")
+        for name, row in ways.items()
+    ]
+    header = ("", "a caption, ms", "× plain", "turns", "tokens")
+    print_table(
+        f"{vlm.name} on {vlm.device}, {clock}, {count} captions, {batch} at once, {rounds} rounds", header, rows
+    )
+
+
+def _turns(row: Mapping[str, float]) -> str:
+    return f"{row['ratio_least']:.2f} to {row['ratio_most']:.2f}"
 
 
 @app.command("client", epilog=epilog("bench client"))
