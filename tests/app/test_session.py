@@ -5,9 +5,11 @@ import shlex
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -386,6 +388,9 @@ def test_sinks_are_outlined_and_the_share_of_their_mass_is_said() -> None:
     inside = session.visit("a").look()
     assert inside is not None
     assert html.patches(inside.patches()).count("class=vh-sink") == 2 * 2  # two black corners, plain and mitigated
+    assert "2 image sinks outlined, known by channel" in words.sinks(inside.patches())
+    none = replace(inside.patches(), sinks=np.zeros(4, dtype=np.int64))
+    assert words.sinks(none).startswith("none lies in this picture, so nothing is outlined; this model's are known by")
     assert 0.0 < inside.shares["var"] <= 0.6  # of what selected heads hold; others keep theirs
     assert "% of the sinks&#x27; mass moved" in html.answer(session.visit("a").screen().mitigated)
     session.close()

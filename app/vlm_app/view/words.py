@@ -26,7 +26,10 @@ def sinks(found: Patches) -> str:
     if not found.channels:
         return "this model has none, for no channel of its hidden states stands out; so nothing is outlined."
     number = 0 if found.sinks is None else int((found.sinks > 0).sum())
-    return f"{count(number, 'image sink')} outlined, known by channel {', '.join(map(str, found.channels))}."
+    known = f"known by channel {', '.join(map(str, found.channels))}"
+    if not number:
+        return f"none lies in this picture, so nothing is outlined; this model's are {known}."
+    return f"{count(number, 'image sink')} outlined, {known}."
 
 
 def deed(one: Deed) -> str:
