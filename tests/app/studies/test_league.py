@@ -267,6 +267,13 @@ def test_given_settings_play_alone(command: Command, tmp_path: Path) -> None:
     assert "no control of it was played" in page
 
 
+def test_it_plays_on_captions_alone_where_that_is_asked(command: Command, tmp_path: Path) -> None:
+    words = ("--with", "m3id", "--scale", 0, "--splits", "held-out", "--captions-only", "--out", tmp_path, "--json")
+    final = command("study", "league", *words).value["final"]
+    assert [(one["split"], one["asked"], "pope" in one) for one in final] == [("held-out", 0, False)]
+    assert {path.name for path in (tmp_path / "held-out").iterdir()} == {"chair"}
+
+
 def test_methods_of_which_none_can_act_are_refused_with_their_reason(mistake: Mistake, tmp_path: Path) -> None:
     assert "needs directions" in mistake("study", "league", "--methods", "vti", "--out", tmp_path)
     assert not list(tmp_path.iterdir())
