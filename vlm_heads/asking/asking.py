@@ -25,6 +25,7 @@ from vlm_heads.blind import untouched
 from vlm_heads.families import Anatomy
 
 AT_ONCE = 32  # questions in one forward
+_FEWEST = 2  # ids of a part of a question; one alone would be read as a generated token is
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Asked:
 
     Attributes:
         questions: how many were asked.
-        forwards: in how many forwards.
+        forwards: in how many forwards, those of what questions begin with included.
         read_again: how many of these read the picture again.
         without_picture: forwards of questions without the picture.
     """
@@ -42,6 +43,21 @@ class Asked:
     forwards: int = 0
     read_again: int = 0
     without_picture: int = 0
+
+
+@dataclass
+class _Begun:
+    """Rows of prompts as far as they were read.
+
+    Attributes:
+        cache: with their keys.
+        ids: int64 `[R, columns]`.
+        seen: bool `[R, columns]`, which of these they see.
+    """
+
+    cache: Any
+    ids: Tensor
+    seen: Tensor
 
 
 class Asker:
@@ -138,18 +154,53 @@ class Asker:
         return [list(wave.values()) for wave in waves]
 
     def _behind_the_picture(self, cache: Any, rows: Sequence[int], questions: Sequence[Question]) -> Tensor:
-        """Return the token logits `[Q, V]` after questions that go on from the picture's keys."""
+        """Return the token logits `[Q, V]` after questions that go on from the picture's keys.
+
+        What all of them begin with is read once a row, and not once a question. Under interventions it is not: what
+        they do to a turn may depend on where it ends.
+        """
+        own, tails = sorted(set(rows)), [one.after for one in questions]
+        alike = 0 if self._tracker.edited or len(own) == len(rows) else _alike(tails)
+        begun = self._branch(cache, own if alike else rows)
+        if alike:
+            first = torch.tensor(tails[0][:alike], device=self._ids.device).to(self._ids).expand(len(own), -1)
+            self._read(begun, own, {"input_ids": first, "attention_mask": torch.ones_like(first)})
+            self.asked.forwards += 1
+            begun = self._again(begun, [own.index(row) for row in rows])
+        return self._read(begun, rows, padded([one[alike:] for one in tails], self._ids))
+
+    def _branch(self, cache: Any, rows: Sequence[int]) -> _Begun:
+        """Return some rows' prompts up to their picture's last position."""
         chosen = torch.tensor(rows, device=self._ids.device)
         columns = int(self._end[chosen].amax())
         before = torch.arange(columns, device=self._ids.device) < self._end[chosen][:, None]
-        seen = self._mask[chosen, :columns] & before
-        branch = branch_cache(cache, chosen, columns)
-        self._tracker.branch(cache, branch, chosen, seen)
-        tails = padded([one.after for one in questions], self._ids)
-        ids, mask = tails["input_ids"], torch.cat([seen.to(self._ids), tails["attention_mask"]], dim=1)
+        found = _Begun(cache, self._ids[chosen, :columns], self._mask[chosen, :columns] & before)
+        return self._again(found, range(len(rows)), chosen)
+
+    def _again(self, begun: _Begun, rows: Sequence[int], chosen: Tensor | None = None) -> _Begun:
+        """Return what begins as some rows of it do, with a cache of its own.
+
+        Args:
+            begun: what was read so far.
+            rows: of it.
+            chosen: the same rows of its cache, where that has others.
+        """
+        at = torch.tensor(rows, device=self._ids.device)
+        from_cache = at if chosen is None else chosen
+        ids, seen = begun.ids[at], begun.seen[at]
+        branch = branch_cache(begun.cache, from_cache, ids.shape[1])
+        self._tracker.branch(begun.cache, branch, from_cache, seen)
+        return _Begun(branch, ids, seen)
+
+    def _read(self, begun: _Begun, rows: Sequence[int], more: dict[str, Any]) -> Tensor:
+        """Let rows go on with more ids, which `begun` holds from now on too; return the last token logits `[R, V]`."""
+        chosen = torch.tensor(rows, device=self._ids.device)
+        begun.ids = torch.cat([begun.ids, more["input_ids"]], dim=1)
+        begun.seen = torch.cat([begun.seen, more["attention_mask"].bool()], dim=1)
         with untouched(self._model), _offsets_of(self._model, chosen):
-            given = {"attention_mask": mask, "past_key_values": branch, "use_cache": True}
-            return _logits(self._model, ids, given, torch.cat([self._ids[chosen, :columns], ids], dim=1))[:, -1]
+            mask = begun.seen.to(self._ids)
+            given = {"attention_mask": mask, "past_key_values": begun.cache, "use_cache": True}
+            return _logits(self._model, more["input_ids"], given, begun.ids)[:, -1]
 
     def _as_whole_prompts(self, cache: Any, rows: Sequence[int], questions: Sequence[Question]) -> Tensor:
         """Return the token logits `[Q, V]` after whole prompts; every row's pictures are read again."""
@@ -162,6 +213,14 @@ class Asker:
         """Return a question's ids around a row's own picture; a row without one has nothing between."""
         picture: list[int] = self._ids[row, int(self._start[row]) : int(self._end[row])].tolist()
         return [*question.before, *picture, *question.after]
+
+
+def _alike(tails: Sequence[Sequence[int]]) -> int:
+    """Return with how many ids all tails begin; 0 where a part of them would be too short to be read by itself."""
+    shortest = min(map(len, tails))
+    count = next((at for at in range(shortest) if len({one[at] for one in tails}) > 1), shortest)
+    count = min(count, shortest - _FEWEST)
+    return count if count >= _FEWEST else 0
 
 
 def first_logits(model: Any, inputs: dict[str, Any]) -> Tensor:

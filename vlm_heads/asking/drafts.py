@@ -166,7 +166,7 @@ class Drafts:
         output = self._generate(
             **inputs,
             generation_config=self._config,
-            logits_processor=[following.hear, *given, rules, following.hear_last],
+            logits_processor=[_Hearing(following.hear), *given, rules, _Hearing(following.hear_last)],
             stopping_criteria=[following],
         )
         self.cache = output.past_key_values
@@ -253,15 +253,13 @@ class _Following(StoppingCriteria):  # type: ignore[misc]
         self.in_first_sentence = [True] * len(drafts.contexts)
         self._chances = self._best = torch.empty(0)
 
-    def hear(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Keep the log-probabilities of a step; a logits processor that changes nothing."""
+    def hear(self, scores: Tensor) -> None:
+        """Keep the log-probabilities of a step."""
         self._chances = scores.log_softmax(dim=-1)
-        return scores
 
-    def hear_last(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Keep the two best tokens of a step, those that are barred left out; it changes nothing either."""
+    def hear_last(self, scores: Tensor) -> None:
+        """Keep the two best tokens of a step, those that are barred left out."""
         self._best = scores.topk(2, dim=-1).indices
-        return scores
 
     def __call__(self, input_ids: Tensor, scores: Any, **more: Any) -> Tensor:
         """Return bool `[B]`: the rows that are over."""
@@ -288,6 +286,22 @@ class _Following(StoppingCriteria):  # type: ignore[misc]
             sentence = context.said[context.begun :] + draft.ids
             self.in_first_sentence[row] = not ends_sentence(self._tokenizer.decode(sentence, skip_special_tokens=True))
         return draft.over or (self._one_sentence and not self.in_first_sentence[row])
+
+
+class _Hearing(LogitsProcessor):  # type: ignore[misc]
+    """Lets a method read a step's scores, and changes nothing.
+
+    transformers asks for the signature of `__call__` at every step. That of a bound method is made anew from text each
+    time, which takes a seventh of a small model's step; a class's own is ten times as fast.
+    """
+
+    def __init__(self, hear: Callable[[Tensor], None]) -> None:
+        self._hear = hear
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores `[B, V]` as they are."""
+        self._hear(scores)
+        return scores
 
 
 class _Rules(LogitsProcessor):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.metadata import entry_points
 
 from vlm_heads.asking.named import Named
@@ -37,8 +38,12 @@ def finder_of(objects: str | Finder) -> Finder:
     Raises:
         BadOption: if there is no finder of that name, or it cannot be used on this machine.
     """
-    if not isinstance(objects, str):
-        return objects
+    return _installed(objects) if isinstance(objects, str) else objects
+
+
+@cache
+def _installed(objects: str) -> Finder:
+    """Return the finder of a name, made once: it is asked for at every answer."""
     if objects == NOUNS:
         from vlm_heads.asking.nouns import Nouns
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from PIL import Image
 from torch import nn
@@ -15,6 +16,10 @@ from vlm_heads.models.prompts import model_inputs
 
 _YES, _NO = ("Yes", "yes", "YES", " Yes", " yes"), ("No", "no", "NO", " No", " no")
 _GREY = Image.new("RGB", (64, 64), "grey")  # stands in the picture's place; nothing looks at it
+
+
+_KEPT = 4096  # questions of one processor; a model may name things without end
+_WRITTEN: WeakKeyDictionary[Any, WeakKeyDictionary[nn.Module, dict[str, dict[str, Question]]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class QuestionWriter:
         require_object(template)
         self._model, self._processor, self._template = model, processor, template
         self._picture = set(anatomy.vision_token_ids)
-        self._written: dict[str, Question] = {}
+        self._written = _written_by(processor, model, template)
         probes = [self.write(name) for name in ("dog", "fire hydrant")]
         self.picture_first = probes[0].before == probes[1].before
 
@@ -71,8 +76,26 @@ class QuestionWriter:
             seen = [place for place, one in enumerate(ids) if one in self._picture]
             if not seen:
                 raise UnsupportedModel("the processor leaves no picture position in a question, so it cannot be asked")
+            if len(self._written) >= _KEPT:
+                self._written.clear()
             known = self._written[text] = Question(text, tuple(ids[: seen[0]]), tuple(ids[seen[-1] + 1 :]))
         return known
+
+
+def _written_by(processor: Any, model: nn.Module, template: str) -> dict[str, Question]:
+    """Return the questions that a processor has written for a model; they are kept as long as both live.
+
+    A writer is made at every answer. What a processor writes depends on its chat template and its tokens, so another
+    template or a further token begins anew.
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    templates = (getattr(processor, "chat_template", None), getattr(tokenizer, "chat_template", None))
+    form = repr((template, templates, len(tokenizer) if hasattr(tokenizer, "__len__") else None))
+    try:
+        by_form = _WRITTEN.setdefault(processor, WeakKeyDictionary()).setdefault(model, {})
+    except TypeError:  # a processor that cannot be a key
+        return {}
+    return by_form.setdefault(form, {})
 
 
 def require_object(template: str) -> None:

@@ -1,4 +1,4 @@
-"""Layers that `backward` runs a second time: nothing would be known there of the generation, so they are refused.
+"""Attention of no generation: layers that `backward` runs a second time above all. They are refused.
 
 What an intervention does depends on the forward that a layer belongs to. A layer that `backward` runs again on its own
 belongs to none: it would be plain, and its gradient that of another function.
@@ -30,9 +30,14 @@ def refuse_checkpointing(decoder: nn.Module) -> None:
             )
 
 
-def refuse_recomputation() -> None:
-    """Raise `UnsupportedGeneration` inside `backward`: an attention is computed again there, by itself."""
-    if torch._C._current_graph_task_id() != -1:
+def refuse_stray() -> None:
+    """Raise `UnsupportedGeneration` where attention runs, and no forward that is followed."""
+    if torch._C._current_graph_task_id() != -1:  # inside backward: an attention is computed again there, by itself
         raise UnsupportedGeneration(
             f"backward runs a checkpointed layer again, and nothing is known there of its generation, {_REMEDY}"
         )
+    raise UnsupportedGeneration(
+        "the language model ran outside a forward of the model that was attached, as by model.forward(...) or a "
+        "wrapper that goes round it, so it is not known whose generation this is: call model(...) or "
+        "model.generate(...)"
+    )

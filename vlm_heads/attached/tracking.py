@@ -21,7 +21,7 @@ from vlm_kernels import Backend
 
 from vlm_heads.attached.by_layer import acting_by_layer, watching_by_layer
 from vlm_heads.attached.cached import cached_length, prefix
-from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_recomputation
+from vlm_heads.attached.checkpointing import refuse_checkpointing, refuse_stray
 from vlm_heads.attached.first_forward import look_ahead
 from vlm_heads.attached.generations import Generations, TrackedGeneration, rows_repeated
 from vlm_heads.attached.of_one_thread import OfOneThread
@@ -96,6 +96,11 @@ class Tracker:
     def looking(self) -> bool:
         """Whether an extra pass runs, beside the model's answer."""
         return self._recording is not None
+
+    @property
+    def edited(self) -> bool:
+        """Whether an intervention is attached, so that a forward may be another than the plain model's."""
+        return bool(self._receipt.interventions)
 
     @property
     def under_way(self) -> TrackedGeneration | Recording | None:
@@ -184,7 +189,7 @@ class Tracker:
         watching = self._watching.get(layer, ()) if state is None or not state.aside else ()
         if state is None or not (acting or watching or self._mine.reading):
             if state is None:
-                self._refuse_stray()
+                refuse_stray()
             return compute()
         call = AttentionCall(
             layer, module, query, key, value, mask, state, self._profile, compute, {}, self._idle_tally
@@ -199,15 +204,6 @@ class Tracker:
             call.memory, call.output = state.memories[index], output
             watcher.see(call)
         return output, weights
-
-    def _refuse_stray(self) -> None:
-        """Raise `UnsupportedGeneration` where attention runs, and no forward that is followed."""
-        refuse_recomputation()
-        raise UnsupportedGeneration(
-            "the language model ran outside a forward of the model that was attached, as by model.forward(...) or a "
-            "wrapper that goes round it, so it is not known whose generation this is: call model(...) or "
-            "model.generate(...)"
-        )
 
     def _plan(
         self, call: AttentionCall, state: TrackedGeneration, acting: Sequence[tuple[int, Intervention, LayerTally]]

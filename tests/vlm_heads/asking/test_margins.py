@@ -19,6 +19,7 @@ from vlm_heads.receipt import Receipt
 WORDS = YesNo((11, 12), (13,))
 EXACT = 2e-4  # of margins, in float32
 TAILS = [(21, 22, 23), (31, 32, 33, 34, 35)]
+ALIKE = [(21, 22, 24, 23, 25), (21, 22, 24, 33, 34, 35)]  # they begin alike, as "Is there a dog" and "Is there a cat"
 READ_AGAIN = {
     "qwen3_5": "linear attention",
     "lfm2_vl": "short convolutions",
@@ -69,7 +70,10 @@ def _said(model: Any, inputs: Inputs) -> Any:
     ).past_key_values
 
 
-def test_a_margin_equals_that_of_an_ordinary_answer(family: str, tiny: Build, support: FamilyTable) -> None:
+@pytest.mark.parametrize("tails", [TAILS, ALIKE])
+def test_a_margin_equals_that_of_an_ordinary_answer(
+    tails: list[tuple[int, ...]], family: str, tiny: Build, support: FamilyTable
+) -> None:
     built = tiny(family)
     if family in (*BYPASSING, "janus"):
         with pytest.raises(errors.UnsupportedModel):
@@ -78,7 +82,7 @@ def test_a_margin_equals_that_of_an_ordinary_answer(family: str, tiny: Build, su
         return
     image = 200 if family == "mllama" else 150
     before, _ = _span(built.inputs["input_ids"][0], image)
-    questions = [Question("", tuple(before), tail) for tail in TAILS]
+    questions = [Question("", tuple(before), tail) for tail in tails]
     with torch.no_grad():
         cache, asker = _said(built.model, built.inputs), _asker(built.model, built.inputs)
         margins = asker.margins(cache, [0, 0], questions)
@@ -86,7 +90,7 @@ def test_a_margin_equals_that_of_an_ordinary_answer(family: str, tiny: Build, su
     assert max(abs(one - other) for one, other in zip(margins, expected, strict=True)) < EXACT
     assert abs(margins[0] - margins[1]) > 10 * EXACT  # empty otherwise
     shared = family not in READ_AGAIN
-    assert (asker.asked.forwards, asker.asked.read_again) == ((1, 0) if shared else (2, 2))
+    assert (asker.asked.forwards, asker.asked.read_again) == ((1 + (tails is ALIKE), 0) if shared else (2, 2))
     support.states(family, "askback", "shares the image's keys" if shared else f"reads it again: {READ_AGAIN[family]}")
 
 
@@ -100,20 +104,35 @@ def _padded() -> Inputs:
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": torch.randn(3, 3, 28, 28)}
 
 
+@pytest.mark.parametrize("tails", [TAILS, ALIKE])
 @pytest.mark.parametrize("heads", [2, 4])
-def test_in_a_padded_batch_too(heads: int, tiny: Build) -> None:
+def test_in_a_padded_batch_too(heads: int, tails: list[tuple[int, ...]], tiny: Build) -> None:
     model, inputs = tiny("llava", num_key_value_heads=heads).model, _padded()
     rows = [0, 1, 1, 2]
-    questions = [Question("", (), TAILS[at % 2]) for at in range(4)]
+    questions = [Question("", (), tails[at % 2]) for at in range(4)]
     with torch.no_grad():
         asker = _asker(model, inputs)
         margins = asker.margins(_said(model, inputs), rows, questions)
     expected = [_ordinary(model, inputs, row, one) for row, one in zip(rows, questions, strict=True)]
     assert max(abs(one - other) for one, other in zip(margins, expected, strict=True)) < EXACT
-    assert asker.asked.forwards == 1
+    assert asker.asked.forwards == 1 + (tails is ALIKE)
 
 
-def test_offsets_of_positions_follow_the_rows(tiny: Build) -> None:
+def test_what_questions_begin_with_is_read_once_a_row(llava: Tiny) -> None:
+    """Of four questions about two rows, three ids are alike: 2 x 3 positions once, and 4 x 3 of the rest, padded."""
+    inputs, read = _padded(), []
+    handle = llava.model.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(given[0].shape))
+    questions = [Question("", (), ALIKE[at % 2]) for at in range(4)]
+    with torch.no_grad():
+        cache = _said(llava.model, inputs)
+        read.clear()
+        _asker(llava.model, inputs).margins(cache, [0, 0, 2, 2], questions)
+    handle.remove()
+    assert read == [(2, 3), (4, 3)]
+
+
+@pytest.mark.parametrize("more", [[], [1, 0]])  # with several of a row, what they begin with is read before
+def test_offsets_of_positions_follow_the_rows(more: list[int], tiny: Build) -> None:
     """Qwen keeps the offset between cache slots and positions on the model, one a row; pictures of two sizes."""
     model = tiny("qwen2_vl").model
     torch.manual_seed(3)
@@ -126,9 +145,9 @@ def test_offsets_of_positions_follow_the_rows(tiny: Build) -> None:
         "pixel_values": torch.randn(16 + 24, 3 * 2 * 14 * 14),
         "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 6]]),
     }
-    question = Question("", (), (153, 21, 22))
+    question = Question("", (), (153, 21, 22, 23, 24))
     with torch.no_grad():
-        margins = _asker(model, inputs).margins(_said(model, inputs), [1, 0], [question] * 2)
+        margins = _asker(model, inputs).margins(_said(model, inputs), [1, 0, *more], [question] * (2 + len(more)))[:2]
     alone = {
         0: {"pixel_values": inputs["pixel_values"][:16], "image_grid_thw": inputs["image_grid_thw"][:1]},
         1: {"pixel_values": inputs["pixel_values"][16:], "image_grid_thw": inputs["image_grid_thw"][1:]},
@@ -160,10 +179,11 @@ def test_without_the_picture(llava: Tiny) -> None:
             assert abs(margin - float(expected)) < EXACT
 
 
+@pytest.mark.parametrize("tail", [TAILS[1], ALIKE[1]])
 @pytest.mark.parametrize("method", [HeadReinforcement(gain=6.0, layers="all"), RouteGain(image=4.0, layers="all")])
-def test_questions_are_answered_under_what_is_attached(method: Any, llava: Tiny) -> None:
+def test_questions_are_answered_under_what_is_attached(method: Any, tail: tuple[int, ...], llava: Tiny) -> None:
     """As a further turn of the same conversation is: with the heads that its prompt chose."""
-    inputs, question = _padded(), Question("", (), TAILS[1])
+    inputs, question = _padded(), Question("", (), tail)
     plain = _asker(llava.model, inputs).margins(_said(llava.model, inputs), [0, 2, 2], [question] * 3)
     with torch.no_grad(), attach(llava.model, method) as run:
         asker = _asker(llava.model, inputs, run.tracker)
