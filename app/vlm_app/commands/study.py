@@ -279,6 +279,10 @@ def pages(
     route: Annotated[Path | None, typer.Option("--route", help="Page of RouteGain's rows over all leagues.")] = None,
     effect: Annotated[Path | None, typer.Option("--effect", help="Page of the goal over all leagues.")] = None,
     field: Annotated[Path | None, typer.Option("--field", help="Page of every setting over all leagues.")] = None,
+    times: Annotated[
+        list[Path] | None,
+        typer.Option("--times", help="What bench captions --json printed, for the goal; may be given several times."),
+    ] = None,
     seed: Seed = DEFAULT_SEED,
     device: Device = None,
     json: Json = False,
@@ -290,7 +294,7 @@ def pages(
     written = {name: str(page) for name, page in pages.items() if page is not None}
     if not written:
         raise typer.BadParameter("no page to fill in: name one with --results, --route, --effect or --field")
-    write_pages(folders, results=results, route=route, effect=effect, field=field)
+    write_pages(folders, results=results, route=route, effect=effect, field=field, times=times or ())
     if json:
         print_json(written)
     else:

@@ -6,7 +6,7 @@ import pytest
 from vlm_app.studies.league.entries import Entry
 from vlm_app.studies.league.evidence import corrected, evidence
 from vlm_app.studies.league.field import field, field_page
-from vlm_app.studies.league.goal import Place, goal, verdict
+from vlm_app.studies.league.goal import Place, goal, times_of, verdict
 from vlm_app.studies.league.pages import summary, table
 from vlm_evals.metrics.chair import CHAIR
 from vlm_evals.records import Score
@@ -116,6 +116,19 @@ def test_the_goal_of_several_leagues_judges_what_played_in_all() -> None:
     assert "Not played everywhere, and not judged: C `m3id`; E `route`." in said
     assert said.count("-40 % [-50, -10], below 0 | -40 % [-50, -10], below 0 | 1 of 1 | 1.00 |") == 2
     assert said.index("- A") < said.index("- D")  # the greatest fall first
+
+
+def test_a_time_that_was_taken_in_turns_stands_in_place_of_the_leagues() -> None:
+    slow = league("mini, seed 0", ROWS)
+    slow["final"][0]["seconds"]["a"] = 2.0
+    assert "- A `vhr`: missed, because it takes more than 1.5 times plain's time (2.00 on mini, seed 0" in goal([slow])
+    timed = times_of({"model": "mini", "ways": {"plain": {"ratio": 1.0}, "vhr:gain=2": {"ratio": 1.4}}})
+    assert timed == {("mini", "vhr"): 1.4}  # 2 is its default
+    said = goal([slow], timed)
+    assert "- A `vhr`: reached." in said
+    assert "1 of 1 | 1.40 |" in said
+    assert "by taking turns" in said
+    assert "by taking turns" not in goal([slow])
 
 
 def test_nothing_that_reaches_the_goal_is_said_to() -> None:

@@ -194,6 +194,12 @@ def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Pa
     assert "VCD" not in route_page([found])
     assert effect.read_text().count("| VCD `vcd` | mini |") == 6
     assert "### Scrambled scenes\n\n| setting | mini, 3 | mini, 3 |" in field.read_text()
+    timed = tmp_path / "times.json"
+    write_json(timed, {"model": "mini", "ways": {"plain": {"ratio": 1.0}, "vcd": {"ratio": 1.75}}})
+    write_pages([tmp_path], effect=effect, times=[timed])
+    assert effect.read_text().count("| no control | 1.75 |") == 3
+    with pytest.raises(TaskError, match=r"gone\.json holds no times of captions: write it by vlm-heads bench captions"):
+        write_pages([tmp_path], effect=effect, times=[tmp_path / "gone.json"])
     played_before = replace_rows(found, lambda row: {key: value for key, value in row.items() if key != "p"})
     write_json(tmp_path / "league.json", played_before)
     with pytest.raises(TaskError, match="play it again"):

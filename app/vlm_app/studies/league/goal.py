@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from vlm_app.studies.chosen import CAPTIONS
@@ -20,6 +21,7 @@ TIMES = 1.5  # plain's time per caption
 NAMED = 2  # places that a reason names; the others are counted
 
 Found = Mapping[str, Any]
+Timed = Mapping[tuple[str, str], float]
 
 _NOTES = f"""The goal: one setting that lowers CHAIR_S and CHAIR_I over distinct objects by at least {FALL:.0%} at equal
 recall on every split of every model, with intervals below zero, is better than each of its controls, and takes at most
@@ -28,6 +30,10 @@ at the setting's recall, with its 95 % bootstrap interval. A setting is better t
 lower by more than their paired interval, each at its own recall. Where one of the two left the curve they are compared
 as they are, and the setting must not find fewer objects either. A setting without a control that was played does not
 reach the goal."""
+
+
+_TIMED = """Where a setting's time was measured by taking turns with plain (`vlm-heads bench captions`), that stands in
+place of the seconds of a league, whose machine did other work. It is the same for all seeds and scenes of a model."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,14 @@ def called(row: Found) -> str:
     return label
 
 
-def goal(leagues: Sequence[Found]) -> str:
+def goal(leagues: Sequence[Found], timed: Timed = MappingProxyType({})) -> str:
     """Return for every setting that was played everywhere whether it reaches the goal, and the numbers behind it.
 
     Args:
         leagues: each of a model.
+        timed: (model, setting) -> times plain, measured by taking turns; in place of a league's own seconds.
     """
-    everywhere, others = _settings(leagues)
+    everywhere, others = _settings(leagues, timed)
     ordered = sorted(everywhere.items(), key=lambda item: _worst(item[1]))
     reached = [name for name, places in ordered if not any(True for place in places for _ in place.misses())]
     head = (
@@ -95,7 +102,8 @@ def goal(leagues: Sequence[Found]) -> str:
     )
     verdicts = [f"- {name}: {verdict(places)}" for name, places in ordered]
     left = [f"Not played everywhere, and not judged: {'; '.join(others)}."] if others else []
-    return "\n\n".join([_NOTES, head, *(["\n".join(verdicts)] if verdicts else []), *left, _details(ordered)])
+    notes = [_NOTES, _TIMED] if timed else [_NOTES]
+    return "\n\n".join([*notes, head, *(["\n".join(verdicts)] if verdicts else []), *left, _details(ordered)])
 
 
 def verdict(places: Sequence[Place]) -> str:
@@ -114,7 +122,7 @@ def _named(where: Sequence[str], places: int) -> str:
     return "; ".join(where[:NAMED]) + more
 
 
-def _settings(leagues: Sequence[Found]) -> tuple[dict[str, list[Place]], list[str]]:
+def _settings(leagues: Sequence[Found], timed: Timed) -> tuple[dict[str, list[Place]], list[str]]:
     """Return the settings of all splits of all leagues by what they are called, and the names of those of some alone.
 
     A setting is the same where its words mean the same, whatever it was called.
@@ -129,16 +137,28 @@ def _settings(leagues: Sequence[Found]) -> tuple[dict[str, list[Place]], list[st
                     continue
                 word = parse_mitigation(row["words"]).word()
                 names.setdefault(word, f"{called(row)} `{word}`")
-                found.setdefault(word, []).append(_place(league, measured, name))
+                found.setdefault(word, []).append(_place(league, measured, name, timed.get((_kind(league), word))))
     splits = sum(len(league["final"]) for league in leagues)
     everywhere = {names[word]: places for word, places in found.items() if len(places) == splits}
     return everywhere, [names[word] for word, places in found.items() if len(places) < splits]
 
 
-def _place(league: Found, measured: Found, name: str) -> Place:
+def _kind(league: Found) -> str:
+    """Return which model it is, whatever its seed: "mini" of "mini, seed 0"."""
+    model: str = league["about"]["model"]
+    return model.partition(",")[0]
+
+
+def times_of(measured: Found) -> dict[tuple[str, str], float]:
+    """Return (model, setting) -> times plain, of what `vlm-heads bench captions --json` printed."""
+    ways = {name: row["ratio"] for name, row in measured["ways"].items() if name != "plain"}
+    return {(measured["model"], parse_mitigation(name.split()).word()): ratio for name, ratio in ways.items()}
+
+
+def _place(league: Found, measured: Found, name: str, timed: float | None) -> Place:
     row, seconds = measured[CAPTIONS]["controls"][name], measured["seconds"]
     over = {_control(league["rows"][control]): one["better"] for control, one in row["over"].items()}
-    times = seconds[name] / seconds["plain"]
+    times = seconds[name] / seconds["plain"] if timed is None else timed
     return Place(league["about"]["model"], measured["split"], row["relative"], over, times)
 
 

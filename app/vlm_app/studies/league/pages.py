@@ -18,7 +18,7 @@ from vlm_app.blocks import write_block
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.league.evidence import FIGURES, corrected, stands
 from vlm_app.studies.league.field import field_page
-from vlm_app.studies.league.goal import called, goal
+from vlm_app.studies.league.goal import Timed, called, goal, times_of
 
 Found = Mapping[str, Any]
 
@@ -227,6 +227,7 @@ def write_pages(
     route: Path | None = None,
     effect: Path | None = None,
     field: Path | None = None,
+    times: Sequence[Path] = (),
 ) -> None:
     """Fill in the blocks of pages from leagues that were played.
 
@@ -236,6 +237,7 @@ def write_pages(
         route: page of RouteGain's rows over all leagues.
         effect: page of the goal over all leagues.
         field: page of every setting over all leagues.
+        times: what `vlm-heads bench captions --json` printed, for the goal.
 
     Raises:
         TaskError: if a folder holds no league, or one that an earlier version played, or a page no block.
@@ -252,14 +254,29 @@ def write_pages(
     if route is not None:
         write_block(route, "route", route_page(leagues))
     if effect is not None:
-        write_block(effect, "goal", goal_page(leagues))
+        timed: dict[tuple[str, str], float] = {}
+        for path in times:
+            timed |= times_of(_read_times(path))
+        write_block(effect, "goal", goal_page(leagues, timed))
     if field is not None:
         write_block(field, "field", _measured(leagues) + field_page(leagues))
 
 
-def goal_page(leagues: Sequence[Found]) -> str:
+def _read_times(path: Path) -> Found:
+    """Return what a file of times holds.
+
+    Raises:
+        TaskError: if it is not what `bench captions --json` prints.
+    """
+    found: Found = read_json(path) if path.is_file() else {}
+    if not {"model", "ways"} <= found.keys():
+        raise TaskError(f"{path} holds no times of captions: write it by vlm-heads bench captions --json > {path.name}")
+    return found
+
+
+def goal_page(leagues: Sequence[Found], timed: Timed) -> str:
     """Return whether the goal is reached over several leagues, headed by when and with what they were measured."""
-    return f"{_measured(leagues)}{goal(leagues)}\n"
+    return f"{_measured(leagues)}{goal(leagues, timed)}\n"
 
 
 def _measured(leagues: Sequence[Found]) -> str:
