@@ -88,7 +88,7 @@ def _written_by(processor: Any, model: nn.Module, template: str) -> dict[str, Qu
     A writer is made at every answer. What a processor writes depends on its chat template and its tokens, so another
     template or a further token begins anew.
     """
-    tokenizer = getattr(processor, "tokenizer", None)
+    tokenizer: Any = getattr(processor, "tokenizer", None)
     templates = (getattr(processor, "chat_template", None), getattr(tokenizer, "chat_template", None))
     form = repr((template, templates, len(tokenizer) if hasattr(tokenizer, "__len__") else None))
     try:
