@@ -8,7 +8,7 @@ from tests.support.words import Words
 from vlm_heads import VLM, errors, examine
 from vlm_heads.asking.named import Named
 from vlm_heads.asking.objects import finder_of, named_in
-from vlm_heads.asking.questions import QuestionWriter, YesNo, with_article
+from vlm_heads.asking.questions import Question, QuestionWriter, YesNo, with_article
 from vlm_heads.asking.sentences import ends_sentence, sentence_length, tokens_of
 
 
@@ -79,6 +79,26 @@ def test_a_template_that_puts_the_picture_last_is_seen(untrained_mini: Path) -> 
     writer = QuestionWriter(vlm.model, vlm.processor, examine(vlm.model), "{name}?")
     assert not writer.picture_first
     assert "dog" in vlm.processor.tokenizer.decode(writer.write("dog").before)
+
+
+def test_questions_are_kept_for_the_next_answer_and_written_anew_where_the_form_changes(untrained_mini: Path) -> None:
+    """A writer is made at every answer; each new text is a run of the processor."""
+    vlm = VLM.from_pretrained(untrained_mini)
+    template = "Is there {object} in the image?"
+
+    def written() -> Question:
+        return QuestionWriter(vlm.model, vlm.processor, examine(vlm.model), template).write("dog")
+
+    first = written()
+    assert written() is first
+    other = VLM.from_pretrained(untrained_mini)
+    assert QuestionWriter(other.model, other.processor, examine(other.model), template).write("dog") is not first
+    vlm.processor.chat_template = "USER: {{ messages[0]['content'][1]['text'] }} <image> ASSISTANT:"
+    assert "dog" in vlm.processor.tokenizer.decode(written().before)
+
+
+def test_a_finder_is_made_once() -> None:
+    assert finder_of("coco") is finder_of("coco")
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
