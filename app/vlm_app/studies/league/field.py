@@ -17,8 +17,8 @@ _CHOSEN = ("chosen", "found here")  # how the label of a setting ends that a mod
 _NOTES = """CHAIR_S at equal recall, in points, with its 95 % bootstrap interval; below zero is better. **Bold**: the
 difference stands after Holm's correction over all rows of that model's split, controls among them. *Off*: the setting's
 recall lies outside the plain model's trade-off curve, so nothing can be told. What follows a dot says how many of the
-setting's own controls it is better than, as 2/3. *Chosen* settings, and heads *found here*, are each model's own and may
-differ between models; all others are the same everywhere."""
+setting's own controls it is better than, as 2/3. *Chosen* settings, and heads *found here*, are each model's own and
+may differ between models; all others are the same everywhere."""
 
 
 def field(leagues: Sequence[Found], split: str) -> str:
