@@ -8,12 +8,11 @@ from typing import Any
 
 from PIL import Image
 from vlm_evals.protocol import DESCRIBE
+from vlm_evals.reports.pairs import PLAIN
 from vlm_evals.scenes.world import scenes
 
 from vlm_app.speed.timing import clock_of, wait
 from vlm_heads import VLM, Mitigation
-
-PLAIN = "plain"
 
 
 def time_captions(

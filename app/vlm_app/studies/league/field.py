@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vlm_app.method_page import table
 from vlm_app.studies.chosen import CAPTIONS
 from vlm_app.studies.league.evidence import corrected, stands
 from vlm_heads import parse_mitigation
@@ -41,10 +42,9 @@ def field(leagues: Sequence[Found], split: str) -> str:
                 estimates.setdefault(said, {})[place] = row["curve_difference"]["chair_s"]["estimate"]
                 cells.setdefault(said, {})[place] = _cell(row, ps[name])
     models = [f"{league['about']['model']}, {measured['captions']}" for league, measured in played]
-    lines = [_line(["setting", *models]), _line(["---"] * (1 + len(models)))]
-    for said in sorted(cells, key=lambda one: _rank(estimates[one], len(played))):
-        lines.append(_line([said, *(cells[said].get(place, "") for place in range(len(played)))]))
-    return "\n".join(lines)
+    ordered = sorted(cells, key=lambda one: _rank(estimates[one], len(played)))
+    rows = [[said, *(cells[said].get(place, "") for place in range(len(played)))] for said in ordered]
+    return "\n".join(table(["setting", *models], rows))
 
 
 def field_page(leagues: Sequence[Found]) -> str:
@@ -62,11 +62,8 @@ def _chosen(leagues: Sequence[Found]) -> list[str]:
             for said in _names(row):
                 if said.endswith(_CHOSEN):
                     words.setdefault(said, []).append(f"{league['about']['model']} `{' '.join(row['words'])}`")
-    return (
-        ["What was chosen:\n\n" + "\n".join(f"- {said}: {', '.join(one)}" for said, one in words.items())]
-        if words
-        else []
-    )
+    lines = [f"- {said}: {', '.join(one)}" for said, one in words.items()]
+    return ["\n".join(["What was chosen:", "", *lines])] if lines else []
 
 
 def _names(row: Found) -> Iterator[str]:
@@ -94,7 +91,3 @@ def _rank(found: Mapping[int, float | None], places: int) -> tuple[bool, bool, f
     on_curve = [one for one in found.values() if one is not None]
     mean = sum(on_curve) / len(on_curve) if on_curve else 0.0
     return len(found) < places and len(found) == 1, len(on_curve) < len(found), mean
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
