@@ -22,7 +22,10 @@ import pytest
 from PIL import Image
 from vlm_app.bridges.lmms import manifest
 from vlm_evals.scenes.samples import sample_path
+from vlm_evals.scenes.small.build import save_small
+from vlm_evals.scenes.small.package import shipped_weights
 
+from tests.support.installed_base import needs_base
 from vlm_heads import VLM, HeadReinforcement
 from vlm_heads.errors import BadPrompt, UnsupportedGeneration
 from vlm_heads.models.images import load_image
@@ -338,24 +341,28 @@ def scored(doc, results):
 
 
 @pytest.mark.skipif(not INSTALLED, reason="lmms-eval is not installed here: make test-lmms")
-def test_a_whole_evaluation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mini", pytest.param("small", marks=needs_base)])
+def test_a_whole_evaluation(name: str, tmp_path: Path) -> None:
     """Through its own command line: the share of answers that equal VHR's own is 1 with VHR and less without."""
-    mini, vhr = VLM.from_pretrained("mini"), [HeadReinforcement(gain=3.0)]
+    if name == "small":
+        save_small(shipped_weights(), tmp_path / "small")  # an ordinary checkpoint, not a name
+        name = str(tmp_path / "small")
+    vlm, vhr = VLM.from_pretrained(name), [HeadReinforcement(gain=3.0)]
     documents = [
         {
-            "path": str(sample_path(name)),
+            "path": str(sample_path(picture)),
             "question": PROMPT,
-            "answer": mini.answer(sample_path(name), interventions=vhr, max_new_tokens=24).text,
+            "answer": vlm.answer(sample_path(picture), interventions=vhr, max_new_tokens=24).text,
         }
-        for name in NAMES
+        for picture in NAMES
     ]
     folder = tmp_path / "task"
     folder.mkdir()
     (folder / "documents.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents))
     (folder / "embedded_world.yaml").write_text(TASK.format(documents=folder / "documents.jsonl"))
     (folder / "embedded.py").write_text(FUNCTIONS)
-    assert _exact(folder, "pretrained=mini,interventions=vhr:gain=3.0", tmp_path / "vhr") == 1.0
-    assert _exact(folder, "pretrained=mini", tmp_path / "plain") < 1.0
+    assert _exact(folder, f"pretrained={name},interventions=vhr:gain=3.0", tmp_path / "vhr") == 1.0
+    assert _exact(folder, f"pretrained={name}", tmp_path / "plain") < 1.0
 
 
 def _exact(task: Path, arguments: str, out: Path) -> float:
