@@ -115,7 +115,23 @@ def test_the_goal_of_several_leagues_judges_what_played_in_all() -> None:
     assert "- D `vcd`: missed, because CHAIR_S does not fall by 30% (+30 % on mini, held-out; +30 % on small" in said
     assert "Not played everywhere, and not judged: C `m3id`; E `route`." in said
     assert said.count("-40 % [-50, -10], below 0 | -40 % [-50, -10], below 0 | 1 of 1 | 1.00 |") == 2
-    assert said.index("- A") < said.index("- D")  # the greatest fall first
+    assert said.index("- A") < said.index("- D")  # what reaches it in more places first
+    assert "| A `vhr` | **2 of 2** | 2 | 2 | 2 | 1.00 |" in said
+    assert "| D `vcd` | **0 of 2** | 0 | 0 | 0 | 1.00 |" in said
+    assert "The other" not in said
+
+
+def test_settings_that_reach_it_nowhere_are_folded_away_behind_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holds in one of two places and costs more in the other; C falls further, without a control: in none."""
+    monkeypatch.setattr("vlm_app.studies.league.goal.SHOWN", 1)
+    here, there = (league(name, {**ROWS, "c": row(0.01, -0.6)}) for name in ("mini", "small"))
+    there["final"][0]["seconds"]["a"] = 1.6
+    said = goal([here, there])
+    assert "The 1 that reach it in the most places" in said
+    assert "| A `vhr` | **1 of 2** | 2 | 2 | 2 | 1.00 to 1.60 |" in said
+    assert "| C `m3id` | **0 of 2**" not in said
+    folded = said[said.index("<summary>The other 3</summary>") :]
+    assert folded.index("- C `m3id`: missed") < folded.index("All numbers")
 
 
 def test_a_time_that_was_taken_in_turns_stands_in_place_of_the_leagues() -> None:

@@ -19,6 +19,7 @@ from vlm_heads import parse_mitigation
 FALL = 0.30  # share of the plain model's inventions at equal recall
 TIMES = 1.5  # plain's time per caption
 NAMED = 2  # places that a reason names; the others are counted
+SHOWN = 5  # settings that are shown; the others are folded away
 
 Found = Mapping[str, Any]
 Timed = Mapping[tuple[str, str], float]
@@ -59,6 +60,16 @@ class Place:
         """Where that is, in words."""
         return f"{self.model}, {self.split}"
 
+    @property
+    def reached(self) -> bool:
+        """Whether nothing is missed here."""
+        return not any(True for _ in self.misses())
+
+    def falls(self, figure: str) -> bool:
+        """Whether a figure falls far enough, with its interval below zero."""
+        change = self.relative[figure]
+        return change["estimate"] is not None and change["estimate"] <= -FALL and change["high"] < 0
+
     def misses(self) -> Iterator[tuple[str, str]]:
         """Yield what is missed here: (what, how much and where)."""
         for figure, name in FIGURES.items():
@@ -93,17 +104,47 @@ def goal(leagues: Sequence[Found], timed: Timed = MappingProxyType({})) -> str:
         timed: (model, setting) -> times plain, measured by taking turns; in place of a league's own seconds.
     """
     everywhere, others = _settings(leagues, timed)
-    ordered = sorted(everywhere.items(), key=lambda item: _worst(item[1]))
-    reached = [name for name, places in ordered if not any(True for place in places for _ in place.misses())]
+    ordered = sorted(everywhere.items(), key=lambda item: (-_count(item[1]), _worst(item[1])))
+    reached = [name for name, places in ordered if _count(places) == len(places)]
     head = (
         f"**Reached by {'; '.join(reached)}.**"
         if reached
         else f"**Missed by all {len(ordered)} settings that were played everywhere.**"
     )
-    verdicts = [f"- {name}: {verdict(places)}" for name, places in ordered]
-    left = [f"Not played everywhere, and not judged: {'; '.join(others)}."] if others else []
+    shown, rest = ordered[:SHOWN], ordered[SHOWN:]
+    first = f"The {len(shown)} that reach it in the most places, and in how many:" if rest else "In how many places:"
     notes = [_NOTES, _TIMED] if timed else [_NOTES]
-    return "\n\n".join([*notes, head, *(["\n".join(verdicts)] if verdicts else []), *left, _details(ordered)])
+    body = [f"{first}\n\n{_counts(shown)}", _verdicts(shown)] if shown else []
+    left = [f"Not played everywhere, and not judged: {'; '.join(others)}."] if others else []
+    folded = [_folded(f"The other {len(rest)}", _verdicts(rest))] if rest else []
+    return "\n\n".join([*notes, head, *body, *folded, *left, _folded("All numbers", _numbers(ordered))])
+
+
+def _count(places: Sequence[Place]) -> int:
+    """Return in how many places the goal is reached."""
+    return sum(place.reached for place in places)
+
+
+def _counts(settings: Sequence[tuple[str, Sequence[Place]]]) -> str:
+    """Return a table of how many places each setting reaches the goal in, and each part of it."""
+    falls = [f"{name} falls by {FALL:.0%}" for name in FIGURES.values()]
+    header = ["setting", "reached", *falls, "better than each control", "time"]
+    lines = [_line(header), _line(["---"] * len(header))]
+    for name, places in settings:
+        held = [[place.falls(figure) for place in places] for figure in FIGURES]
+        held.append([bool(place.over) and all(place.over.values()) for place in places])
+        times = sorted({f"{place.times:.2f}" for place in places}, key=float)
+        counts = [f"**{_count(places)} of {len(places)}**", *(str(sum(one)) for one in held)]
+        lines.append(_line([name, *counts, " to ".join(dict.fromkeys((times[0], times[-1])))]))
+    return "\n".join(lines)
+
+
+def _verdicts(settings: Sequence[tuple[str, Sequence[Place]]]) -> str:
+    return "\n".join(f"- {name}: {verdict(places)}" for name, places in settings)
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def verdict(places: Sequence[Place]) -> str:
@@ -174,16 +215,15 @@ def _worst(places: Sequence[Place]) -> float:
     return max(float("inf") if change is None else change for change in changes)
 
 
-def _details(settings: Sequence[tuple[str, Sequence[Place]]]) -> str:
-    """Return the numbers, folded away: a row for each setting, model and split."""
+def _numbers(settings: Sequence[tuple[str, Sequence[Place]]]) -> str:
+    """Return a table with a row for each setting, model and split."""
     header = ["setting", "model", "scenes", *(f"{name}, change" for name in FIGURES.values()), "better than", "time"]
     lines = [_line(header), _line(["---"] * len(header))]
     for name, places in settings:
         for place in places:
             changes = [_change(place.relative[figure]) for figure in FIGURES]
             lines.append(_line([name, place.model, place.split, *changes, _better(place.over), f"{place.times:.2f}"]))
-    table = "\n".join(lines)
-    return f"<details><summary>All numbers</summary>\n\n{table}\n\n</details>"
+    return "\n".join(lines)
 
 
 def _change(change: Found) -> str:
