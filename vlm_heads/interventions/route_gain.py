@@ -8,11 +8,12 @@ the routes apart anyway, so this costs nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from vlm_kernels import CLASS_COUNT, AttentionPlan, KeyClass
 
 from vlm_heads.blind import BlindMode
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from vlm_heads.profile import HeadProfile
 
 Rows = Literal["last", "after-image", "all"]
+Slope = Literal["flat", "rising", "falling"]
+_SHARES = "shares"  # in the memory, beside the layers' plans
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class RouteGain(Intervention):
     Formula:
         A_c[l, i] = sum over keys j of class c of w[l, i, j] * v[l, i, j]   w: weights after softmax over all keys
         A[l, i]   = sum over classes c of A_c[l, i]   the output of head i on layer l, before the output projection
-        A[l, i]  <- image * A_image[l, i] + generated * A_generated[l, i] + the other classes   for i in chosen(l)
+        A[l, i]  <- r(l, image) A_image[l, i] + r(l, generated) A_generated[l, i] + the others   for i in chosen(l)
+        r(l, g)   = 1 + s(l) (g - 1)   s = 1 where flat; rising: k/n on the k-th of n layers; falling: (n + 1 - k)/n
     """
 
     name: ClassVar[str] = "route"
@@ -59,6 +63,11 @@ class RouteGain(Intervention):
         'the median of image mass, "all" all; "bottom" and "random" are controls',
     )
     layers: Layers = layers_option("last-half", paper="the last half")
+    slope: Slope = option(
+        "flat",
+        help='how the gains go over the layers: "rising" comes to the whole gain on the last one, "falling" begins '
+        "with it on the first",
+    )
     rows: Rows = option(
         "last", help="prompt positions gained beside every decode step: the last one, those after the image, or all"
     )
@@ -70,6 +79,19 @@ class RouteGain(Intervention):
 
     def image_free(self, profile: HeadProfile | None) -> BlindMode | None:
         return "plain" if profile is None and self.heads in NEEDS_IMAGE_FREE_PASS else None
+
+    def prepared(
+        self, model: nn.Module, anatomy: Anatomy, profile: HeadProfile | None
+    ) -> AbstractContextManager[Mapping[Any, Any]]:
+        layers = sorted(self.layers_in(anatomy))
+        return nullcontext({_SHARES: dict(zip(layers, self._shares(len(layers)), strict=True))})
+
+    def _shares(self, count: int) -> list[float]:
+        """Return how much of the gains each of so many layers has, from the lowest on."""
+        if self.slope == "flat":
+            return [1.0] * count
+        rising = [(place + 1) / count for place in range(count)]
+        return rising if self.slope == "rising" else rising[::-1]
 
     def plan(self, call: AttentionCall) -> AttentionPlan | None:
         known: AttentionPlan | None = call.memory.get(call.layer)
@@ -90,11 +112,12 @@ class RouteGain(Intervention):
         return plan
 
     def _class_gain(self, call: AttentionCall, chosen: Tensor) -> Tensor:
+        share: float = call.memory[_SHARES][call.layer]
         gain = call.query.new_ones((*chosen.shape, CLASS_COUNT))
-        image = call.gains(chosen, self.image)
+        image = call.gains(chosen, 1.0 + share * (self.image - 1.0))
         gain[..., KeyClass.IMAGE] = image
         gain[..., KeyClass.IMAGE_SINK] = image
-        gain[..., KeyClass.GENERATED] = call.gains(chosen, self.generated)
+        gain[..., KeyClass.GENERATED] = call.gains(chosen, 1.0 + share * (self.generated - 1.0))
         return gain
 
     def _rows(self, call: AttentionCall) -> Tensor | None:

@@ -19,8 +19,9 @@ from vlm_app.studies.league.entries import (
     sweep_of_settings,
 )
 from vlm_app.studies.league.heads import heads_that_invent, why_not
-from vlm_app.studies.league.pages import results_page, route_page, write_block, write_pages
+from vlm_app.studies.league.pages import results_page, write_block, write_pages
 from vlm_app.studies.league.play import League, Round, _rounds, _too_slow, about
+from vlm_app.studies.league.route_page import route_page
 from vlm_evals.answer import Asking, Processes
 from vlm_evals.data.coco import CocoFolder
 from vlm_evals.errors import TaskError
@@ -56,7 +57,8 @@ def measured(league: League) -> dict[str, Any]:
 
 def test_the_sweep_is_gains_by_layers_by_heads_and_other_levers() -> None:
     names = [entry.name for entry in sweep_of_settings()]
-    assert len(set(names)) == len(names) == 1 + 5 * 3 * 2 + (5 * 5 + 4 * 2 * 2 + 2 * 2) + 3 * 3 + 3 * 2 + 3 * 2
+    route = 5 * 5 + 4 * 2 * 2 + 2 * 2 + 2 * 2 * 3
+    assert len(set(names)) == len(names) == 1 + 5 * 3 * 2 + route + 3 * 3 + 3 * 2 + 3 * 2
     assert "vhr gain=0.5 layers=last-half heads=fixed" in names
     assert all(entry.is_route for entry in sweep_of_settings(route_only=True))
     assert all(parse_mitigations(entry.words) for entry in [*sweep_of_settings(), *other_methods("1.2")])
@@ -191,7 +193,11 @@ def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Pa
         assert "last year" not in text
         assert text.count(page.strip()) == 1
     assert route.read_text().count("| mini | RouteGain, all heads") == 6  # three splits of two leagues
-    assert "VCD" not in route_page([found])
+    said = route_page([found, found | {"final": found["final"][:1], "sweep": None}])
+    assert "VCD" not in said
+    assert said.count("### What validation says") == 1
+    assert "| CHAIR_S at equal recall | mini, 3 | mini, 3 |" in said  # held-out scenes
+    assert "| CHAIR_S at equal recall | mini, 3 |\n" in said  # the others, which the second did not play
     assert effect.read_text().count("| VCD `vcd` | mini |") == 6
     assert "### Scrambled scenes\n\n| setting | mini, 3 | mini, 3 |" in field.read_text()
     timed = tmp_path / "times.json"

@@ -39,6 +39,21 @@ def test_all_heads_equal_written_out_attention(rows: str, backend: str, model: T
     assert distance(expected.logits[0], model.generate().logits[0]) > 1e-2  # empty otherwise
 
 
+@pytest.mark.parametrize(("slope", "shares"), [("flat", [1, 1]), ("rising", [1 / 2, 1]), ("falling", [1, 1 / 2])])
+def test_the_gains_go_over_the_chosen_layers(slope: str, shares: list[float], model: Tiny, oracle: Oracle) -> None:
+    everyone, share = torch.ones(4, dtype=torch.bool), dict(zip((0, 2), shares, strict=True))
+
+    def rule(call: Written) -> Tensor:
+        image, generated = (1 + share.get(call.layer, 0.0) * (gain - 1) for gain in (3.0, 0.2))
+        return _routed(call, everyone, image, generated, call.logits.shape[1] - 1)
+
+    expected = oracle.generate(rule)
+    with attach(model.model, f"route:image=3,generated=0.2,heads=all,layers=0+2,slope={slope}") as run:
+        got = model.generate()
+    assert distance(expected, got) < CLOSE
+    assert run.receipt.interventions[0].layers == (0, 2)
+
+
 @pytest.mark.parametrize("heads", ["vhd", "mass", "bottom"])
 def test_the_choice_is_made_at_prefill_and_frozen(heads: str, model: Tiny, oracle: Oracle) -> None:
     chosen: dict[int, Tensor] = {}
@@ -85,7 +100,9 @@ def test_default_layers_are_the_last_half_and_damping_alone_acts(model: Tiny) ->
     assert distance(plain.logits[1], got.logits[1]) > 1e-3
 
 
-@pytest.mark.parametrize("wrong", [{"image": -1.0}, {"generated": float("nan")}, {"heads": "best"}, {"rows": "some"}])
+@pytest.mark.parametrize(
+    "wrong", [{"image": -1.0}, {"generated": float("nan")}, {"heads": "best"}, {"rows": "some"}, {"slope": "steep"}]
+)
 def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadOption, match=next(iter(wrong))):
         RouteGain(**wrong)

@@ -16,6 +16,7 @@ LAYER_SETS = ("paper", "last-half", "all")
 ROUTE_GAINS = (1.1, 1.25, 1.5, 2.0, 3.0)
 ROUTE_LAYERS = ("last-half", "all", "first-third", "middle-third", "last-third")
 CHOSEN_HEADS_GAINS = (1.25, 1.5, 2.0, 3.0)  # fewer heads bear more
+SLOPED = (1.5, 2.0, 3.0)  # what the gains rise to over the layers, or fall from
 DAMPED = (0.8, 0.9)  # the factor on what the generated text contributes, beside an image gain of 1.5
 # VAR where only the text has sinks: what is moved, and how much of a row must lie on the image
 MOVED, IMAGE_MASS = (0.3, 0.6, 0.9), (0.1, 0.2, 0.3)
@@ -124,7 +125,7 @@ def sweep_of_settings(*, route_only: bool = False) -> list[Entry]:
 
 
 def _route() -> list[Entry]:
-    """Return RouteGain by gain, layers and heads, and with the route of the generated text damped."""
+    """Return RouteGain by gain, layers and heads, with the generated text's route damped, and with gains that slope."""
     on_all = [
         Entry(f"{ROUTE}, all heads", (f"route:image={gain},layers={layers},heads=all",))
         for layers in ROUTE_LAYERS
@@ -141,7 +142,13 @@ def _route() -> list[Entry]:
         for layers in ("last-half", "all")
         for factor in DAMPED
     ]
-    return [*on_some, *on_all, *damped]
+    sloped = [
+        Entry(f"{ROUTE}, sloped", (f"route:image={gain},layers={layers},heads=all,slope={slope}",))
+        for layers in ("last-half", "all")
+        for slope in ("rising", "falling")
+        for gain in SLOPED
+    ]
+    return [*on_some, *on_all, *damped, *sloped]
 
 
 def _asked_back() -> list[Entry]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vlm_app.studies.chosen import CAPTIONS
+from vlm_app.studies.league.cells import called, folded, line
 from vlm_app.studies.league.evidence import FIGURES
 from vlm_heads import parse_mitigation
 
@@ -90,12 +91,6 @@ class Place:
             yield f"it takes more than {TIMES} times plain's time", f"{self.times:.2f} on {self.said}"
 
 
-def called(row: Found) -> str:
-    """Return what a row is called."""
-    label: str = row["label"] or row["method"]
-    return label
-
-
 def goal(leagues: Sequence[Found], timed: Timed = MappingProxyType({})) -> str:
     """Return for every setting that was played everywhere whether it reaches the goal, and the numbers behind it.
 
@@ -116,8 +111,8 @@ def goal(leagues: Sequence[Found], timed: Timed = MappingProxyType({})) -> str:
     notes = [_NOTES, _TIMED] if timed else [_NOTES]
     body = [f"{first}\n\n{_counts(shown)}", _verdicts(shown)] if shown else []
     left = [f"Not played everywhere, and not judged: {'; '.join(others)}."] if others else []
-    folded = [_folded(f"The other {len(rest)}", _verdicts(rest))] if rest else []
-    return "\n\n".join([*notes, head, *body, *folded, *left, _folded("All numbers", _numbers(ordered))])
+    hidden = [folded(f"The other {len(rest)}", _verdicts(rest))] if rest else []
+    return "\n\n".join([*notes, head, *body, *hidden, *left, folded("All numbers", _numbers(ordered))])
 
 
 def _count(places: Sequence[Place]) -> int:
@@ -129,22 +124,18 @@ def _counts(settings: Sequence[tuple[str, Sequence[Place]]]) -> str:
     """Return a table of how many places each setting reaches the goal in, and each part of it."""
     falls = [f"{name} falls by {FALL:.0%}" for name in FIGURES.values()]
     header = ["setting", "reached", *falls, "better than each control", "time"]
-    lines = [_line(header), _line(["---"] * len(header))]
+    lines = [line(header), line(["---"] * len(header))]
     for name, places in settings:
         held = [[place.falls(figure) for place in places] for figure in FIGURES]
         held.append([bool(place.over) and all(place.over.values()) for place in places])
         times = sorted({f"{place.times:.2f}" for place in places}, key=float)
         counts = [f"**{_count(places)} of {len(places)}**", *(str(sum(one)) for one in held)]
-        lines.append(_line([name, *counts, " to ".join(dict.fromkeys((times[0], times[-1])))]))
+        lines.append(line([name, *counts, " to ".join(dict.fromkeys((times[0], times[-1])))]))
     return "\n".join(lines)
 
 
 def _verdicts(settings: Sequence[tuple[str, Sequence[Place]]]) -> str:
     return "\n".join(f"- {name}: {verdict(places)}" for name, places in settings)
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def verdict(places: Sequence[Place]) -> str:
@@ -218,11 +209,11 @@ def _worst(places: Sequence[Place]) -> float:
 def _numbers(settings: Sequence[tuple[str, Sequence[Place]]]) -> str:
     """Return a table with a row for each setting, model and split."""
     header = ["setting", "model", "scenes", *(f"{name}, change" for name in FIGURES.values()), "better than", "time"]
-    lines = [_line(header), _line(["---"] * len(header))]
+    lines = [line(header), line(["---"] * len(header))]
     for name, places in settings:
         for place in places:
             changes = [_change(place.relative[figure]) for figure in FIGURES]
-            lines.append(_line([name, place.model, place.split, *changes, _better(place.over), f"{place.times:.2f}"]))
+            lines.append(line([name, place.model, place.split, *changes, _better(place.over), f"{place.times:.2f}"]))
     return "\n".join(lines)
 
 
@@ -243,7 +234,3 @@ def _better(over: Mapping[str, bool]) -> str:
 
 def _share(value: float) -> str:
     return f"{100 * value:+.0f} %"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -16,9 +16,11 @@ from vlm_evals.records import read_json
 
 from vlm_app.blocks import write_block
 from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
+from vlm_app.studies.league.cells import called, interval, line, measured_on, percent, title, where
 from vlm_app.studies.league.evidence import FIGURES, corrected, stands
 from vlm_app.studies.league.field import field_page
-from vlm_app.studies.league.goal import Timed, called, goal, times_of
+from vlm_app.studies.league.goal import Timed, goal, times_of
+from vlm_app.studies.league.route_page import route_page
 
 Found = Mapping[str, Any]
 
@@ -36,12 +38,6 @@ doing; *s an image* is the same in seconds.
 stands where p is below 0.05. The uncorrected p comes from the same paired resamples at equal recall as the interval:
 twice the share of them on the rarer side of zero. `compare` swaps scenes between two runs instead, which cannot be done
 at equal recall."""
-SPLITS = {
-    "validation": "the sweep",
-    "held-out": "the same world as in training",
-    "shifted": "half of the objects out of place",
-    "scrambled": "all objects drawn at random",
-}
 
 
 def results_page(found: Found) -> str:
@@ -49,16 +45,16 @@ def results_page(found: Found) -> str:
     facts = found["about"]
     scenes = ", ".join(f"{count} {split}" for split, count in facts["scenes"].items())
     head = (
-        f"Measured {_where(facts)}: greedy decoding, scenes {scenes}, seed {facts['seed']}, "
+        f"Measured {where(facts)}: greedy decoding, scenes {scenes}, seed {facts['seed']}, "
         f"{facts['processes']} process(es)."
     )
     notes = NOTES.format(resamples=found["final"][0][CAPTIONS]["resamples"])
     parts = [head, notes, "## What it says", *(summary(found, one) for one in found["final"])]
     parts += ["## The goal", goal([found])]
     for one in found["final"]:
-        parts += [f"## {_title(one)}", table(found, one)]
+        parts += [f"## {_heading(one)}", table(found, one)]
     if found["sweep"] is not None:
-        parts += [f"## {_title(found['sweep'])}", table(found, found["sweep"])]
+        parts += [f"## {_heading(found['sweep'])}", table(found, found["sweep"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -74,7 +70,7 @@ def summary(found: Found, measured: Found) -> str:
         if found["rows"][name]["role"] == "control":
             continue
         side = "off" if off["estimate"] is None else "below" if off["high"] < 0 else "above" if off["low"] > 0 else ""
-        sides[side or "within"].append(f"{label} {_interval(off)}" if side in ("below", "above") else label)
+        sides[side or "within"].append(f"{label} {interval(off)}" if side in ("below", "above") else label)
     words = {
         "below": "invent less than the plain model at equal recall, by more than their interval (CHAIR_S)",
         "above": "invent more",
@@ -84,7 +80,7 @@ def summary(found: Found, measured: Found) -> str:
     said = [f"{words[side]}: {'; '.join(rows) or 'none'}." for side, rows in sides.items() if rows or side == "below"]
     count = sum(len(rows) for rows in sides.values())
     return (
-        f"**{_title(measured)}.** Of {count} rows, controls aside, these {' These '.join(said)} "
+        f"**{_heading(measured)}.** Of {count} rows, controls aside, these {' These '.join(said)} "
         f"(With intervals of 95 % {0.05 * count:.1f} of {count} rows without any effect would stand out by chance.) "
         f"{_standing(found, measured)}"
     )
@@ -114,15 +110,15 @@ def table(found: Found, measured: Found) -> str:
     header = ["setting", "CHAIR_S", "CHAIR_I", "CHAIR_I distinct", "recall", "words", "CHAIR_S at equal recall"]
     header += ["after Holm", "CHAIR_I distinct, equal recall", "distinct, after Holm", "repeated"]
     header += [*(["POPE accuracy", "yes"] if pope else []), "time", "s an image"]
-    asked = [_percent(pope["plain"]["accuracy"]), _percent(pope["plain"]["yes_ratio"])] if pope else []
-    compared = ["0", "", "0", "", _percent(chair["plain"]["repeated_mentions"])]
+    asked = [percent(pope["plain"]["accuracy"]), percent(pope["plain"]["yes_ratio"])] if pope else []
+    compared = ["0", "", "0", "", percent(chair["plain"]["repeated_mentions"])]
     plain = ["plain (greedy)", *_numbers(chair["plain"]), *compared]
-    lines = [_line(header), _line(["---"] * len(header)), _line([*plain, *asked, *_time(measured, "plain")])]
+    lines = [line(header), line(["---"] * len(header)), line([*plain, *asked, *_time(measured, "plain")])]
     ps = corrected(measured)
     for name in chair["controls"]:
-        lines.append(_line(_row(found, measured, name, {figure: one[name] for figure, one in ps.items()})))
+        lines.append(line(_row(found, measured, name, {figure: one[name] for figure, one in ps.items()})))
     if measured is not found["sweep"]:
-        lines += [_line([label, f"n/a: {why}", *[""] * (len(header) - 2)]) for label, why in found["unfit"].items()]
+        lines += [line([label, f"n/a: {why}", *[""] * (len(header) - 2)]) for label, why in found["unfit"].items()]
     return "\n".join(lines)
 
 
@@ -131,12 +127,12 @@ def _row(found: Found, measured: Found, name: str, ps: Mapping[str, float | None
     idle = "; it never acted" if name in measured["idle"] else ""
     cells = [f"{called(entry)}: `{' '.join(entry['words'])}`{idle}", *_numbers(row)]
     for figure, p in ps.items():
-        cells += [_interval(row["curve_difference"][figure]), _after(p)]
-    cells.append(_percent(row["repeated_mentions"]))
+        cells += [interval(row["curve_difference"][figure]), _after(p)]
+    cells.append(percent(row["repeated_mentions"]))
     if QUESTIONS in measured:
         answered = measured[QUESTIONS]["controls"][name]
-        difference = _interval(answered["difference"]["accuracy"])
-        cells += [f"{_percent(answered['accuracy'])} ({difference})", _percent(answered["yes_ratio"])]
+        difference = interval(answered["difference"]["accuracy"])
+        cells += [f"{percent(answered['accuracy'])} ({difference})", percent(answered["yes_ratio"])]
     return [*cells, *_time(measured, name)]
 
 
@@ -145,79 +141,19 @@ def _after(p: float | None) -> str:
     return "–" if p is None else f"{'stands' if stands(p) else 'no'}, p {p:.3f}" if p >= 0.001 else "stands, p < 0.001"
 
 
+def _heading(measured: Found) -> str:
+    return title(measured["split"], measured["captions"])
+
+
 def _time(measured: Found, name: str) -> list[str]:
     """Return the time of a caption relative to plain, and in seconds."""
     seconds = measured["seconds"]
     return [f"{seconds[name] / seconds['plain']:.2f}", f"{seconds[name]:.2f}"]
 
 
-def route_page(leagues: Sequence[Found]) -> str:
-    """Return RouteGain's rows and controls over several leagues, one model each."""
-    parts = []
-    for split in ("held-out", "shifted", "scrambled"):
-        lines = [_line(_ROUTE_HEADER), _line(["---"] * len(_ROUTE_HEADER))]
-        for found in leagues:
-            measured = next(one for one in found["final"] if one["split"] == split)
-            lines += _route_rows(found, measured)
-        parts.append(
-            f"### {_title(leagues[0]['final'][0] | {'split': split, 'captions': None})}\n\n" + "\n".join(lines)
-        )
-    made = "; ".join(_where(found["about"]) for found in leagues)
-    counts = leagues[0]["about"]["scenes"].items()
-    scenes = ", ".join(f"{count} {split}" for split, count in counts)
-    return "\n\n".join([f"Measured {made}; greedy decoding, scenes {scenes}.", *parts]) + "\n"
-
-
-_ROUTE_HEADER = [
-    "model", "setting", "CHAIR_S at equal recall", "CHAIR_I distinct, equal recall", "CHAIR_S", "recall", "repeated",
-    "POPE accuracy",
-]  # fmt: skip
-
-
-def _route_rows(found: Found, measured: Found) -> list[str]:
-    plain, pope = measured[CAPTIONS]["plain"], measured.get(QUESTIONS)
-    asked = _percent(pope["plain"]["accuracy"]) if pope else "–"
-    first = [_percent(plain[name]) for name in ("chair_s", "recall", "repeated_mentions")]
-    lines = [_line([found["about"]["model"], "plain (greedy)", "0", "0", *first, asked])]
-    for name, row in measured[CAPTIONS]["controls"].items():
-        entry = found["rows"][name]
-        if not entry["method"].startswith("RouteGain"):
-            continue
-        off = [_interval(row["curve_difference"][metric]) for metric in ("chair_s", "chair_i_distinct")]
-        numbers = [_percent(row[metric]) for metric in ("chair_s", "recall", "repeated_mentions")]
-        answered = _interval(pope["controls"][name]["difference"]["accuracy"]) if pope else "–"
-        said = f"{entry['label']}: `{' '.join(entry['words'])}`"
-        lines.append(_line([found["about"]["model"], said, *off, *numbers, answered]))
-    return lines
-
-
-def _where(facts: Found) -> str:
-    """Return when a league was played, on what and with what code."""
-    return f"on {facts['date']} with `{facts['model']}` (weights {facts['weights']}) at commit {facts['commit']}"
-
-
-def _title(measured: Found) -> str:
-    count = f", {measured['captions']} scenes" if measured["captions"] else ""
-    return f"{measured['split'].capitalize()}{count} ({SPLITS[measured['split']]})"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _numbers(row: Found) -> list[str]:
     names = ("chair_s", "chair_i", "chair_i_distinct", "recall")
-    return [*(_percent(row[name]) for name in names), f"{row['mean_tokens']:.1f}"]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _interval(estimate: Found) -> str:
-    if estimate["estimate"] is None:
-        return "off the curve"
-    return f"{100 * estimate['estimate']:+.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+    return [*(percent(row[name]) for name in names), f"{row['mean_tokens']:.1f}"]
 
 
 def write_pages(
@@ -259,7 +195,7 @@ def write_pages(
             timed |= times_of(_read_times(path))
         write_block(effect, "goal", goal_page(leagues, timed))
     if field is not None:
-        write_block(field, "field", _measured(leagues) + field_page(leagues))
+        write_block(field, "field", f"{measured_on(leagues)}\n\n{field_page(leagues)}")
 
 
 def _read_times(path: Path) -> Found:
@@ -276,9 +212,4 @@ def _read_times(path: Path) -> Found:
 
 def goal_page(leagues: Sequence[Found], timed: Timed) -> str:
     """Return whether the goal is reached over several leagues, headed by when and with what they were measured."""
-    return f"{_measured(leagues)}{goal(leagues, timed)}\n"
-
-
-def _measured(leagues: Sequence[Found]) -> str:
-    made = "; ".join(_where(found["about"]) for found in leagues)
-    return f"Measured {made}; greedy decoding.\n\n"
+    return f"{measured_on(leagues)}\n\n{goal(leagues, timed)}\n"
