@@ -92,6 +92,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "world build-small": ("vlm-heads world build-small small-checkpoint --weights my-small",),
     "study": ("vlm-heads study held-out --out report",),
     "study held-out": ("vlm-heads study held-out --with vhr --captions 100 --questioned 30 --out report",),
+    "study route": ("vlm-heads study route --model mini --images 200 --write docs/route_gain.md",),
     "study branches": ("vlm-heads study branches --model mini --images 100 --write docs/effect.md",),
     "study opening": ("vlm-heads study opening --model mini --write app/vlm_app/assets/openings.json",),
     "study grounding": ("vlm-heads study grounding --model mini --captions 100 --out runs/grounding",),

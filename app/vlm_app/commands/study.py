@@ -168,6 +168,34 @@ def branches(
     print(f"branches: {write or out / FILE} ({picture})")
 
 
+@app.command("route", epilog=epilog("study route"))
+def route(
+    out: Run = Path("runs/route"),
+    images: Annotated[int, typer.Option("--images", min=2, help="Validation scenes.")] = 40,
+    gain: Annotated[float, typer.Option("--gain", min=0.0, help="On the image's route.")] = 1.5,
+    write: Block = None,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Gain the image's route, layers by layers, and find out which words become likelier: what RouteGain does."""
+    _begin(model, device)
+    from vlm_app.studies.route.measure import FILE, measure_route
+    from vlm_app.studies.route.page import sentences, write_route
+    from vlm_app.studies.route.pictures import draw_route
+
+    found = measure_route(out, model=model, images=images, gain=gain, seed=seed, device=device)
+    picture = draw_route(found, out)
+    if write is not None:
+        write_route(write, found)
+    if json:
+        print_json(found)
+        return
+    print("\n".join(sentences(found)))
+    print(f"route: {write or out / FILE} ({picture})")
+
+
 @app.command("opening", epilog=epilog("study opening"))
 def opening(
     write: Annotated[Path | None, typer.Option("--write", help="File of openings that gets the model's.")] = None,

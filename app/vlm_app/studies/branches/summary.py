@@ -40,7 +40,7 @@ def summary(blocks: Sequence[Mapping[str, Any]], depth: int, seed: int) -> dict[
     for start in range(depth):
         row: dict[str, Any] = {"start": start, "changed": float(changed[start].mean())}
         for name in (*KINDS, "other"):
-            row[name] = _mean(lost[start], kind == name, scene, seed)
+            row[name] = mean_over_scenes(lost[start], kind == name, scene, seed)
         row["auc"] = _auc(lost[start], kind, drawn)
         starts.append(row)
     return {"counts": {name: int((kind == name).sum()) for name in (*KINDS, "other")}, "starts": starts}
@@ -55,7 +55,9 @@ def _draws(scene: NDArray[np.int64], seed: int) -> Sequence[NDArray[np.int64]]:
     ]
 
 
-def _mean(lost: Numbers, chosen: NDArray[np.bool_], scene: NDArray[np.int64], seed: int) -> dict[str, float] | None:
+def mean_over_scenes(
+    lost: Numbers, chosen: NDArray[np.bool_], scene: NDArray[np.int64], seed: int
+) -> dict[str, float] | None:
     """Return the mean over some places and its interval over scenes; None without any."""
     if not chosen.any():
         return None

@@ -33,8 +33,8 @@ class Place:
     """Where a model decides.
 
     Attributes:
-        kind: "faithful" or "invented" first mention of an object, a question about a "present" or "absent" one, or
-            "other", any other word of a caption.
+        kind: "faithful" or "invented" first mention of an object, a question about a "present" or "absent" one,
+            "other", any other word of a caption, or "stop": behind a full stop, where a caption may end.
         scene: number of the scene in its block.
         column: in its row, of the position that predicts the deciding token.
         token: the deciding one; of a question, yes.

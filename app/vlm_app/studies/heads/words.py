@@ -18,10 +18,18 @@ def deciding_piece(pieces: Sequence[str], placed: Placed) -> int:
 
 def object_tokens(tokenizer: Any) -> list[int]:
     """Return the tokens that begin a word of the world's objects inside a sentence, in ascending order."""
-    words = {word for category in CATEGORIES for both in category.words for word in both}
+    return sorted(first_tokens(tokenizer))
+
+
+def first_tokens(tokenizer: Any) -> dict[int, set[str]]:
+    """Return the tokens that begin a word of the world's objects inside a sentence: token -> the objects' names."""
     before = len(_ids(tokenizer, "a"))
-    first = {_ids(tokenizer, f"a {word}")[before] for word in words}
-    return sorted(first - {tokenizer.unk_token_id})
+    found: dict[int, set[str]] = {}
+    for category in CATEGORIES:
+        for word in (word for both in category.words for word in both):
+            found.setdefault(_ids(tokenizer, f"a {word}")[before], set()).add(category.name)
+    found.pop(tokenizer.unk_token_id, None)
+    return found
 
 
 def yes_and_no(tokenizer: Any) -> tuple[int, int] | None:
