@@ -93,6 +93,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "study": ("vlm-heads study held-out --out report",),
     "study held-out": ("vlm-heads study held-out --with vhr --captions 100 --questioned 30 --out report",),
     "study route": ("vlm-heads study route --model mini --images 200 --write docs/route_gain.md",),
+    "study route-heads": ("vlm-heads study route-heads --model mini --write docs/route_gain.md",),
     "study branches": ("vlm-heads study branches --model mini --images 100 --write docs/effect.md",),
     "study opening": ("vlm-heads study opening --model mini --write app/vlm_app/assets/openings.json",),
     "study grounding": ("vlm-heads study grounding --model mini --captions 100 --out runs/grounding",),

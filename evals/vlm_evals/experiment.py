@@ -158,7 +158,14 @@ def ask_arms(
         identity = {"protocol": protocol.as_json(), "setting": setting(here, arm)}
         title = f"{protocol.metric} {arm.name}".strip()
         with (
-            open_run(folder, identity, shard=processes.index, shards=processes.count, where=asking.where) as run,
+            open_run(
+                folder,
+                identity,
+                shard=processes.index,
+                shards=processes.count,
+                where=asking.where,
+                defaults=_defaults(arm.mitigation),
+            ) as run,
             progress(title, share if processes.first else None) as advance,
         ):
             here.answer(arm.decoded(protocol), arm.prompted(asked), run, processes=processes, progress=advance)
@@ -181,6 +188,11 @@ def setting(asking: Asker, arm: Arm) -> dict[str, Any]:
     return (
         asking.stated() | arm.mitigation.stated() | {"end_bias": arm.end_bias, "profile": profile} | arm.changes(asking)
     )
+
+
+def _defaults(mitigation: Mitigation) -> dict[str, dict[str, Any]]:
+    """Return of every method of a mitigation what its options are where nothing is said."""
+    return {one.name: {option.name: option.default for option in one.options()} for one in mitigation.methods()}
 
 
 def _profile_hash(profile: HeadProfile) -> str:

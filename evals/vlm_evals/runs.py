@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from vlm_evals.errors import FileFormatError, RunError
@@ -114,7 +115,13 @@ class Run:
 
 @contextmanager
 def open_run(
-    folder: Path, identity: Mapping[str, Any], *, shard: int = 0, shards: int = 1, where: str | None = None
+    folder: Path,
+    identity: Mapping[str, Any],
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    where: str | None = None,
+    defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Iterator[Run]:
     """Hold a run directory for this process, new or begun earlier.
 
@@ -124,6 +131,8 @@ def open_run(
         shard: number of this process, from 0.
         shards: how many processes share the work.
         where: address of the server that is asked, noted beside the machine; None for a model of our own.
+        defaults: method -> option -> its default. A run of an earlier version, which did not know the option, counts
+            as one with its default.
 
     Raises:
         RunError: if another process holds it, or it holds answers to another protocol.
@@ -131,7 +140,7 @@ def open_run(
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f".lock-{shard}"):
-        _claim(folder, identity)
+        _claim(folder, identity, defaults)
         _note_environment(folder, shard, {"processes": shards} | ({} if where is None else {"endpoint": where}))
         run = Run(folder, shard, shards)
         run.open()
@@ -318,7 +327,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def _claim(folder: Path, identity: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the identity into a new directory, or compare it with the one there."""
     path = folder / "protocol.json"
     mine = json.loads(canonical_json(identity))
@@ -328,11 +337,22 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
         with _writing(path):
             write_json(path, mine)
         return
-    theirs = read_identity(folder)
+    theirs = _completed(read_identity(folder), json.loads(canonical_json(dict(defaults))))
     if changed := sorted(_differences(theirs, mine)):
         raise RunError(
             f"{folder} holds another run, it differs in {', '.join(changed[:5])}: choose another directory or delete it"
         )
+
+
+def _completed(value: Any, defaults: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Return a JSON value in which every method that is named says all of its options."""
+    if isinstance(value, list):
+        return [_completed(one, defaults) for one in value]
+    if not isinstance(value, dict):
+        return value
+    name = value.get("name")
+    known = defaults.get(name, {}) if isinstance(name, str) else {}
+    return {**known, **{key: _completed(one, defaults) for key, one in value.items()}}
 
 
 def _differences(left: Any, right: Any, name: str = "") -> Iterator[str]:

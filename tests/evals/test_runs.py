@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -275,6 +276,27 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path: Path) -> None:
         assert list(run.answers) == ["a", "b", "c"]
     merge_answers(tmp_path, ["a", "b", "c"])
     assert (tmp_path / "manifest.json").is_file()
+
+
+def test_an_option_that_an_earlier_version_did_not_know_had_its_default(tmp_path: Path) -> None:
+    """Of the whole setting: interventions, and what stands beside them. Another value is another run, as ever."""
+    before = {"setting": {"interventions": [{"name": "route", "image": 2.0}], "contrast": {"name": "m3id"}}}
+    defaults = {"route": {"image": 1.5, "slope": "flat"}, "m3id": {"mode": "plain"}}
+
+    def now(slope: str, image: float = 2.0, mode: str = "plain") -> dict[str, Any]:
+        route = {"name": "route", "image": image, "slope": slope}
+        return {"setting": {"interventions": [route], "contrast": {"name": "m3id", "mode": mode}}}
+
+    with open_run(tmp_path, before):
+        pass
+    with open_run(tmp_path, now("flat"), defaults=defaults):
+        pass
+    assert json.loads((tmp_path / "protocol.json").read_text()) == before
+    for other in (now("rising"), now("flat", image=1.5), now("flat", mode="paper")):
+        with pytest.raises(RunError, match="another run"), open_run(tmp_path, other, defaults=defaults):
+            pass
+    with pytest.raises(RunError, match="another run"), open_run(tmp_path, now("flat")):
+        pass
 
 
 def test_the_hash_of_answers_is_of_what_was_said() -> None:

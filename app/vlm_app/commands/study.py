@@ -196,6 +196,49 @@ def route(
     print(f"route: {write or out / FILE} ({picture})")
 
 
+@app.command("route-heads", epilog=epilog("study route-heads"))
+def route_heads(
+    out: Run = Path("runs/route-heads"),
+    scorers: Annotated[
+        list[str] | None,
+        typer.Option("--scorer", metavar="NAME[:OPTION=VALUE,…]", help="As in `score`; several times; by default all."),
+    ] = None,
+    gain: Annotated[float, typer.Option("--gain", min=0.0, help="On the image's route.")] = 1.5,
+    layers: Annotated[str, typer.Option("--layers", help="As an option of route: last-half, all, 2+4-7.")] = "all",
+    captions: Annotated[int, typer.Option("--captions", min=12, help="Validation scenes to caption.")] = 300,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Other scenes, which heads are scored on.")] = 32,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Scenes in one generation.")] = 100,
+    write: Block = None,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = DEFAULT_SEED,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Let each scorer choose RouteGain's heads, and compare at equal recall: is one of them a guide?"""
+    from vlm_heads.names import require_scorers
+
+    require_scorers(scorers or [])
+    _begin(model, device, [f"route:image={gain},layers={layers}"])
+    from vlm_app.studies.route.by_scorer import FILE, Sizes, heads_table, measure_scorers, write_heads_block
+    from vlm_heads import RouteGain, parse_intervention
+    from vlm_heads.scorers import known_scorers
+
+    route = parse_intervention(f"route:image={gain},layers={layers}")
+    assert isinstance(route, RouteGain), "its word says so"
+    found = measure_scorers(
+        out, model=model, scorers=scorers or list(known_scorers()), route=route,
+        sizes=Sizes(captions, samples, batch), seed=seed, device=device,
+    )  # fmt: skip
+    if found is None:
+        return  # another process of the same start prints
+    if write is not None:
+        write_heads_block(write, found)
+    if json:
+        print_json(found)
+    else:
+        print(f"{heads_table(found)}\nroute-heads: {write or out / FILE}")
+
+
 @app.command("opening", epilog=epilog("study opening"))
 def opening(
     write: Annotated[Path | None, typer.Option("--write", help="File of openings that gets the model's.")] = None,
