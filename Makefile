@@ -39,8 +39,8 @@ bench: $(READY)
 compare: $(READY)
 	$(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m vlm_app.cli study league --out runs/league
 
-# Everything that needs a GPU, in nine minutes, and the tables in kernels/RESULTS.md. On a machine without an index to
-# install from: `PYTHONPATH=.:kernels:evals:app python -m vlm_app.cli bench gpu --write kernels/RESULTS.md`.
+# Everything that needs a GPU, in nine minutes, and the tables in kernels/RESULTS.md. Without an installation:
+# `PYTHONPATH=.:kernels:evals:app python -m vlm_app.cli bench gpu --write kernels/RESULTS.md`.
 gpu: $(READY)
 	$(BIN)/vlm-heads bench gpu --write kernels/RESULTS.md
 

@@ -20,7 +20,8 @@ Write = Annotated[
 def gpu(minutes: Minutes = 9.0, write: Write = None, device: Device = None, json: Json = False) -> None:
     """Run the GPU tests, time generation at batch 1, 8 and 32 and the attention kernels, and write one table of it.
 
-    For a machine that is lent for minutes: one call uses it whole. Start it in a checkout, where the tests are.
+    For a GPU that is there for a short time: one call does everything within --minutes. Start it in a checkout, where
+    the tests are.
     """
     import torch
 

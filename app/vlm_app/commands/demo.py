@@ -36,7 +36,7 @@ def demo(
 ) -> None:
     """Open the web page on 127.0.0.1: what a model looks at, and what mitigation changes."""
     if find_spec("gradio") is None:
-        raise UsageError("the page needs gradio, which is not installed: pip install 'vlm-heads[page]'")
+        raise UsageError("the page needs gradio, which is not installed: pip install -e '.[page]' in the checkout")
     from vlm_app.models import look_first
 
     look_first(model=model, device=device)

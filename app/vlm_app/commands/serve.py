@@ -55,7 +55,7 @@ def serve(
     """Serve a model on 127.0.0.1 as OpenAI's chat completions; each request may bring a mitigation of its own."""
     missing = [one for one in ("fastapi", "uvicorn", "pydantic", "httpx2") if find_spec(one) is None]
     if missing:
-        raise UsageError(f"the server needs {', '.join(missing)}: pip install 'vlm-heads[serve]'")
+        raise UsageError(f"the server needs {', '.join(missing)}: pip install -e '.[serve]' in the checkout")
     from vlm_app.models import load_vlm, look_first, parse_mitigations
     from vlm_app.serving.launch import address_of, listening
 

@@ -1,4 +1,4 @@
-"""One session on a GPU that is lent for minutes: its tests, whole generations, attention kernels, all in one table.
+"""One timed run on a GPU: its tests, whole generations, attention kernels, all in one table.
 
 The parts run in this order, so that what matters most is there when the time is up. A part that no time is left for is
 named as not run.

@@ -1,4 +1,4 @@
-"""A session on a lent GPU, played on a CPU with tiny sizes: everything is run, timed out, or named as not run."""
+"""A timed run on a GPU, played on a CPU with tiny sizes: everything is run, timed out, or named as not run."""
 
 import sys
 from dataclasses import replace

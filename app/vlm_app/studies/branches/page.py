@@ -60,8 +60,8 @@ def sentences(found: Found) -> list[str]:
     half = next((row for row in starts if _kept(row, first) >= 0.5), None)
     if half is not None:
         lines.append(
-            f"A stream that leaves at layer {half['start']} of {len(starts)} has kept {_kept(half, first):.0%} of what "
-            "the image gives to faithful mentions: the text has taken it below."
+            f"Where the image is hidden from layer {half['start']} of {len(starts)} on, {_kept(half, first):.0%} of "
+            "what it gives to faithful mentions is left: the text has read it in lower layers."
         )
     if all(row["auc"] is not None for row in starts):
         lines.append(_telling(starts, found["about"]["weight"]))

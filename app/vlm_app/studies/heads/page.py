@@ -22,7 +22,7 @@ _DOES = {
     "sees": "see: without them faithful mentions are less likely",
     "affirms": "affirm: without them yes is less likely for what is there",
     "rejects": "reject: without them yes is more likely for what is not there",
-    "discerns": "discern: without them yes tells what is there from what is not less",
+    "discerns": "discern: without them yes separates present from absent objects less well",
     "invents": "invent: without them inventions are less likely",
 }
 _SCORES = {
@@ -144,7 +144,7 @@ def _ranked(found: Found) -> str:
 def _doubled(found: Found) -> str:
     return _of_upper(
         found, "invented", "grounding", "to faithful mentions", "to invented ones",
-        ("so faithful mentions gain on inventions", "so inventions gain on faithful mentions"),
+        ("so faithful mentions become likelier than inventions", "so inventions become likelier than faithful ones"),
     )  # fmt: skip
 
 

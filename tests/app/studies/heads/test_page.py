@@ -25,7 +25,7 @@ def _found(**kwargs: Any) -> dict[str, Any]:
 def test_sentences_follow_the_numbers() -> None:
     said = " ".join(sentences(_found()))
     assert "VHD ranks heads by what they do for faithful mentions better than chance" in said
-    assert "so faithful mentions gain on inventions" in said
+    assert "so faithful mentions become likelier than inventions" in said
     assert "yes for present objects" in said
     assert "one by one they add up to +0.70" in said  # heads 3 and 4 of layer 1, which see 0.3 and 0.4
     reversed_ = " ".join(sentences(_found(sign=-1.0)))
