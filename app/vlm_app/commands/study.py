@@ -310,6 +310,9 @@ def league(
         ),
     ] = None,
     scale: Annotated[float, typer.Option("--scale", min=0.0, help="Share of the full number of scenes.")] = 1.0,
+    validation: Annotated[
+        int | None, typer.Option("--validation", min=12, help="Scenes that choose settings; 300 × --scale by default.")
+    ] = None,
     splits: Annotated[
         str | None, typer.Option("--splits", metavar="NAME,…", help="held-out, shifted, scrambled; all by default.")
     ] = None,
@@ -331,7 +334,7 @@ def league(
     found = play(
         out, model=model, only=only, scale=scale, write=write, seed=seed, device=device, given=words or (),
         controls=controls, methods=named, batch=batch, splits=tuple(splits.split(",")) if splits else (),
-        captions_only=captions_only,
+        captions_only=captions_only, validation=validation,
     )  # fmt: skip
     if found is None:
         return  # another process of the same start prints

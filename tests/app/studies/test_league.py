@@ -286,6 +286,13 @@ def test_it_plays_on_captions_alone_where_that_is_asked(command: Command, tmp_pa
     assert {path.name for path in (tmp_path / "held-out").iterdir()} == {"chair"}
 
 
+def test_the_scenes_that_choose_are_counted_by_themselves(command: Command, tmp_path: Path) -> None:
+    """BranchContrast's six settings are swept; the other splits have a share of their own."""
+    words = ("--methods", "branch", "--scale", 0, "--validation", 13, "--splits", "held-out", "--captions-only")
+    found = command("study", "league", *words, "--out", tmp_path, "--json").value
+    assert (found["sweep"]["captions"], [one["captions"] for one in found["final"]]) == (13, [12])
+
+
 def test_methods_of_which_none_can_act_are_refused_with_their_reason(mistake: Mistake, tmp_path: Path) -> None:
     assert "needs directions" in mistake("study", "league", "--methods", "vti", "--out", tmp_path)
     assert not list(tmp_path.iterdir())

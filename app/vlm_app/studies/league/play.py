@@ -240,6 +240,7 @@ def play(
     batch: int = BATCH,
     splits: Collection[str] = (),
     captions_only: bool = False,
+    validation: int | None = None,
 ) -> dict[str, Any] | None:
     """Play the league, write league.md and league.json, and return what it holds; None in all processes but the first.
 
@@ -257,6 +258,7 @@ def play(
         batch: scenes in one generation; a GPU takes hundreds of a small model's at the price of one.
         splits: beside validation, where it plays; by default on all.
         captions_only: leave POPE's questions out.
+        validation: scenes that choose among the settings of a sweep; by default 300 times the scale.
 
     Raises:
         BadOption: for a word that cannot be read, or a method that is not known.
@@ -275,6 +277,8 @@ def play(
     league = League(Asking(vlm, batch_size=batch, allow_idle=True), out, processes, seed)
     rounds = [_scaled(where, scale) for where in _rounds(splits) if not entries or where != ROUNDS[0]]
     rounds = [replace(where, asked=0) for where in rounds] if captions_only else rounds
+    if validation is not None and not entries:
+        rounds[0] = replace(rounds[0], captions=validation)
     found = (
         _these(league, rounds, entries)
         if entries
