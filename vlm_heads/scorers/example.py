@@ -169,22 +169,41 @@ class Text:
 
     def __init__(self, tokenizer: Any, ids: Sequence[int], anatomy: Anatomy, begin: int) -> None:
         self._columns = [at for at, one in enumerate(ids) if at >= begin and one not in anatomy.vision_token_ids]
-        self._pieces = pieces_of(tokenizer, [ids[at] for at in self._columns])
+        self._tokenizer, self._ids = tokenizer, [ids[at] for at in self._columns]
+        self._pieces = pieces_of(tokenizer, self._ids)
 
     def columns_of(self, word: str, *, last: bool) -> tuple[int, ...]:
         """Return the columns of the tokens where a word stands first, or last; case does not count.
+
+        A word of which the vocabulary lacks a part is found by its tokens: decoding leaves unknown ones out.
 
         Raises:
             BadOption: if it does not stand there.
         """
         text = "".join(self._pieces)
         found = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
+        if not found and (columns := self._columns_by_tokens(word, last=last)):
+            return columns
         if not found:
             raise BadOption(f"the word {word!r} does not stand in the text {text[:200]!r}")
         begin, end = found[-1 if last else 0].span()
         starts = [0, *accumulate(map(len, self._pieces))]
         spans = zip(self._columns, pairwise(starts), strict=True)
         return tuple(column for column, (start, stop) in spans if start < end and begin < stop)
+
+    def _columns_by_tokens(self, word: str, *, last: bool) -> tuple[int, ...]:
+        """Return the columns of a word's tokens; none where they do not stand there, or all of them are known."""
+        before, whole = (self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", f"a {word}"))
+        wanted = whole[len(before) :]
+        if self._tokenizer.unk_token_id not in wanted:
+            return ()
+        starts = [
+            at for at in range(len(self._ids) - len(wanted) + 1) if self._ids[at : at + len(wanted)] == list(wanted)
+        ]
+        if not starts:
+            return ()
+        first = starts[-1 if last else 0]
+        return tuple(self._columns[first : first + len(wanted)])
 
 
 def pieces_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
