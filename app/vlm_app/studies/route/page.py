@@ -104,9 +104,9 @@ def _bands(found: Found) -> list[str]:
     clear = [_named(band) for band, apart in told if apart["low"] > 0]
     total = sum(apart["estimate"] for _, apart in told)
     return [
-        f"Gained alone, {_named(best[0])} moves them apart most, by {_figure(best[1])}; beyond the interval "
-        f"{'do ' + ', '.join(clear) if clear else 'no layers do'}. One by one they add up to {total:+.2f}, and all at "
-        f"once give {whole['estimate']:+.2f}."
+        f"Gained alone, {_named(best[0])} moves them apart most, by {_figure(best[1])}; with an interval above zero: "
+        f"{', '.join(clear) or 'none'}. One by one they add up to {total:+.2f}, and all at once give "
+        f"{whole['estimate']:+.2f}."
     ]
 
 
@@ -147,7 +147,7 @@ def _count(found: Found, kind: str) -> str:
 def _shares(found: Found) -> str:
     """Return a table of probabilities in percent: a row for each class of words, plain and the change."""
     kinds = list(found["shares"])
-    header = ["probability, percent", *(f"{_PLACES[kind]}{_count(found, kind)}" for kind in kinds)]
+    header = ["probability in percent, and its change", *(f"{_PLACES[kind]}{_count(found, kind)}" for kind in kinds)]
     lines = [_row(header), _row(["---"] * len(header))]
     for name, label in _CLASSES.items():
         cells = [found["shares"][kind][name] for kind in kinds]

@@ -146,7 +146,10 @@ def test_the_sentences_follow_the_figures(found: dict[str, Any]) -> None:
         "a faithful first mention changes by +0.50 [0.50, 0.50] nats, an invented one by -1.00 [-1.00, -1.00]" in said
     )
     assert "So it moves the two apart, by +1.50 [1.50, 1.50]" in said
-    assert "Gained alone, layer 1 moves them apart most, by +0.75 [0.75, 0.75]; beyond the interval do layer 1." in said
+    assert (
+        "Gained alone, layer 1 moves them apart most, by +0.75 [0.75, 0.75]; with an interval above zero: layer 1."
+        in said
+    )
     assert "One by one they add up to +0.75, and all at once give +1.50." in said
     assert "objects that are not there -30.0 [-30.0, -30.0], the word said +20.0 [20.0, 20.0]" in said
     assert "over the words of all objects by +3.00 [3.00, 3.00]" in said
