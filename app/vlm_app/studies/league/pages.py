@@ -31,7 +31,7 @@ CHAIR_S at equal recall on validation scenes and were then measured on scenes th
 methods play at their defaults. A control is the same gain on as many heads, the least vision-aware ones or random ones,
 or a check that takes back as many other words. *Words* counts tokens, punctuation included; *repeated* is the share of
 mentions that repeat one. *Time* is seconds per caption relative to plain, in batches, on whatever else the machine was
-doing; *s an image* is the same in seconds.
+doing; *ms an image* is the same in milliseconds.
 
 *After Holm* says whether the difference to its left stands among so many: its p after Holm's correction, the same as
 `vlm-heads compare` makes, over all rows of the split that lie on the curve, controls among them, for each figure. It
@@ -109,7 +109,7 @@ def table(found: Found, measured: Found) -> str:
     chair, pope = measured[CAPTIONS], measured.get(QUESTIONS)
     header = ["setting", "CHAIR_S", "CHAIR_I", "CHAIR_I distinct", "recall", "words", "CHAIR_S at equal recall"]
     header += ["after Holm", "CHAIR_I distinct, equal recall", "distinct, after Holm", "repeated"]
-    header += [*(["POPE accuracy", "yes"] if pope else []), "time", "s an image"]
+    header += [*(["POPE accuracy", "yes"] if pope else []), "time", "ms an image"]
     asked = [percent(pope["plain"]["accuracy"]), percent(pope["plain"]["yes_ratio"])] if pope else []
     compared = ["0", "", "0", "", percent(chair["plain"]["repeated_mentions"])]
     plain = ["plain (greedy)", *_numbers(chair["plain"]), *compared]
@@ -146,9 +146,9 @@ def _heading(measured: Found) -> str:
 
 
 def _time(measured: Found, name: str) -> list[str]:
-    """Return the time of a caption relative to plain, and in seconds."""
+    """Return the time of a caption relative to plain, and in milliseconds."""
     seconds = measured["seconds"]
-    return [f"{seconds[name] / seconds['plain']:.2f}", f"{seconds[name]:.2f}"]
+    return [f"{seconds[name] / seconds['plain']:.2f}", f"{1000 * seconds[name]:.0f}"]
 
 
 def _numbers(row: Found) -> list[str]:
