@@ -15,7 +15,7 @@ from vlm_kernels import Backend
 from vlm_heads.attached.copies import no_copies
 from vlm_heads.attached.first_forward import require_first_forward
 from vlm_heads.attached.first_passes import FirstPasses
-from vlm_heads.attached.installing import installed
+from vlm_heads.attached.installing import alone, installed
 from vlm_heads.attached.lens_processor import AddedLenses, LensWatcher
 from vlm_heads.attached.one_pass import OnePass
 from vlm_heads.attached.refused_modes import Change, During, refuse_beams, refusing
@@ -232,6 +232,7 @@ def attach_mitigation(
             )
         receipt.second_stream = SecondStreamReceipt(mitigation.contrast.name)
     with turn_of(model).between(), ExitStack() as undo:
+        undo.enter_context(alone(model))
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
         seeing = [*(LensWatcher(one) for one in lenses if one.watches(anatomy)), *watchers]
         tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, seeing)

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.support.compare import equal
 from tests.support.families import Build, Tiny
-from vlm_heads import HeadReinforcement, attach, errors
+from vlm_heads import VLM, HeadReinforcement, attach, errors
 from vlm_heads.attention import is_bound
 from vlm_heads.families import examine
 
@@ -97,6 +97,20 @@ def test_a_second_attach_on_the_same_model_is_refused(llava: Tiny) -> None:
         assert is_bound(llava.decoder_layers[0].self_attn)
     with attach(llava.model, [HeadReinforcement()]):
         llava.generate()
+
+
+@pytest.mark.parametrize("first", ["vhr", "vcd", "dola", "askback", "carve", "vista"])
+@pytest.mark.parametrize("second", ["vhr", "vcd", "dola", "askback", "carve", ""])
+def test_no_method_of_any_kind_is_attached_around_another(first: str, second: str) -> None:
+    """What ended in another order than it began left the model mitigated for good."""
+    vlm = VLM.from_pretrained("mini")
+    before = sorted(vars(vlm.model))
+    run = attach(vlm.model, first, processor=vlm.processor, allow_idle=True)
+    with pytest.raises(errors.AlreadyAttached, match="inside another attach"):
+        attach(vlm.model, *filter(None, [second]), processor=vlm.processor, allow_idle=True)
+    run.detach()
+    assert sorted(vars(vlm.model)) == before
+    attach(vlm.model, "vhr", allow_idle=True).detach()
 
 
 def test_no_intervention_is_allowed_and_changes_nothing(llava: Tiny) -> None:

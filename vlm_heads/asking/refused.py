@@ -8,6 +8,8 @@ from vlm_heads.errors import BadOption, UnsupportedGeneration
 from vlm_heads.generate_call import GenerateCall
 
 _ONE = "drafts one sequence for each prompt"
+_DRAFT = "would count from each draft's beginning"
+_PROMPT = "would take what is written so far for the prompt"
 _SCORES = "drafts several times, so there are no scores of one generation"
 # argument -> the values that are no wish for it, and why it cannot be had
 _ARGUMENTS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -24,8 +26,13 @@ _ARGUMENTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_cache": ((None, True), "goes on from the cache"),
     "stop_strings": ((None,), "would not see a string that a taken-back word ends"),
     "max_time": ((None,), "would give each draft the whole time"),
-    "min_new_tokens": ((None, 0), "would count from each draft's beginning; say_more makes answers longer"),
-    "min_length": ((None, 0), "would count from each draft's beginning; say_more makes answers longer"),
+    "min_new_tokens": ((None, 0), f"{_DRAFT}; say_more makes answers longer"),
+    "min_length": ((None, 0), f"{_DRAFT}; say_more makes answers longer"),
+    "exponential_decay_length_penalty": ((None,), _DRAFT),
+    "begin_suppress_tokens": ((None,), _DRAFT),
+    "encoder_repetition_penalty": ((None, 1, 1.0), _PROMPT),
+    "encoder_no_repeat_ngram_size": ((None, 0), _PROMPT),
+    "token_healing": ((None, False), _PROMPT),
     "output_scores": ((None, False), _SCORES),
     "output_logits": ((None, False), _SCORES),
     "output_attentions": ((None, False), _SCORES),

@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
+
+from torch import nn
 
 from vlm_heads import attention
 from vlm_heads.attached.split_attention import SplitAttention
@@ -17,7 +20,27 @@ from vlm_heads.families import Anatomy, caps_logits
 from vlm_heads.models.placement import require_one_device
 
 _attaching = threading.Lock()
+_held: WeakSet[nn.Module] = WeakSet()
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """Hold a model for one attach.
+
+    Two would undo each other's changes where they end in another order than they began.
+
+    Raises:
+        AlreadyAttached: if another attach holds it.
+    """
+    with _attaching:
+        if model in _held:
+            raise AlreadyAttached("the model is inside another attach; give all methods to one attach")
+        _held.add(model)
+    try:
+        yield
+    finally:
+        _held.discard(model)
 
 
 @contextmanager
@@ -28,7 +51,7 @@ def installed(anatomy: Anatomy, tracker: Tracker) -> Iterator[None]:
     with _attaching:
         around = attention.runner_of(modules[0])
         if around is not None and not (isinstance(around, SplitAttention) and around.first is None):
-            raise AlreadyAttached("the model is inside another attach; give all interventions to one attach")
+            raise AlreadyAttached("the model is inside another attach; give all methods to one attach")
         configs = _configs(anatomy, attached=around is not None)
         attention.bind(modules, tracker)
     try:

@@ -348,6 +348,8 @@ def test_an_answer_streams_sentence_by_sentence(llava: Tiny) -> None:
     [
         {"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}, {"use_cache": False}, {"max_time": 1.0},
         {"stop_strings": ["w"]}, {"min_new_tokens": 3}, {"cache_implementation": "static"}, {"guidance_scale": 2.0},
+        {"exponential_decay_length_penalty": (3, 1.3)}, {"begin_suppress_tokens": [5]},
+        {"encoder_repetition_penalty": 1.5}, {"encoder_no_repeat_ngram_size": 2}, {"token_healing": True},
         {"output_scores": True, "return_dict_in_generate": True}, {"penalty_alpha": 0.5, "top_k": 4},
     ],
     ids=lambda one: next(iter(one)),
