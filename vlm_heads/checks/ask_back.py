@@ -108,8 +108,9 @@ class AskBack(Check):
     objects: str | Finder = option(
         "coco",
         form=ObjectsForm(),
-        help="which words are asked about: coco (the vocabulary of CHAIR), nouns (by nltk's tagger), another installed "
-        "finder, or in Python a function from a text to the words",
+        help="which words are asked about: coco (the vocabulary of CHAIR), coco-corrected (the same with its faults "
+        "mended: it finds a bus, and an orange cup is no fruit), nouns (by nltk's tagger), another installed finder, "
+        "or in Python a function from a text to the words",
     )
     question: str = option(
         "Is there {object} in the image?",
