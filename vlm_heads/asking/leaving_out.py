@@ -48,6 +48,8 @@ def leave_out(sentence: str, names: Callable[[str], Sequence[Named]], unwanted: 
         shorter = _Sentence(text, named).without(first)
         if len(words_of(shorter)) >= len(words_of(text)) or not _stands(shorter):
             return ""
+        if not {one.name for one in names(shorter)} <= {one.name for one in named}:  # what was denied would be claimed
+            return ""
         text = shorter
 
 

@@ -46,8 +46,8 @@ class AskBack(Check):
     the model goes on from what it drafted. With `max_rounds` the sentence is drafted again first, from before the word
     and without the word's tokens. Questions are answered under the interventions that are attached, and without the
     contrast. Where a family's cache cannot be cut, or its picture attends to the text, the picture is read again; the
-    receipt says how often. An answer that begins with yes or no is never checked: this cannot change a yes/no
-    benchmark.
+    receipt says how often. What stands under a negation, as in `no dog or cat`, claims nothing: it is neither asked
+    about nor left out. An answer that begins with yes or no is never checked: this cannot change a yes/no benchmark.
 
     Formula:
         m(x) = log p(yes) - log p(no)   at the first token of the answer to "Is there a x in the image?", picture seen
