@@ -217,6 +217,7 @@ class CheckReceipt:
         read_again: how many of these read the picture again, because its keys could not be shared.
         taken_back: words that were drafted and not said.
         left_out: words whose phrase was left out of a sentence.
+        went_along: words that nothing spoke against, gone with the clause of one that was left out.
     """
 
     name: str
@@ -229,6 +230,7 @@ class CheckReceipt:
     read_again: int = 0
     taken_back: int = 0
     left_out: int = 0
+    went_along: int = 0
 
     def to_dict(self, row: int | None = None) -> dict[str, Any]:
         """Return what is written as JSON; of one row, or of all."""
@@ -239,6 +241,7 @@ class CheckReceipt:
         counted = f"{_count(self.questions, 'question')} in {_count(self.forwards, 'forward')}"
         again = f", {_count(self.read_again, 'forward')} with the picture read again" if self.read_again else ""
         words = f"{_count(self.taken_back, 'word')} taken back, {self.left_out} left out"
+        words += f", {self.went_along} gone with them" if self.went_along else ""
         return f"{self.name}: {_count(self.drafts, 'draft')}, {counted}{again}, {words}"
 
 

@@ -13,7 +13,11 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-NUMBERS = _words("two three four five six seven eight nine ten twelve dozens hundreds both")
+NUMBERS = _words(
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand dozen dozens hundreds thousands "
+    "both"
+)
 DETERMINERS = NUMBERS | _words(
     "a an the some several many few another one various multiple numerous other his her its their this that these "
     "those each every any no more"
@@ -42,6 +46,7 @@ VERBS = _words(
 )
 RELATIVES = _words("that which who whose where while")
 SUBJECTS = _words("there it he she they we you i one someone")
+SUBORDINATES = _words("if when while whereas although though as because since unless until once after before")
 _NO_ADJECTIVES = VERBS | PREPOSITIONS | QUANTITIES | RELATIVES | SUBJECTS | _words("and or of")
 DANGLING = (
     DETERMINERS
@@ -55,8 +60,17 @@ _WANTS_OF = (
     QUANTITIES | VERBS | _words("side sides front top back full middle center centre edge end bottom left right")
 )
 _WANTS_OF |= _words("made instead because out image picture photo view shot lots kind type")
+_MOST_WORDS = 4  # of a phrase before its noun, joined adjectives not counted
 _TOKEN = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
 _JOINT = re.compile(r"\s*,?\s+(?:and also|as well as|along with|and|or|plus)\s+|\s*[,;]\s+", re.IGNORECASE)
+# adjectives that are joined before one noun: `a black and white dog`, `a red, white and blue flag`
+_COMMON = (
+    "black|white|brown|red|blue|green|yellow|orange|gr[ae]y|pink|purple|tan|silver|gold|golden|beige|maroon|dark|light"
+    "|bright|large|small|big|little|old|young|tall|short|thin|long|round|wooden|metal|plastic|striped|spotted|fluffy"
+)
+_JOINED = re.compile(
+    rf"\b(?:{_COMMON})(?:(?:\s*,\s*(?:and\s+)?|\s+(?:and|or)\s+)(?:{_COMMON}))+\s+(?=(\w+))", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -79,14 +93,26 @@ def pieces_of(sentence: str, end: int, named: Sequence[Named] = ()) -> list[Piec
     Args:
         sentence: a whole one.
         end: where its closing mark begins.
-        named: spans that are never cut, as `salt and pepper shaker`.
+        named: spans that are never cut, as `salt and pepper shaker`; nor is `black and white dog`.
     """
     found, start, joint = [], 0, ""
+    whole = [*((one.start, one.end) for one in named), *_joined_adjectives(sentence)]
     for match in _JOINT.finditer(sentence, 0, end):
-        if match.end() < end and not any(one.start < match.start() and match.end() <= one.end for one in named):
+        if match.end() < end and not any(first < match.start() and match.end() <= last for first, last in whole):
             found.append(Piece(start, match.start(), joint))
             start, joint = match.end(), match[0]
     return [*found, Piece(start, end, joint)]
+
+
+def _joined_adjectives(text: str) -> list[tuple[int, int]]:
+    """Return where adjectives stand that are joined before one noun."""
+    no_noun = _NO_ADJECTIVES | DETERMINERS
+    return [found.span() for found in _JOINED.finditer(text) if found[1].lower() not in no_noun]
+
+
+def is_determiner(word: str) -> bool:
+    """Whether a word in small letters goes with the noun behind it: an article, a number, `some`."""
+    return word in DETERMINERS or word[0].isdigit() or not NUMBERS.isdisjoint(word.split("-"))
 
 
 def words_of(text: str) -> list[str]:
@@ -114,16 +140,20 @@ def phrase_start(text: str, start: int, floor: int = 0) -> int:
         floor: the phrase begins here at the earliest.
     """
     before = list(_TOKEN.finditer(text, floor, start))
-    place = len(before)
-    for back in range(1, min(4, len(before)) + 1):
-        word = before[-back][0].lower()
-        if word in DETERMINERS:
-            place = len(before) - back
-            break
-        if not word[0].isalpha() or word in _NO_ADJECTIVES:
+    joined = _joined_adjectives(text)
+    place, passed = len(before), 0
+    for at in reversed(range(len(before))):
+        word = before[at][0].lower()
+        if any(first <= before[at].start() < last for first, last in joined):
+            place = at
+            continue
+        passed += 1
+        if is_determiner(word):
+            place = at
+        if passed == _MOST_WORDS or is_determiner(word) or not word[0].isalpha() or word in _NO_ADJECTIVES:
             break
     place = _with_quantity(before, place)
-    while place > 0 and before[place - 1][0].lower() in DETERMINERS:
+    while place > 0 and is_determiner(before[place - 1][0].lower()):
         place -= 1
     return before[place].start() if place < len(before) else start
 
@@ -133,7 +163,7 @@ def _with_quantity(before: list[re.Match[str]], place: int) -> int:
     words = [match[0].lower() for match in before[:place]]
     if len(words) >= 2 and words[-1] == "of" and words[-2] in QUANTITIES:
         place -= 2
-        if len(words) >= 3 and words[-3] in DETERMINERS:
+        if len(words) >= 3 and is_determiner(words[-3]):
             place -= 1
     return place
 
@@ -151,7 +181,7 @@ def starts_with_phrase(text: str, named: Sequence[Named], offset: int) -> int | 
         if phrase_start(text, one.start - offset) == len(text) - len(text.lstrip()):
             return one.end - offset
     words = list(_TOKEN.finditer(text))
-    if not words or words[0][0].lower() not in DETERMINERS or [word[0] for word in words[1:2]] == ["of"]:
+    if not words or not is_determiner(words[0][0].lower()) or [word[0] for word in words[1:2]] == ["of"]:
         return None
     for at, word in enumerate(words[1:], start=1):
         small = word[0].lower()
@@ -176,13 +206,6 @@ def opens_with_preposition(text: str) -> bool:
     return words[:1] != () and (words[0] in PREPOSITIONS or any(words[: len(one)] == one for one in LONGER))
 
 
-def with_determiner_of(first: str, second: str) -> str:
-    """Return the second item of a list so that it can be the first: with `a` where only the first had it."""
-    if words_of(first)[0] not in ("a", "an") or words_of(second)[0] in DETERMINERS | QUANTITIES:
-        return second
-    return f"{'an' if second[:1].lower() in 'aeiou' else 'a'} {second}"
-
-
 def capital_like(text: str, model: str) -> str:
-    """Return a text with a capital where another text begins with one."""
-    return text[:1].upper() + text[1:] if model[:1].isupper() else text
+    """Return a text with a capital where another text begins with one, or with a number."""
+    return text[:1].upper() + text[1:] if model[:1].isupper() or model[:1].isdigit() else text

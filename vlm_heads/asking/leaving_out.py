@@ -8,27 +8,30 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from vlm_heads.asking.agreement import there_agreeing, verb_agreeing, with_determiner_of
 from vlm_heads.asking.grammar import (
     DANGLING,
-    DETERMINERS,
-    MODALS,
+    RELATIVES,
     SINGULAR,
     SUBJECTS,
+    SUBORDINATES,
     capital_like,
     has_verb,
+    is_determiner,
     is_modifier,
     opens_with_preposition,
     phrase_start,
     pieces_of,
     starts_with_phrase,
-    with_determiner_of,
     without_preposition,
     words_of,
 )
 from vlm_heads.asking.named import Named
 
 _CLOSING = re.compile(r"""[\s.!?…"'”’)\]]*\Z""")
-_SEVERAL = re.compile(r"\b(there|here)(\s+)(are|were)(\s+)(?=(?:a|an|one|another)\s)", re.IGNORECASE)
+_PAIRS = re.compile(r"\b(?:both|either)\s+(?!of\b)", re.IGNORECASE)
+_CLAUSE_JOINT = re.compile(r"\s*(?:,\s+(?:and|but|while|whereas|yet)|;(?:\s+(?:and|but))?)\s+", re.IGNORECASE)
+_LISTING = ("like", "such")  # open a list as prepositions do
 
 
 def leave_out(sentence: str, names: Callable[[str], Sequence[Named]], unwanted: frozenset[str]) -> str:
@@ -47,6 +50,8 @@ def leave_out(sentence: str, names: Callable[[str], Sequence[Named]], unwanted: 
             return text
         shorter = _Sentence(text, named).without(first)
         if len(words_of(shorter)) >= len(words_of(text)) or not _stands(shorter):
+            return ""
+        if not {one.name for one in names(shorter)} <= {one.name for one in named}:  # what was denied would be claimed
             return ""
         text = shorter
 
@@ -73,9 +78,11 @@ class _Sentence:
 
     def without(self, one: Named) -> str:
         """Return the sentence without the phrase that names an object; empty where nothing is left."""
+        if (left := self._from_clauses(one)) is not None:
+            return self._finished(left)
         place = next(at for at, piece in enumerate(self._pieces) if one.start < piece.end)
         start, end = phrase_start(self._text, one.start, self._pieces[place].start), min(one.end, self._end)
-        for way in (self._from_list, self._from_preposition):
+        for way in (self._from_between, self._from_list, self._from_preposition):
             if (left := way(place, start, end)) is not None:
                 return self._finished(left)
         return self._finished(self._without_clause(place))
@@ -87,26 +94,92 @@ class _Sentence:
     def _piece(self, place: int) -> str:
         return self._text[self._pieces[place].start : self._pieces[place].end]
 
+    def _from_clauses(self, one: Named) -> str | None:
+        """Return the sentence's clauses, one of them without the phrase or gone; None where it is not sure of two."""
+        joint = self._clause_joint()
+        if joint is None:
+            return None
+        left, right = self._text[: joint.start()], self._text[joint.end() : self._end]
+        inside = one.start < joint.start()
+        if inside:
+            left = _Sentence(left, [each for each in self._named if each.end <= joint.start()]).without(one)
+        else:
+            moved = [_moved(each, joint.end()) for each in self._named if each.start >= joint.end()]
+            right = _Sentence(right, moved).without(_moved(one, joint.end()))
+        if _stands(left) and _stands(right):
+            return left + joint[0] + right
+        return right if inside else "" if words_of(left)[0] in SUBORDINATES else left
+
+    def _clause_joint(self) -> re.Match[str] | None:
+        """Return the joint of two clauses that can each stand alone, the second a list or a phrase with its verb."""
+        for joint in _CLAUSE_JOINT.finditer(self._text, 0, self._end):
+            if not has_verb(self._text[: joint.start()]):
+                continue
+            inside = [_moved(each, joint.end()) for each in self._named if each.start >= joint.end()]
+            if _Sentence(self._text[joint.end() : self._end], inside).is_clause():
+                return joint
+        return None
+
+    def is_clause(self) -> bool:
+        """Whether the text begins with what its first verb is about: a phrase, or a list where the verb is plural."""
+        if not SUBJECTS.isdisjoint(words_of(self._piece(0))[:1]):
+            return has_verb(self._piece(0))
+        for place in range(len(self._pieces)):
+            if verb := self._verb_after(place):
+                return place == 0 or words_of(verb)[0] not in SINGULAR.values()
+            if not self._is_item(place):
+                return False
+        return False
+
+    def _from_between(self, place: int, start: int, end: int) -> str | None:
+        """Return the sentence without `between a and b`, of which one cannot be left; None where there is no such."""
+        first, last, verb = self._list_around(place)
+        inside = [one for one in self._named if self._pieces[first].start <= one.start < self._pieces[first].end]
+        at = start if place == first else inside[-1].start if inside else self._pieces[first].start
+        at = phrase_start(self._text, at, self._pieces[first].start)
+        lead = self._text[self._pieces[first].start : at].rstrip()
+        if last != first + 1 or words_of(lead)[-1:] != ["between"]:
+            return None
+        lead = lead[: -len("between")].rstrip()
+        behind = self._text[self._pieces[last].end : self._end]
+        if not lead and last + 1 < len(self._pieces):
+            return self._text[: self._pieces[first].start] + self._text[self._pieces[last + 1].start : self._end]
+        if verb or not lead or words_of(lead)[-1] in DANGLING:
+            return self._without_clause(place)
+        return self._text[: self._pieces[first].start] + lead + behind
+
     def _from_list(self, place: int, start: int, end: int) -> str | None:
         """Return the sentence without an item of a list; None where the phrase is none, or the only one."""
         first, last, verb = self._list_around(place)
         if first == last:
             return None
         items = [self._piece(at) for at in range(first, last + 1)]
-        lead = self._text[: self._pieces[first].start]
+        lead, left = self._text[: self._pieces[first].start], _PAIRS.sub("", self._phrase(first))
         if place == first:
             after = self._text[end : self._pieces[first].end]
             if not self._is_bare(after, end) or words_of(self._text[:start])[-1:] == ["of"]:
                 return None
             lead, items[0] = self._text[:start], self._text[start : self._pieces[first].end]
             items[1] = with_determiner_of(items[0], items[1])
+            left = items[1]
         items[-1] = items[-1].removesuffix(verb).rstrip()
         joints = [self._pieces[at].joint for at in range(first + 1, last + 1)]
         if len(items) == 2 and place == last and not verb:
             lead = self._lead_with(joints[0], first)
         joined = lead + _without_item(items, joints, place - first)
-        rest = f"{' ' if verb else ''}{verb}{self._text[self._pieces[last].end : self._end]}"
-        return joined + rest if len(items) > 2 else _agreeing(joined, items[place == first], verb, rest)
+        if len(items) == 2:
+            joined = _PAIRS.sub("", joined)
+        behind = self._text[self._pieces[last].end : self._end]
+        if not verb:
+            return there_agreeing(joined, several=len(items) > 2) + behind
+        said = verb if len(items) > 2 else verb_agreeing(left, verb)
+        return None if said is None else f"{joined} {said}{behind}"
+
+    def _phrase(self, place: int) -> str:
+        """Return a piece from its first object's phrase on, or all of it where it names none."""
+        piece = self._pieces[place]
+        inside = (one.start for one in self._named if piece.start <= one.start < piece.end)
+        return self._text[phrase_start(self._text, next(inside, piece.start), piece.start) : piece.end]
 
     def _lead_with(self, joint: str, place: int) -> str:
         """Return what stands before the one item of a list that is left, with the list's conjunction if it wants it.
@@ -119,14 +192,16 @@ class _Sentence:
         """
         piece, word = self._piece(place), _conjunction(joint)
         listed = place > 0 and self._pieces[place].joint.strip() == "," and not self._opens(place)
-        if not listed or not word or has_verb(piece) or is_modifier(piece):
+        opens = is_modifier(piece) or opens_with_preposition(piece) or words_of(piece)[0] in _LISTING
+        if not listed or not word or has_verb(piece) or opens:
             return self._text[: self._pieces[place].start]
         return f"{self._text[: self._pieces[place - 1].end]} {word} "
 
     def _is_bare(self, text: str, offset: int) -> bool:
         """Whether what follows a phrase in its piece is nothing, or a participle that brings no further phrase."""
         further = any(offset <= one.start < offset + len(text) for one in self._named)
-        return is_modifier(text) and not further and DETERMINERS.isdisjoint(words_of(text)) and not has_verb(text)
+        determined = any(is_determiner(word) for word in words_of(text))
+        return is_modifier(text) and not further and not determined and not has_verb(text)
 
     def _list_around(self, place: int) -> tuple[int, int, str]:
         """Return the first and last piece of the list that a piece belongs to, and from its verb on what follows it.
@@ -161,9 +236,11 @@ class _Sentence:
     def _opens(self, place: int) -> bool:
         """Whether the comma before a piece ends an opening as `In the kitchen,`, and no item of a list."""
         before = self._piece(place - 1)
-        return (
-            self._pieces[place].joint.strip() in (",", ";") and opens_with_preposition(before) and not has_verb(before)
-        )
+        if self._pieces[place].joint.strip() not in (",", ";") or not opens_with_preposition(before):
+            return False
+        # `it has items, including a cup, a dog` goes on after a comma: a list
+        begins = place == 1 or _conjunction(self._pieces[place - 1].joint) not in ("", ";") or self._opens(place - 1)
+        return begins and not has_verb(before)
 
     def _from_preposition(self, place: int, start: int, end: int) -> str | None:
         """Return the sentence without a preposition and the phrase after it; None where there is no such pair."""
@@ -191,11 +268,17 @@ class _Sentence:
         starts = [0, *(at for at in range(1, len(self._pieces)) if self._begins_clause(at)), len(self._pieces)]
         first = max(start for start in starts if start <= place)
         beyond = min(start for start in starts if start > place)
-        if first > 0:
+        if first > 0 and not (first == starts[1] and self._only_opens(first)):
             return self._text[: self._pieces[first - 1].end] + self._text[self._pieces[beyond - 1].end : self._end]
         if beyond < len(self._pieces) and self._has_subject(beyond):
             return self._text[self._pieces[beyond].start : self._end]
         return ""
+
+    def _only_opens(self, place: int) -> bool:
+        """Whether what stands before a piece cannot stand alone: `if you look closely`, `in a room where a man is`."""
+        before = words_of(self._text[: self._pieces[place].start])
+        relative = opens_with_preposition(self._piece(0)) and not RELATIVES.isdisjoint(before)
+        return before[0] in SUBORDINATES or relative
 
     def _begins_clause(self, place: int) -> bool:
         """Whether a piece has a verb, and those before it have one too, so that they can stand alone."""
@@ -225,22 +308,9 @@ def _without_item(items: Sequence[str], joints: Sequence[str], gone: int) -> str
     return kept[0] + "".join(joint + item for joint, item in zip(between, kept[1:], strict=True))
 
 
+def _moved(one: Named, back: int) -> Named:
+    return Named(one.start - back, one.end - back, one.name)
+
+
 def _conjunction(joint: str) -> str:
     return joint.replace(",", "").strip()
-
-
-def _agreeing(joined: str, item: str, verb: str, rest: str) -> str | None:
-    """Return a sentence whose list has one item left, with its verb in the singular; None where that is not sure.
-
-    Args:
-        joined: the sentence up to the end of the item.
-        item: the one that is left.
-        verb: what the sentence says about it; empty where the list is no subject.
-        rest: what follows the item, the verb included.
-    """
-    if not verb:
-        return _SEVERAL.sub(lambda found: found[1] + found[2] + SINGULAR[found[3].lower()] + found[4], joined) + rest
-    first = words_of(verb)[0]
-    if first in MODALS or words_of(item)[0] not in ("a", "an", "one", "the", "another"):
-        return joined + rest
-    return joined + rest.replace(first, SINGULAR[first], 1) if first in SINGULAR else None

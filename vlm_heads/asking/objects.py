@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from vlm_heads.asking.named import Named
+from vlm_heads.asking.negation import claimed
 from vlm_heads.errors import BadOption, brief, suggest
 
 FINDERS = "vlm_heads.object_finders"
@@ -60,7 +61,10 @@ def _installed(objects: str) -> Finder:
 
 
 def named_in(text: str, finder: Finder) -> list[Named]:
-    """Return the objects that a text names, in order; of two that overlap, the one that begins first."""
+    """Return the objects that a text says are there, in order; of two that overlap, the one that begins first.
+
+    All that is asked about and left out is found here. What stands under a negation is not there, so it is neither.
+    """
     found: list[Named] = []
     for one in finder(text):
         found += [one] if isinstance(one, tuple) else _where(text, one)
@@ -68,7 +72,7 @@ def named_in(text: str, finder: Finder) -> list[Named]:
     for start, end, name in sorted(found):
         if start < end and (not kept or start >= kept[-1].end):
             kept.append(Named(start, end, name))
-    return kept
+    return claimed(text, kept)
 
 
 def _where(text: str, word: str) -> list[Named]:

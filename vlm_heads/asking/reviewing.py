@@ -14,6 +14,7 @@ from vlm_heads.asking.drafts import Context, Draft, Drafts
 from vlm_heads.asking.judging import Judge, Mention, Verdict
 from vlm_heads.asking.leaving_out import leave_out
 from vlm_heads.asking.named import Named
+from vlm_heads.asking.saved import WENT_ALONG, fates_of
 from vlm_heads.asking.sentences import sentence_length, tokens_of
 from vlm_heads.generate_call import GenerateCall
 
@@ -49,7 +50,8 @@ class Line:
         shown: token ids of the answer so far.
         rounds: how often the running sentence was drafted again.
         verdicts: by object.
-        fates: what became of each object that was said: kept, taken back, or left out.
+        fates: what became of each object that was said: kept, taken back, left out, or gone with the
+            clause of another.
         unchecked: whether nothing of the row is checked: it has no picture, or answers with yes or no.
     """
 
@@ -183,8 +185,7 @@ class Reviewing:
             if replaced is not None and line.rounds < self._rules.max_rounds:
                 self._take_back(line, sentence, replaced)
                 return
-            line.fates |= {one.name: "left out" if one in bad else "kept" for one in sentence.named}
-            self._show(line, self._without(line, sentence, bad) if bad else sentence.ids)
+            self._show(line, self._left(line, sentence, frozenset(one.name for one in bad)))
             line.context.take(line.draft, sentence.count)
             line.context.start_sentence()
             line.rounds = 0
@@ -206,10 +207,19 @@ class Reviewing:
             kept = {name for name, verdict in line.verdicts.items() if verdict.mention.token < place}
             line.verdicts = {name: one for name, one in line.verdicts.items() if name in kept | line.fates.keys()}
 
-    def _without(self, line: Line, sentence: Sentence, bad: Sequence[Named]) -> list[int]:
-        """Return the token ids of a sentence without some of its objects, and its end token where it has one."""
-        unwanted = frozenset(one.name for one in bad)
+    def _left(self, line: Line, sentence: Sentence, unwanted: frozenset[str]) -> list[int]:
+        """Return the token ids of a sentence without some of its objects, and note what became of each.
+
+        The end token stays where the sentence has one.
+        """
+        said = [one.name for one in sentence.named]
+        if not unwanted:
+            line.fates |= fates_of(said, unwanted, said)
+            return sentence.ids
         text = leave_out(sentence.text, self._rules.names, unwanted)
+        found = fates_of(said, unwanted, {one.name for one in self._rules.names(text)})
+        elsewhere = {name for name, fate in line.fates.items() if fate == "kept"}  # in a sentence that was shown before
+        line.fates |= {name: fate for name, fate in found.items() if fate != WENT_ALONG or name not in elsewhere}
         end = [sentence.ids[-1]] if sentence.ids[-1] in self._drafts.ends else []
         return self._written(line.shown, text) + end
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from vlm_heads.asking.whole_prompts import WholePrompts
 from vlm_heads.errors import BadPrompt
 
 Names = Callable[[str], list[Named]]
+WENT_ALONG = "went with it"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Reviewed:
     Attributes:
         text: what is left of it.
         verdicts: by object.
-        fates: kept or left out, by object.
+        fates: by object; see `fates_of`.
     """
 
     text: str
@@ -105,9 +106,20 @@ def review(saved: Saved, judge: Judge, names: Names, margin: float) -> list[Revi
             found[verdict.mention.row].verdicts[verdict.mention.name] = verdict
     for one in found:
         unwanted = frozenset(name for name, verdict in one.verdicts.items() if verdict.score < margin)
-        one.fates = {name: "left out" if name in unwanted else "kept" for name in one.verdicts}
         one.text = without(one.text, names, unwanted)
+        one.fates = fates_of(one.verdicts, unwanted, named_first(one.text, names))
     return found
+
+
+def fates_of(said: Iterable[str], unwanted: Container[str], left: Container[str]) -> dict[str, str]:
+    """Return what became of each object of a text: left out, kept, or gone with the clause of another.
+
+    Args:
+        said: the objects that it named.
+        unwanted: those that were to be left out.
+        left: those that it still names.
+    """
+    return {name: "left out" if name in unwanted else "kept" if name in left else WENT_ALONG for name in said}
 
 
 def without(text: str, names: Names, unwanted: frozenset[str]) -> str:

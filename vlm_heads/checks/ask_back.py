@@ -21,7 +21,7 @@ from vlm_heads.asking.objects_form import ObjectsForm
 from vlm_heads.asking.questions import QuestionWriter, YesNo, question_about, require_object
 from vlm_heads.asking.refused import refuse
 from vlm_heads.asking.reviewing import Reviewing, Rules
-from vlm_heads.asking.saved import named_first, read_saved, review, without
+from vlm_heads.asking.saved import WENT_ALONG, fates_of, named_first, read_saved, review, without
 from vlm_heads.asking.whole_prompts import WholePrompts
 from vlm_heads.attached.second_stream import require_second_stream
 from vlm_heads.attached.tracking import Tracker
@@ -46,7 +46,9 @@ class AskBack(Check):
     the model goes on from what it drafted. With `max_rounds` the sentence is drafted again first, from before the word
     and without the word's tokens. Questions are answered under the interventions that are attached, and without the
     contrast. Where a family's cache cannot be cut, or its picture attends to the text, the picture is read again; the
-    receipt says how often. An answer that begins with yes or no is never checked: this cannot change a yes/no
+    receipt says how often. What stands under a negation, as in `no dog or cat`, claims nothing: it is neither asked
+    about nor left out. What cannot be left out alone takes its clause along; the receipt says of the objects in it
+    that they went with it. An answer that begins with yes or no is never checked: this cannot change a yes/no
     benchmark.
 
     Formula:
@@ -151,7 +153,7 @@ class AskBack(Check):
     def questions(self, caption: str) -> dict[str, tuple[str, str]]:
         """Return the words that first name each object of a caption, and the question about it, by the object.
 
-        This and `without` are all of the check that needs no model: whoever can be asked for log-probabilities
+        This, `without` and `fates` are all of the check that needs no model: whoever can be asked for log-probabilities
         answers, as a server does.
 
         Raises:
@@ -166,6 +168,12 @@ class AskBack(Check):
     def without(self, caption: str, unwanted: Collection[str]) -> str:
         """Return a caption without the phrases that name unwanted objects, so that sentences are left."""
         return without(caption, partial(named_in, finder=finder_of(self.objects)), frozenset(unwanted))
+
+    def fates(self, caption: str, unwanted: Collection[str]) -> dict[str, str]:
+        """Return what becomes of each object of a caption without unwanted ones: left out, kept, or went with it."""
+        names = partial(named_in, finder=finder_of(self.objects))
+        left = without(caption, names, frozenset(unwanted))
+        return fates_of(named_first(caption, names), unwanted, named_first(left, names))
 
     def around(
         self, model: nn.Module, anatomy: Anatomy, processor: Any, tracker: Tracker, receipt: CheckReceipt
@@ -292,6 +300,7 @@ class Means:
         fates = [fate for _, fates in rows for fate in fates.values()]
         receipt.taken_back += fates.count("taken back")
         receipt.left_out += fates.count("left out")
+        receipt.went_along += fates.count(WENT_ALONG)
         if asker is not None:
             receipt.questions += asker.asked.questions
             receipt.forwards += asker.asked.forwards

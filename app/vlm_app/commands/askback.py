@@ -154,6 +154,7 @@ def _report(rows: Sequence[dict[str, Any]], found: Sequence[Answer], out: Path, 
         "emptied": sum(not row["caption"] for row in changed),
         "objects": len(asked),
         "left_out": sum(one["fate"] == "left out" for one in asked),
+        "went_along": sum(one["fate"] == "went with it" for one in asked),
     }
     if as_json:
         print_json(facts | {"out": str(out)})

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-_GONE = ("taken back", "left out")
+_TAKEN_BACK = ("taken back", "left out")
+_GONE = (*_TAKEN_BACK, "went with it")
 _MOST = 1000  # to 1: odds beyond it are told as "more than"
 
 
@@ -21,7 +22,8 @@ class AskedBack:
         question: that was put; None where nothing was asked and the words' own probability decides.
         margin: yes over no, in nats; None where nothing was asked.
         chance: probability of the least likely of the words' tokens.
-        fate: "kept", "taken back", "left out", or "not said".
+        fate: "kept", "taken back", "left out", "went with it" (gone with the clause of one that was left out), or "not
+            said".
     """
 
     said: str
@@ -64,7 +66,7 @@ def conversation(asked: Sequence[AskedBack]) -> str:
         f"<b>{escape(replied(one))}</b> <em>{escape(one.fate)}</em></li>"
         for one in asked
     )
-    gone = sum(one.gone for one in asked) or "none"
+    gone = sum(one.fate in _TAKEN_BACK for one in asked) or "none"
     what = "question" if asked[0].question else "object"
     many = f"{len(asked)} {what}{'' if len(asked) == 1 else 's'}"
     said = (

@@ -111,9 +111,9 @@ def _reviewed(caption: _Caption, check: AskBack, seconds: float) -> Answer:
     unwanted = {
         name for name, one in caption.asked.items() if one["margin"] is not None and one["margin"] < check.least
     }
+    fates = check.fates(caption.text, unwanted)
     asked = [
-        {"object": name, **one, "score": one["margin"], "fate": "left out" if name in unwanted else "kept"}
-        for name, one in caption.asked.items()
+        {"object": name, **one, "score": one["margin"], "fate": fates[name]} for name, one in caption.asked.items()
     ]
     receipt = {"check": {"name": check.name, "asked": asked, "questions": len(asked)}}
     return Answer(check.without(caption.text, unwanted), (), seconds, receipt)

@@ -32,6 +32,9 @@ def test_what_was_taken_back_stands_out() -> None:
     assert "asked itself 2 questions and took back 1." in shown
     assert shown.count("class=vh-gone") == 1
     assert "<em>left out</em>" in shown
+    shown = conversation(asked_back([_row(2.0, "went with it"), _row(-2.0, "left out")]))
+    assert "took back 1." in shown
+    assert shown.count("class=vh-gone") == 2
     assert "asked itself 1 question and took back none." in conversation(asked_back([_row(2.0)]))
     assert conversation(()) == ""
     assert "&lt;b&gt;" in conversation([AskedBack("<b>", "<b>?", 1.0, 0.5, "kept")])

@@ -1,5 +1,7 @@
 """Saved captions: what `answer` would have left out of the same words, and any model's text as it was written."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from vlm_evals.scenes.world import scenes
 from vlm_evals.text.places import coco_objects
 
 from vlm_heads import VLM, AskBack, errors
+from vlm_heads.asking.named import Named
 from vlm_heads.asking.sentences import sentences_of
 
 
@@ -87,3 +90,38 @@ def test_other_methods_are_refused(mini: VLM, pictures: list[Image.Image]) -> No
 )
 def test_a_text_is_cut_after_its_sentences(text: str, pieces: list[str]) -> None:
     assert sentences_of(text) == pieces
+
+
+def test_what_goes_with_the_clause_of_another_is_not_called_kept(mini: VLM, pictures: list[Image.Image]) -> None:
+    """A giraffe is in no scene; the chair is gone only in the sentence that cannot stand without the giraffe."""
+    check = AskBack(objects=lambda text: [one for one in ("giraffe", "chair") if one in text])
+    alone, twice = "The giraffe is on a chair.", "The giraffe is on a chair. There is a chair."
+    margins = {row["object"]: row["margin"] for row in _asked(mini.ask_back(pictures[:1], [alone], check)[0])}
+    between = sum(margins.values()) / 2
+    gone, stays = ("giraffe", "chair") if margins["giraffe"] < margins["chair"] else ("chair", "giraffe")
+    check = replace(check, margin=between)
+    assert check.fates(alone, {gone}) == {gone: "left out", stays: "went with it"}
+    found = mini.ask_back(pictures[:1], [alone], check)[0]
+    assert found.text == ""
+    assert {row["object"]: row["fate"] for row in _asked(found)} == {gone: "left out", stays: "went with it"}
+    receipt: Any = found.receipt
+    assert (receipt["check"]["left_out"], receipt["check"]["went_along"]) == (1, 1)
+    assert check.fates(twice, {"giraffe"}) == {"giraffe": "left out", "chair": "kept"}
+
+
+def test_an_answer_says_what_went_with_it(mini: VLM, pictures: list[Image.Image]) -> None:
+    """Neither the subject nor the verb of a sentence can go alone: it goes whole, and the other with it."""
+
+    def subject_and_verb(text: str) -> list[Named]:
+        found = re.match("The (image) (shows)", text)
+        return [Named(*found.span(1), "cup"), Named(*found.span(2), "giraffe")] if found else []
+
+    check = AskBack(objects=subject_and_verb)
+    said = mini.answer(pictures[0], interventions=replace(check, margin="-inf"), max_new_tokens=40)
+    scores = {row["object"]: row["score"] for row in _asked(said)}
+    gone, stays = sorted(scores, key=lambda name: scores[name])
+    check = replace(check, margin=sum(scores.values()) / 2)
+    found = mini.answer(pictures[0], interventions=check, max_new_tokens=40)
+    assert {row["object"]: row["fate"] for row in _asked(found)} == {gone: "left out", stays: "went with it"}
+    receipt: Any = found.receipt
+    assert (receipt["check"]["left_out"], receipt["check"]["went_along"]) == (1, 1)
