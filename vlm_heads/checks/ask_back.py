@@ -245,8 +245,10 @@ class Means:
         prompts = [row[seen].tolist() for row, seen in zip(inputs["input_ids"], mask, strict=True)]
         picture = self._anatomy.vision_token_ids
         with torch.no_grad():
-            saved = read_saved(self._model, self._tokenizer, inputs, prompts, captions, picture)
-            asker = self._asker(saved.inputs, saved.inputs["attention_mask"])
+            saved = read_saved(
+                self._model, self._tokenizer, inputs, prompts, captions, picture, edited=self._tracker.edited
+            )
+            asker = self._asker(saved.inputs, saved.inputs.get("attention_mask", mask))
             found = review(saved, self._judge(inputs, prompts, asker), self._names, self._check.least)
         self._note(0, asker, [(one.verdicts, one.fates) for one in found])
         return [one.text for one in found]
