@@ -48,7 +48,7 @@ def test_saved_captions_lose_what_drafts_would_have_lost(options: Any, mini: VLM
         assert [row["fate"] for row in _asked(one)] == [row["fate"] for row in _asked(other)]
 
 
-@pytest.mark.parametrize("words", ["vhr", "vhr:gain=3", "route", "spin", "vista", "route vista"])
+@pytest.mark.parametrize("words", ["vhr", "vhr:gain=3", "route", "spin", "vista", "sparc:threshold=-1", "crg"])
 def test_under_interventions_they_are_judged_as_they_were_while_they_were_said(
     words: str, mini: VLM, pictures: list[Image.Image]
 ) -> None:
