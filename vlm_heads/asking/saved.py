@@ -16,6 +16,7 @@ from vlm_heads.asking.leaving_out import leave_out
 from vlm_heads.asking.named import Named
 from vlm_heads.asking.read_along import read_along
 from vlm_heads.asking.sentences import sentences_of
+from vlm_heads.asking.short_answers import answers_yes_or_no
 from vlm_heads.asking.whole_prompts import WholePrompts
 from vlm_heads.errors import BadPrompt
 
@@ -126,8 +127,10 @@ def without(text: str, names: Names, unwanted: frozenset[str]) -> str:
 
 
 def named_first(text: str, names: Names) -> dict[str, tuple[int, int]]:
-    """Return where a caption first names each object, by the object."""
+    """Return where a caption first names each object, by the object; nowhere where it answers with yes or no."""
     found: dict[str, tuple[int, int]] = {}
+    if answers_yes_or_no(text):
+        return found
     start = 0
     for piece in sentences_of(text):
         for one in names(piece):

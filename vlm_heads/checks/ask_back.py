@@ -150,8 +150,8 @@ class AskBack(Check):
     def questions(self, caption: str) -> dict[str, tuple[str, str]]:
         """Return the words that first name each object of a caption, and the question about it, by the object.
 
-        This and `without` are all of the check that needs no model: whoever can be asked for log-probabilities
-        answers, as a server does.
+        There are none where the caption begins with yes or no. This and `without` are all of the check that needs no
+        model: whoever can be asked for log-probabilities answers, as a server does.
 
         Raises:
             BadOption: if the question names no object, or a finder cannot be used on this machine.

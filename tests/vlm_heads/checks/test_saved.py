@@ -72,6 +72,14 @@ def test_words_that_the_model_does_not_know_stay_as_they_are(mini: VLM, pictures
     assert mini.ask_back(pictures[:1], [""], check)[0].text == ""
 
 
+@pytest.mark.parametrize("text", ["Yes, there is a dog.", "No. There is a dog.", ' "yes" - a dog'])
+def test_an_answer_with_yes_or_no_is_never_checked(text: str, mini: VLM, pictures: list[Image.Image]) -> None:
+    check = AskBack(objects=coco_objects(), margin=100.0)
+    (answer,) = mini.ask_back(pictures[:1], [text], check)
+    assert (answer.text, _asked(answer), check.questions(text)) == (text, [], {})
+    assert mini.ask_back(pictures[:1], ["None of it is a dog."], check)[0].text == ""
+
+
 def test_they_are_asked_about_under_interventions(mini: VLM, pictures: list[Image.Image]) -> None:
     check, said = AskBack(objects=coco_objects(), margin="-inf"), ["There is a dog and a cup."] * 2
     plain = mini.ask_back(pictures[:2], said, check)
