@@ -120,11 +120,11 @@ def captions(
     Methods that act together are named in one --with, as in --with 'vhr askback'. A method's own questions, drafts and
     extra passes count, so this is what an answer costs who waits for it.
     """
-    from vlm_app.models import load_vlm, look_first, parse_mitigations
+    from vlm_app.models import load_vlm, look_first, parse_mitigations, single_words
 
     if not words:
         raise typer.BadParameter("nothing to time beside plain: name it in --with, such as askback")
-    together = {word: [word] if Path(word).is_dir() else word.split() for word in words}
+    together = {word: single_words([word]) for word in words}
     look_first(model=model, device=device, words=[one for several in together.values() for one in several])
     named = {word: parse_mitigations(several) for word, several in together.items()}
     loading(model)
