@@ -75,7 +75,7 @@ def askback(
     from vlm_app.models import load_vlm, look_first
 
     look_first(model=model, device=device, words=words, profile=profile)
-    require_place(out)
+    require_place(out, "file")
     server = named_server(endpoint, served_model, model, key_from, concurrency, timeout)
     saved = read_captions(captions)
     pictures = pictures_of(saved, images)

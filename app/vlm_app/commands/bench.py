@@ -292,6 +292,12 @@ def _named(words: Sequence[str]) -> dict[str, Mitigation]:
                 f"--with {contrast.name}: its second stream is made from the image and the prompt, and what is timed "
                 "here is generate() alone; time vcd, m3id, pai-contrast or branch"
             )
+    if checks := [one.check for one in named.values() if one.check is not None]:
+        name = checks[0].name
+        raise UsageError(
+            f"--with {name}: it drafts as many tokens as it needs, and what is timed here is a fixed number of them; "
+            f"time it with vlm-heads bench captions --with {name}"
+        )
     if len(named) > 1 and len(contrasts) < 2:
         named["all of them"] = parse_mitigations(words)
     return named

@@ -116,7 +116,7 @@ def evaluate(
     from vlm_app.models import load_vlm, look_first, parse_mitigations
 
     asked = asked_of(metric.name)
-    require_place(out)
+    require_place(out, "folder")
     look_first(model=model, device=device, words=words, profile=profile)
     server = named_server(endpoint, served_model, model, key_from, concurrency, timeout)
     name = _protocol_name(asked, protocol, split, data)
