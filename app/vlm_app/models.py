@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -150,6 +151,26 @@ def single_words(words: Sequence[str] | None) -> list[str]:
             else:
                 found.append(piece)
     return found
+
+
+def say_tuned_elsewhere(words: Sequence[str] | None, vlm: VLM) -> None:
+    """Remark on folders of `vlm-heads tune` whose evidence is about other weights than this model's."""
+    from vlm_evals.answer import fingerprint
+
+    from vlm_app.console import remark
+
+    for word in single_words(words):
+        evidence = Path(word) / "evidence.json"
+        if not is_kept(word) or not evidence.is_file():
+            continue
+        try:
+            card = json.loads(evidence.read_text(encoding="utf-8"))
+            tuned, weights = card["model"], card["weights"]
+        except (ValueError, KeyError, TypeError, OSError):
+            remark(f"{evidence} cannot be read, so nothing says what {word} was tuned on")
+            continue
+        if weights != fingerprint(vlm.model):
+            remark(f"{word} was tuned on {tuned}, and this is {vlm.name} with other weights: its evidence says nothing")
 
 
 def is_kept(word: str) -> bool:

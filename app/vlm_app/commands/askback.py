@@ -72,7 +72,7 @@ def askback(
     from vlm_evals.data.captioned import pictures_of
     from vlm_evals.data.formats import read_captions
 
-    from vlm_app.models import load_vlm, look_first
+    from vlm_app.models import load_vlm, look_first, say_tuned_elsewhere
 
     look_first(model=model, device=device, words=words, profile=profile)
     require_place(out, "file")
@@ -92,6 +92,7 @@ def askback(
     check = check_of(whole)
     loading(model)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
+    say_tuned_elsewhere(words, vlm)
     given: dict[str, Any] = {"prompts": prompt, "interventions": replace(whole, check=None)}
     found = []
     with progress("asking back", len(saved)) as advance:

@@ -113,7 +113,7 @@ def evaluate(
 
     from vlm_app.console import loading, progress, publish, remark
     from vlm_app.mistakes import require_place
-    from vlm_app.models import load_vlm, look_first, parse_mitigations
+    from vlm_app.models import load_vlm, look_first, parse_mitigations, say_tuned_elsewhere
 
     asked = asked_of(metric.name)
     require_place(out, "folder")
@@ -149,6 +149,8 @@ def evaluate(
     asking: Asker
     if server is None:
         vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
+        if processes.first:
+            say_tuned_elsewhere(words, vlm)
         asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
     else:
         asking = EndpointAsking.find(server, served_model, max_failures=max_failures)
