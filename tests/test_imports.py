@@ -80,7 +80,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "profiles vlm",
     ),
     "vlm_evals": (
-        "errors ratios first_token",
+        "errors ratios first_token whole_folder",
         "records",
         "text compare manifest",
         "data runs equal_recall",

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, StoppingCriteria, TextIteratorStreame
 from vlm_heads.attach import attach_mitigation
 from vlm_heads.attached.turns import turn_of
 from vlm_heads.checks.ask_back import AskBack, Means
+from vlm_heads.checks.beside import check_of
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadImage, BadOption, BadPrompt, UnsupportedGeneration
@@ -235,13 +236,12 @@ class VLM:
             profile: in place of the mitigation's.
 
         Raises:
-            BadOption: if `check` is another method, or a contrast is given.
+            BadOption: if `check` is another method, or a contrast, a lens or a pipeline is given.
             BadImage: if an image cannot be read.
         """
         start = time.perf_counter()
         whole = Mitigation.of(interventions, check, profile=profile)
-        if not isinstance(whole.check, AskBack) or whole.contrast is not None:
-            raise BadOption(f"{whole.word() or 'nothing'}: captions are checked by askback, beside interventions alone")
+        asked = check_of(whole)
         inputs = self.inputs(images, _one_each(prompts, len(captions)))
         attached = replace(whole, check=None)
         with (
@@ -249,9 +249,9 @@ class VLM:
             torch.inference_mode(),
             attach_mitigation(self.model, attached, allow_idle=True) as run,
         ):
-            whole.check.check(run.anatomy)
-            run.receipt.check = receipt = CheckReceipt(whole.check.name, whole.check.stated())
-            means = Means(whole.check, unwrapped(self.model), run.anatomy, self.processor, run.tracker, receipt)
+            asked.check(run.anatomy)
+            run.receipt.check = receipt = CheckReceipt(asked.name, asked.stated())
+            means = Means(asked, unwrapped(self.model), run.anatomy, self.processor, run.tracker, receipt)
             texts = means.review(inputs, list(captions))
         seconds = time.perf_counter() - start
         return [Answer(text, (), seconds, run.receipt.to_dict(row)) for row, text in enumerate(texts)]

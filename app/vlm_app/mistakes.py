@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import typer
 from vlm_evals.errors import EvaluationError
@@ -65,8 +65,12 @@ def user_mistakes() -> tuple[type[Exception], ...]:
     return (EvaluationError, UsageError, OSError, *((library.VlmHeadsError,) if library else ()))
 
 
-def require_place(path: Path | None) -> None:
+def require_place(path: Path | None, kind: Literal["any", "file", "folder"] = "any") -> None:
     """Refuse a place where nothing can be written, before any work is done for it.
+
+    Args:
+        path: of what is written in the end; None for nothing.
+        kind: what it will be; where the other one is there already, it cannot.
 
     Raises:
         UsageError: saying what stands in the way.
@@ -79,6 +83,10 @@ def require_place(path: Path | None) -> None:
             there = there.parent
     except OSError as error:
         raise UsageError(_of_system(error)) from error
+    if kind == "folder" and path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, and a folder is written: choose another place")
+    if kind == "file" and path.is_dir():
+        raise UsageError(f"{path} is a folder, and a file is written: choose another place")
     if there.is_dir() or there == path.absolute():
         if not os.access(there, os.W_OK):
             raise UsageError(f"{path} cannot be written, {there} allows no writing: choose another place")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +39,7 @@ def look_first(
     from vlm_heads.errors import BadProfile
     from vlm_heads.names import is_repository, require_methods, require_model
 
-    require_methods(word for word in words or () if not is_kept(word))
+    require_methods(word for word in single_words(words) if not is_kept(word))
     if model is not None:
         require_model(model)
     if model == "small":
@@ -114,7 +116,7 @@ def parse_mitigations(words: Sequence[str] | None, profile: Path | None = None) 
     """Return the interventions and the contrast written as `name`, as `name:option=value,…`, or kept in a folder.
 
     Args:
-        words: as `--with` takes them.
+        words: as `--with` takes them; one may name several, separated by spaces.
         profile: folder of head scores, in place of what a kept mitigation brings.
 
     Raises:
@@ -125,9 +127,50 @@ def parse_mitigations(words: Sequence[str] | None, profile: Path | None = None) 
     from vlm_heads.methods import parse_method
 
     return Mitigation.of(
-        [Mitigation.from_pretrained(word) if is_kept(word) else parse_method(word) for word in words or ()],
+        [Mitigation.from_pretrained(word) if is_kept(word) else parse_method(word) for word in single_words(words)],
         profile=load_profile(profile),
     )
+
+
+def single_words(words: Sequence[str] | None) -> list[str]:
+    """Return words that name one method, or one folder, each; what was given may name several, separated by spaces.
+
+    A space inside of an option's value, as in a question, separates nothing unless a method's name comes after it.
+    """
+    from vlm_heads.names import METHODS, words_in, written_methods
+
+    known = {*written_methods(), *(plug.name for plug in entry_points(group=METHODS))}
+    found: list[str] = []
+    for word in words or ():
+        pieces = [word] if is_kept(word) else words_in(word) or [word]
+        begun = len(found)
+        for piece in pieces:
+            goes_on = len(found) > begun and "=" in found[-1] and not is_kept(piece)
+            if goes_on and piece.partition(":")[0] not in known:
+                found[-1] += f" {piece}"
+            else:
+                found.append(piece)
+    return found
+
+
+def say_tuned_elsewhere(words: Sequence[str] | None, vlm: VLM) -> None:
+    """Remark on folders of `vlm-heads tune` whose evidence is about other weights than this model's."""
+    from vlm_evals.answer import fingerprint
+
+    from vlm_app.console import remark
+
+    for word in single_words(words):
+        evidence = Path(word) / "evidence.json"
+        if not is_kept(word) or not evidence.is_file():
+            continue
+        try:
+            card = json.loads(evidence.read_text(encoding="utf-8"))
+            tuned, weights = card["model"], card["weights"]
+        except (ValueError, KeyError, TypeError, OSError):
+            remark(f"{evidence} cannot be read, so nothing says what {word} was tuned on")
+            continue
+        if weights != fingerprint(vlm.model):
+            remark(f"{word} was tuned on {tuned}, and this is {vlm.name} with other weights: its evidence says nothing")
 
 
 def is_kept(word: str) -> bool:

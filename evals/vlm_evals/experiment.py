@@ -8,8 +8,6 @@ OUT/bias+0.4, …               the plain model's trade-off curve
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from vlm_evals.protocol import Protocol
 from vlm_evals.records import Sample
 from vlm_evals.runs import content_hash, keep_notes, merge_answers, open_run
 from vlm_evals.tasks import asked_of, bind, is_file, narrowed, read_named, samples, shortfall, template_named
+from vlm_evals.whole_folder import whole_folder
 from vlm_heads import HeadProfile, Mitigation
 
 MOST_IMAGES = 100_000  # of the embedded world that one run may ask about: twice as many are drawn, 3 kB each
@@ -85,15 +84,8 @@ def _export(folder: Path, progress: Progress, *, split: str, images: int, seed: 
         raise TaskError(
             f"there is no world of the split {split!r} with {images} images: the splits are {', '.join(SPLITS)}"
         )
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    draft.mkdir(parents=True)
-    try:
-        with progress("drawing scenes", images) as advance:
-            export_world(draft, split=split, images=images, seed=seed, progress=lambda one: _counted(one, advance))
-        os.replace(draft, folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    with whole_folder(folder) as draft, progress("drawing scenes", images) as advance:
+        export_world(draft, split=split, images=images, seed=seed, progress=lambda one: _counted(one, advance))
 
 
 def _counted(scenes: Iterable[Any], advance: Callable[[int], None]) -> Iterator[Any]:

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from vlm_app.models import parse_mitigations, single_words
 
 from tests.support.command import Command
 from tests.support.finders import needs_coco
+from vlm_heads import Mitigation
 
 
 @pytest.fixture
@@ -41,6 +44,7 @@ def test_captions_are_asked_about(command: Command, captions: Path, small_world:
         (["captions.jsonl", "--images", "gone"], "no folder gone"),
         (["captions.jsonl", "--images", "."], "has no picture of that name"),
         (["captions.jsonl", "--images", ".", "--with", "askbak"], "did you mean 'askback'"),
+        (["captions.jsonl", "--images", ".", "--with", "vhr askbak"], "did you mean 'askback'"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -51,3 +55,31 @@ def test_a_mistake_is_one_line(
     assert told.code == 2
     assert said in told.err
     assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["dola", "deco", "flb", "only", "opera", "carve", "vcd", "vhr dola"])
+def test_what_would_be_ignored_is_refused_before_a_model_is_loaded(word: str, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "captions.jsonl").write_text('{"image_id": "0", "caption": "A dog."}\n')
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    told = command("askback", tmp_path / "captions.jsonl", "--images", tmp_path, "--with", word)
+    assert told.code == 2
+    assert f"leave {word.split()[-1]} out" in told.err
+    assert "loading" not in told.err
+
+
+@needs_coco
+def test_a_folder_that_holds_the_check_is_read(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "captions.jsonl").write_text('{"image_id": "0", "caption": "A dog."}\n')
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    Mitigation.parse("vhr askback:margin=100.0").save_pretrained(tmp_path / "kept")
+    out = tmp_path / "out.jsonl"
+    told = command("askback", tmp_path / "captions.jsonl", "--images", tmp_path, "--with", tmp_path / "kept", "-o", out)
+    assert told.code == 0
+    assert json.loads(out.read_text())["caption"] == ""
+
+
+def test_one_word_may_name_several_methods() -> None:
+    assert single_words(["branch askback:by=both", "vhr"]) == ["branch", "askback:by=both", "vhr"]
+    asked = "askback:question=Is there {object} here?"
+    assert single_words([f"{asked} vhr:gain=2"]) == [asked, "vhr:gain=2"]
+    assert parse_mitigations(["branch askback:by=both"]).word() == "branch askback:by=both"

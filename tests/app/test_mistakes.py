@@ -199,6 +199,22 @@ def test_a_place_is_refused_before_any_work(tmp_path: Path, picture: Path, mista
         assert "is no folder: choose another place" in mistake(*words, "--out", tmp_path / "file" / "out")
 
 
+def test_a_place_of_the_other_kind_is_refused_before_any_work(
+    tmp_path: Path, picture: Path, judged: Path, mistake: Mistake
+) -> None:
+    (tmp_path / "taken").write_text("")
+    asked = [["score", picture], ["calibrate", "planted"], ["tune", "planted"], ["eval", "chair", "--limit", 2]]
+    for words in asked:
+        said = mistake(*words, "--out", tmp_path / "taken")
+        assert "taken is a file, and a folder is written: choose another place" in said
+        assert "loading" not in said
+    assert "is a folder, and a file is written" in mistake("askback", "said.jsonl", "--images", ".", "--out", tmp_path)
+
+
+def test_an_empty_setting_is_refused(tmp_path: Path, mistake: Mistake) -> None:
+    assert "names no setting" in mistake("tune", "mini", "--try", " ", "--out", tmp_path / "out")
+
+
 def test_what_the_system_refuses_is_one_line(judged: Path, mistake: Mistake) -> None:
     Path("said.jsonl").unlink()
     Path("said.jsonl").mkdir()

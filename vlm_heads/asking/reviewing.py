@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +15,8 @@ from vlm_heads.asking.leaving_out import leave_out
 from vlm_heads.asking.named import Named
 from vlm_heads.asking.saved import WENT_ALONG, fates_of
 from vlm_heads.asking.sentences import sentence_length, tokens_of
+from vlm_heads.asking.short_answers import answers_yes_or_no
 from vlm_heads.generate_call import GenerateCall
-
-_ANSWER = re.compile(r"\W*(?:yes|no)\b", re.IGNORECASE)
 
 
 @dataclass
@@ -148,7 +146,7 @@ class Reviewing:
             ids = whole[: len(kept) + count]
             text = self._tokenizer.decode(ids, skip_special_tokens=True)
             first = not line.shown and not found
-            line.unchecked = line.unchecked or (first and _ANSWER.match(text) is not None)
+            line.unchecked = line.unchecked or (first and answers_yes_or_no(text))
             found.append(Sentence(count, ids, text, [] if line.unchecked else self._rules.names(text)))
             kept, rest = [], rest[count:]
         return found

@@ -14,7 +14,9 @@ from vlm_heads.asking.asking import forward
 from vlm_heads.asking.judging import Judge, Mention, Verdict
 from vlm_heads.asking.leaving_out import leave_out
 from vlm_heads.asking.named import Named
+from vlm_heads.asking.read_along import read_along
 from vlm_heads.asking.sentences import sentences_of
+from vlm_heads.asking.short_answers import answers_yes_or_no
 from vlm_heads.asking.whole_prompts import WholePrompts
 from vlm_heads.errors import BadPrompt
 
@@ -24,15 +26,15 @@ WENT_ALONG = "went with it"
 
 @dataclass(frozen=True)
 class Saved:
-    """A batch of prompts and captions, read once by the model.
+    """A batch of prompts and captions, read by the model.
 
     Attributes:
         captions: as they were saved.
         ids: token ids of each.
         spans: which characters of its caption each token stands for.
         chances: log-probability of each token.
-        inputs: of the forward.
-        cache: of the forward.
+        inputs: of the prompts, and of the captions too where both were read in one forward.
+        cache: of what was read.
     """
 
     captions: Sequence[str]
@@ -65,8 +67,10 @@ def read_saved(
     prompts: Sequence[Sequence[int]],
     captions: Sequence[str],
     picture: Collection[int],
+    *,
+    edited: bool = False,
 ) -> Saved:
-    """Return captions behind their prompts, read in one forward.
+    """Return captions behind their prompts, read in one forward, or as they would have been generated.
 
     Args:
         model: that is asked.
@@ -75,6 +79,7 @@ def read_saved(
         prompts: their token ids without padding.
         captions: one a row.
         picture: ids of picture positions.
+        edited: whether something attached acts otherwise on a prompt than on what is said behind it.
 
     Raises:
         BadPrompt: if a caption carries the image token.
@@ -83,11 +88,15 @@ def read_saved(
     ids: list[list[int]] = [one["input_ids"] for one in written]
     if any(token in picture for one in ids for token in one):
         raise BadPrompt("a caption carries the image token; give the text alone")
+    spans = [one["offset_mapping"] for one in written]
+    if edited:
+        chances, cache = read_along(model, inputs, ids)
+        return Saved(captions, ids, spans, chances, inputs, cache)
     whole = WholePrompts(inputs, picture).of([[*prompt, *more] for prompt, more in zip(prompts, ids, strict=True)])
     cache = DynamicCache(config=model.config.get_text_config())
     logits = forward(model, whole, cache, last=max(map(len, ids)) + 1)
     chances = [_chances(row, one) for row, one in zip(logits, ids, strict=True)]
-    return Saved(captions, ids, [one["offset_mapping"] for one in written], chances, whole, cache)
+    return Saved(captions, ids, spans, chances, whole, cache)
 
 
 def _chances(logits: Tensor, ids: Sequence[int]) -> list[float]:
@@ -130,8 +139,10 @@ def without(text: str, names: Names, unwanted: frozenset[str]) -> str:
 
 
 def named_first(text: str, names: Names) -> dict[str, tuple[int, int]]:
-    """Return where a caption first names each object, by the object."""
+    """Return where a caption first names each object, by the object; nowhere where it answers with yes or no."""
     found: dict[str, tuple[int, int]] = {}
+    if answers_yes_or_no(text):
+        return found
     start = 0
     for piece in sentences_of(text):
         for one in names(piece):

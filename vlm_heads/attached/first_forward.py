@@ -41,7 +41,7 @@ def look_ahead(
         logits: Tensor = model(**{name: _copied(value) for name, value in inputs.items()}).logits
         if prefill and logits.shape[1] > 1:
             rows = torch.arange(len(logits), device=logits.device)
-            return first.found(logits[rows, key_map.last_rows])
+            return first.found(logits[rows, key_map.last_rows.clone()])  # as made outside of inference mode
         return first.found(logits[:, -1])
 
 

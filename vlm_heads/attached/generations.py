@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -42,19 +42,23 @@ class TrackedGeneration(GenerationState):
             edits=GenerationEdits(),
         )
 
-    def branched(self, rows: Tensor, seen: Tensor, known: Sequence[Mapping[Any, Any]]) -> TrackedGeneration:
+    def branched(
+        self, rows: Tensor, seen: Tensor, known: Sequence[Mapping[Any, Any]], forgetting: Collection[int] = ()
+    ) -> TrackedGeneration:
         """Return some rows' beginning of the generation, for a question beside it.
 
         Args:
             rows: int64 `[R]`, the row that each new one is taken from.
             seen: bool `[R, columns]`, which of the first keys the new rows see.
             known: what each memory started with; it belongs to no row.
+            forgetting: places of memories that hold what steps left; the question is behind none of these steps.
         """
         count, columns = self.key_map.rows, seen.shape[1]
         memories = [
             {name: value if start.get(name) is value else rows_of(value, rows, count) for name, value in one.items()}
             for one, start in zip(self.memories, known, strict=True)
         ]
+        memories = [dict(known[at]) if at in forgetting else one for at, one in enumerate(memories)]
         return replace(
             self.forked(),
             key_map=self.key_map.branch(rows, seen),

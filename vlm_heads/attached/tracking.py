@@ -78,6 +78,7 @@ class Tracker:
         self._turns = ForwardTurns()
         self._recording: Recording | None = None
         self._ahead: FirstForward | None = None
+        self._remembering = {at for at, one in enumerate(interventions) if one.remembers_steps}
         self._looking_ahead = [(at, one) for at, one in enumerate(interventions) if one.first_forward(anatomy)]
         self._stream: LockstepStream | None = None
         self._entry = anatomy.decoder if anatomy.quirks.blind_from_decoder else model
@@ -251,7 +252,7 @@ class Tracker:
         """
         state = self._generations.of(cache)
         if state is not None:
-            self._generations.keep(to, state.branched(rows, seen, self._prepared))
+            self._generations.keep(to, state.branched(rows, seen, self._prepared, self._remembering))
 
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._turns.take()

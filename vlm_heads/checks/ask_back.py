@@ -153,8 +153,8 @@ class AskBack(Check):
     def questions(self, caption: str) -> dict[str, tuple[str, str]]:
         """Return the words that first name each object of a caption, and the question about it, by the object.
 
-        This, `without` and `fates` are all of the check that needs no model: whoever can be asked for log-probabilities
-        answers, as a server does.
+        There are none where the caption begins with yes or no. This, `without` and `fates` are all of the check that
+        needs no model: whoever can be asked for log-probabilities answers, as a server does.
 
         Raises:
             BadOption: if the question names no object, or a finder cannot be used on this machine.
@@ -254,8 +254,10 @@ class Means:
         prompts = [row[seen].tolist() for row, seen in zip(inputs["input_ids"], mask, strict=True)]
         picture = self._anatomy.vision_token_ids
         with torch.no_grad():
-            saved = read_saved(self._model, self._tokenizer, inputs, prompts, captions, picture)
-            asker = self._asker(saved.inputs, saved.inputs["attention_mask"])
+            saved = read_saved(
+                self._model, self._tokenizer, inputs, prompts, captions, picture, edited=self._tracker.edited
+            )
+            asker = self._asker(saved.inputs, saved.inputs.get("attention_mask", mask))
             found = review(saved, self._judge(inputs, prompts, asker), self._names, self._check.least)
         self._note(0, asker, [(one.verdicts, one.fates) for one in found])
         return [one.text for one in found]

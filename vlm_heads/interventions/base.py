@@ -40,6 +40,7 @@ class Intervention(Method):
         needs_image_keys: whether it needs image keys in the language model's self-attention.
         in_attention: whether it acts by `plan`; steering acts between layers.
         remembers_steps: whether it keeps what earlier steps attended to, which beams that change places would mix up.
+            A question that is asked beside an answer goes on from the prompt alone, so it begins without that.
     """
 
     trial: ClassVar[Mapping[str, Any]] = {}

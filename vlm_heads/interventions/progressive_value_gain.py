@@ -108,7 +108,7 @@ class ProgressiveValueGain(Intervention):
         if keys < length:  # a sliding layer holds the last ones
             weights = torch.nn.functional.pad(weights, (length - keys, 0))
         attended = weights[:, : call.key_map.prompt_length]
-        if call.prefill:
+        if call.prefill or "mean" not in call.memory:  # a question beside an answer has no step before it
             call.memory["mean"] = attended
             return
         mean: Tensor = call.memory["mean"]

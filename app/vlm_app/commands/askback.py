@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,9 +34,8 @@ if TYPE_CHECKING:
     from vlm_evals.data.formats import Caption
     from vlm_evals.endpoint.address import Endpoint
 
-    from vlm_heads import Answer
+    from vlm_heads import Answer, Mitigation
 
-NAME = "askback"
 _EXAMPLES = 3
 
 
@@ -72,24 +72,28 @@ def askback(
     from vlm_evals.data.captioned import pictures_of
     from vlm_evals.data.formats import read_captions
 
-    from vlm_app.models import load_profile, load_vlm, look_first
+    from vlm_app.models import load_vlm, look_first, say_tuned_elsewhere
 
     look_first(model=model, device=device, words=words, profile=profile)
-    require_place(out)
+    require_place(out, "file")
     server = named_server(endpoint, served_model, model, key_from, concurrency, timeout)
     saved = read_captions(captions)
     pictures = pictures_of(saved, images)
-    check, others = _split(words)
+    whole = _mitigation(words, profile)
     if server is not None:
         loading(server.url)
         with progress("asking back", len(saved)) as advance:
             texts = [one.text for one in saved]
-            found = _through(server, served_model, pictures, texts, check, others, profile, advance)
+            found = _through(server, served_model, pictures, texts, whole, advance)
         _write(saved, found, out, json)
         return
+    from vlm_heads.checks.beside import check_of
+
+    check = check_of(whole)
     loading(model)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
-    given: dict[str, Any] = {"prompts": prompt, "interventions": others, "profile": load_profile(profile)}
+    say_tuned_elsewhere(words, vlm)
+    given: dict[str, Any] = {"prompts": prompt, "interventions": replace(whole, check=None)}
     found = []
     with progress("asking back", len(saved)) as advance:
         for at in range(0, len(saved), batch_size):
@@ -104,22 +108,18 @@ def _through(
     served: str | None,
     pictures: Sequence[Path],
     captions: Sequence[str],
-    check: str,
-    others: Sequence[str],
-    profile: Path | None,
+    whole: Mitigation,
     advance: Callable[[int], None],
 ) -> list[Answer]:
     """Return captions that a server was asked about."""
     from vlm_evals.endpoint.ask_back import ask_back
     from vlm_evals.endpoint.asking import EndpointAsking
 
-    from vlm_app.models import parse_mitigations
     from vlm_heads import AskBack
-    from vlm_heads.methods import parse_method
 
-    how = parse_method(check)
-    assert isinstance(how, AskBack)  # its word begins with the name
-    asking = EndpointAsking.find(server, served, mitigation=parse_mitigations(others, profile))
+    how = whole.check
+    assert isinstance(how, AskBack)  # there is no other, see `_mitigation`
+    asking = EndpointAsking.find(server, served, mitigation=replace(whole, check=None))
     return ask_back(asking, pictures, captions, how, progress=advance)
 
 
@@ -134,10 +134,13 @@ def _write(saved: Sequence[Caption], found: Sequence[Answer], out: Path, json: b
     _report(rows, found, out, json)
 
 
-def _split(words: Sequence[str] | None) -> tuple[str, list[str]]:
-    """Return the word of the check, and the other words."""
-    checks = [word for word in words or () if word.partition(":")[0].strip() == NAME]
-    return checks[-1] if checks else NAME, [word for word in words or () if word not in checks]
+def _mitigation(words: Sequence[str] | None, profile: Path | None) -> Mitigation:
+    """Return what words and folders name, with the plain check where they name none."""
+    from vlm_app.models import parse_mitigations
+    from vlm_heads import AskBack
+
+    found = parse_mitigations(words, profile)
+    return replace(found, check=AskBack()) if found.check is None else found
 
 
 def _asked(said: Answer) -> list[dict[str, Any]]:

@@ -120,11 +120,11 @@ def captions(
     Methods that act together are named in one --with, as in --with 'vhr askback'. A method's own questions, drafts and
     extra passes count, so this is what an answer costs who waits for it.
     """
-    from vlm_app.models import load_vlm, look_first, parse_mitigations
+    from vlm_app.models import load_vlm, look_first, parse_mitigations, single_words
 
     if not words:
         raise typer.BadParameter("nothing to time beside plain: name it in --with, such as askback")
-    together = {word: [word] if Path(word).is_dir() else word.split() for word in words}
+    together = {word: single_words([word]) for word in words}
     look_first(model=model, device=device, words=[one for several in together.values() for one in several])
     named = {word: parse_mitigations(several) for word, several in together.items()}
     loading(model)
@@ -292,6 +292,12 @@ def _named(words: Sequence[str]) -> dict[str, Mitigation]:
                 f"--with {contrast.name}: its second stream is made from the image and the prompt, and what is timed "
                 "here is generate() alone; time vcd, m3id, pai-contrast or branch"
             )
+    if checks := [one.check for one in named.values() if one.check is not None]:
+        name = checks[0].name
+        raise UsageError(
+            f"--with {name}: it drafts as many tokens as it needs, and what is timed here is a fixed number of them; "
+            f"time it with vlm-heads bench captions --with {name}"
+        )
     if len(named) > 1 and len(contrasts) < 2:
         named["all of them"] = parse_mitigations(words)
     return named

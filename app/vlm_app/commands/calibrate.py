@@ -80,6 +80,8 @@ def calibrate(
     look_first(model=model, device=device)
     server = named_server(endpoint, served_model, DEFAULT_MODEL, key_from, concurrency, timeout)
     given = None if data is None else CocoFolder.find(data)
+    require_place(out, "folder")
+    require_place(runs, "folder")
     loading(model)
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.endpoint.asking import Asker, EndpointAsking
@@ -89,7 +91,6 @@ def calibrate(
     from vlm_app.studies.halves import pictures_of
     from vlm_heads.scorers import parse_scorer
 
-    require_place(out)
     vlm = load_vlm(model, device, seed)
     asking: Asker = Asking(vlm, batch_size=batch_size)
     if server is not None:

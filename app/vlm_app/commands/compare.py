@@ -52,7 +52,7 @@ def compare(
     from vlm_app.console import publish
     from vlm_app.mistakes import require_place
 
-    require_place(out)
+    require_place(out, "folder")
     options = {
         "truth": truth, "pipeline": pipeline, "vocabulary": vocabulary, "questions": questions, "parser": parser,
     }  # fmt: skip

@@ -54,7 +54,7 @@ def describe(
     json: Json = False,
 ) -> None:
     """Say what is in images, streaming the answer."""
-    from vlm_app.models import load_vlm, look_first, parse_mitigations
+    from vlm_app.models import load_vlm, look_first, parse_mitigations, say_tuned_elsewhere
     from vlm_app.pictures import find_pictures, truth_of
 
     look_first(model=model, device=device, words=words, profile=profile)
@@ -67,6 +67,7 @@ def describe(
     marker = Marker()
     mitigation = parse_mitigations(words or (["vhr"] if compare else None), profile)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
+    say_tuned_elsewhere(words, vlm)
     if not mitigation.streamed and mitigation.pipeline is not None:
         remark(f"{mitigation.pipeline.name} takes words back: its answer is printed whole, when it is found")
     arguments: dict[str, Any] = {"max_new_tokens": max_tokens}

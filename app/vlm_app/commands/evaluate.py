@@ -113,10 +113,10 @@ def evaluate(
 
     from vlm_app.console import loading, progress, publish, remark
     from vlm_app.mistakes import require_place
-    from vlm_app.models import load_vlm, look_first, parse_mitigations
+    from vlm_app.models import load_vlm, look_first, parse_mitigations, say_tuned_elsewhere
 
     asked = asked_of(metric.name)
-    require_place(out)
+    require_place(out, "folder")
     look_first(model=model, device=device, words=words, profile=profile)
     server = named_server(endpoint, served_model, model, key_from, concurrency, timeout)
     name = _protocol_name(asked, protocol, split, data)
@@ -149,6 +149,8 @@ def evaluate(
     asking: Asker
     if server is None:
         vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
+        if processes.first:
+            say_tuned_elsewhere(words, vlm)
         asking = Asking(vlm, batch_size=batch_size, max_failures=max_failures)
     else:
         asking = EndpointAsking.find(server, served_model, max_failures=max_failures)

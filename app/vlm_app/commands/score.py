@@ -87,7 +87,7 @@ def score(
     from vlm_app.scored_on.source import Samples, shown_in
     from vlm_heads.scorers import parse_scorer
 
-    require_place(out)
+    require_place(out, "folder")
     scorers = [parse_scorer(word) for word in chosen]
     shown = [] if given else shown_in(folder, seed, pictures)
     samples = Samples(load_vlm(model, device, seed, allow_missing=allow_missing), prompt, given, shown, about, seed)

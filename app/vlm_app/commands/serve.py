@@ -56,7 +56,7 @@ def serve(
     missing = [one for one in ("fastapi", "uvicorn", "pydantic", "httpx2") if find_spec(one) is None]
     if missing:
         raise UsageError(f"the server needs {', '.join(missing)}: pip install -e '.[serve]' in the checkout")
-    from vlm_app.models import load_vlm, look_first, parse_mitigations
+    from vlm_app.models import load_vlm, look_first, parse_mitigations, say_tuned_elsewhere
     from vlm_app.serving.launch import address_of, listening
 
     look_first(model=model, device=device, words=words, profile=profile)
@@ -81,6 +81,7 @@ def serve(
 
     mitigation = parse_mitigations(words, profile)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
+    say_tuned_elsewhere(words, vlm)
     rules = Rules(name or model, mitigation, max_tokens, Remote() if allow_remote else None)
     names = frozenset({"127.0.0.1", "localhost", "::1", host}) if _is_loopback(host) else None
     worker = Worker(vlm, together=batch_size)

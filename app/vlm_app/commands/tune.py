@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlm_app.console import loading, print_json, print_table
-from vlm_app.mistakes import require_place
+from vlm_app.mistakes import UsageError, require_place
 from vlm_app.options import DEFAULT_SEED, Device, Json, Seed
 from vlm_app.view.numbers import interval, share, signed
 
@@ -52,9 +52,12 @@ def tune(
     from vlm_app.models import look_first
     from vlm_heads.names import words_in
 
+    if empty := [words for words in tried or () if not words_in(words)]:
+        raise UsageError(f"--try {empty[0]!r} names no setting: name one, such as vhr, or leave it out")
     look_first(model=model, device=device, words=[word for words in tried or () for word in words_in(words)])
     given = None if data is None else CocoFolder.find(data)
-    require_place(out)
+    require_place(out, "folder")
+    require_place(runs, "folder")
     loading(model)
     from vlm_evals.answer import Asking, Processes
     from vlm_evals.records import write_json

@@ -36,7 +36,9 @@ def ways_to_generate(vlm: VLM, named: Mapping[str, Mitigation]) -> dict[str, Way
     """Return what is timed: plain, eager attention, and every mitigation; those with a second stream both ways."""
     ways: dict[str, Way] = {"plain": nullcontext, "eager": lambda: _eager(vlm.model)}
     for name, mitigation in named.items():
-        ways[name] = lambda chosen=mitigation: attach(vlm.model, chosen, allow_idle=True)  # type: ignore[misc]
+        ways[name] = lambda chosen=mitigation: attach(  # type: ignore[misc]
+            vlm.model, chosen, allow_idle=True, processor=vlm.processor
+        )
         if mitigation.contrast is not None:
             ways[f"{name}, two forwards"] = lambda chosen=mitigation: attach(  # type: ignore[misc]
                 vlm.model, chosen, allow_idle=True, one_pass=False

@@ -51,6 +51,21 @@ def test_saved_captions_lose_what_drafts_would_have_lost(options: Any, mini: VLM
         assert [row["fate"] for row in _asked(one)] == [row["fate"] for row in _asked(other)]
 
 
+@pytest.mark.parametrize("words", ["vhr", "vhr:gain=3", "route", "spin", "vista", "sparc:threshold=-1", "crg"])
+def test_under_interventions_they_are_judged_as_they_were_while_they_were_said(
+    words: str, mini: VLM, pictures: list[Image.Image]
+) -> None:
+    check = AskBack(objects=coco_objects(), margin="-inf")
+    said = [mini.answer(one, interventions=[words, check], max_new_tokens=40) for one in pictures[:3]]
+    got = mini.ask_back(pictures[:3], [one.text for one in said], check, interventions=words)
+    for one, other in zip(got, said, strict=True):
+        assert one.text == other.text
+        assert [row["object"] for row in _asked(one)] == [row["object"] for row in _asked(other)] != []
+        for name in ("margin", "log_probability"):
+            mine, its = ([row[name] for row in _asked(answer)] for answer in (one, other))
+            assert mine == pytest.approx(its, abs=2e-4)
+
+
 def test_words_that_the_model_does_not_know_stay_as_they_are(mini: VLM, pictures: list[Image.Image]) -> None:
     text = "  Quokkas — über all!\n\nA giraffe-like thing, e.g. this one, is *bold*.  "
     check = AskBack(objects=coco_objects(), margin="-inf")
@@ -58,6 +73,14 @@ def test_words_that_the_model_does_not_know_stay_as_they_are(mini: VLM, pictures
     strict = AskBack(objects=lambda _: ["bold"], margin=100.0)
     assert mini.ask_back(pictures[:1], [text], strict)[0].text == "Quokkas — über all!"
     assert mini.ask_back(pictures[:1], [""], check)[0].text == ""
+
+
+@pytest.mark.parametrize("text", ["Yes, there is a dog.", "No. There is a dog.", ' "yes" - a dog'])
+def test_an_answer_with_yes_or_no_is_never_checked(text: str, mini: VLM, pictures: list[Image.Image]) -> None:
+    check = AskBack(objects=coco_objects(), margin=100.0)
+    (answer,) = mini.ask_back(pictures[:1], [text], check)
+    assert (answer.text, _asked(answer), check.questions(text)) == (text, [], {})
+    assert mini.ask_back(pictures[:1], ["None of it is a dog."], check)[0].text == ""
 
 
 def test_they_are_asked_about_under_interventions(mini: VLM, pictures: list[Image.Image]) -> None:

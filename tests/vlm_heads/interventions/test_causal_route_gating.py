@@ -198,3 +198,10 @@ def test_the_backend_agrees_with_the_specification_on_every_family(
 def test_yes_without_no_is_refused(llava: Tiny) -> None:
     with pytest.raises(errors.BadOption, match="for both"):
         attach(llava.model, "crg:yes=3")
+
+
+def test_a_bare_forward_of_a_prompt_is_followed_in_inference_mode(tiny: Build) -> None:
+    one = tiny("llava")
+    with torch.inference_mode(), attach(one.model, "crg", allow_idle=True):
+        logits = one.model(**one.inputs).logits
+    assert bool(logits.isfinite().all())
