@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from huggingface_hub import HfApi
 
@@ -22,6 +22,9 @@ from vlm_heads.pipelines.base import Pipeline
 from vlm_heads.profile import CONFIG_NAME, WEIGHTS_NAME, HeadProfile
 from vlm_heads.stored import pushed, stored_folder, write_whole
 from vlm_heads.toolkit.method import Method
+
+if TYPE_CHECKING:
+    from vlm_heads.checks.ask_back import AskBack
 
 MITIGATION_NAME = "mitigation.json"
 Only = TypeVar("Only")
@@ -116,6 +119,22 @@ class Mitigation:
     def streamed(self) -> bool:
         """Whether words of an answer can be shown before its end."""
         return self.pipeline is None or self.pipeline.streamed
+
+    def check_of_saved(self) -> AskBack:
+        """Return the check that saved captions are asked back with.
+
+        Raises:
+            BadOption: if there is none, or beside it one that acts on what is still to be said and would be ignored.
+        """
+        from vlm_heads.checks.ask_back import AskBack
+
+        only = "captions are checked by askback, beside interventions alone"
+        if not isinstance(self.check, AskBack):
+            raise BadOption(f"{self.word() or 'nothing'}: {only}")
+        for one in (*self.lenses, self.contrast, self.pipeline):
+            if one is not None:
+                raise BadOption(f"{one.name} acts on words still to be said; saved {only}: leave {one.name} out")
+        return self.check
 
     def weighing(self) -> tuple[Lens, ...]:
         """Return everything that weighs the first stream's token logits: lenses, and interventions that are one too."""

@@ -16,7 +16,6 @@ from transformers import GenerationConfig, StoppingCriteria, TextIteratorStreame
 from vlm_heads.attach import attach_mitigation
 from vlm_heads.attached.turns import turn_of
 from vlm_heads.checks.ask_back import AskBack, Means
-from vlm_heads.checks.beside import check_of
 from vlm_heads.contrast import ContrastProcessor
 from vlm_heads.contrasts.base import Asked, Contrast
 from vlm_heads.errors import BadImage, BadOption, BadPrompt, UnsupportedGeneration
@@ -241,7 +240,7 @@ class VLM:
         """
         start = time.perf_counter()
         whole = Mitigation.of(interventions, check, profile=profile)
-        asked = check_of(whole)
+        asked = whole.check_of_saved()
         inputs = self.inputs(images, _one_each(prompts, len(captions)))
         attached = replace(whole, check=None)
         with (

@@ -87,9 +87,7 @@ def askback(
             found = _through(server, served_model, pictures, texts, whole, advance)
         _write(saved, found, out, json)
         return
-    from vlm_heads.checks.beside import check_of
-
-    check = check_of(whole)
+    check = whole.check_of_saved()
     loading(model)
     vlm = load_vlm(model, device, seed, allow_missing=allow_missing)
     say_tuned_elsewhere(words, vlm)
