@@ -62,7 +62,7 @@ def _names(text: str) -> list[Named]:
         ("The absence of dogs is clear.", ""),
         ("There is a lack of people.", ""),
         # no negation
-        ("No, there is a dog in the picture.", "dog"),
+        ("Oh no, there is a dog in the picture.", "dog"),
         ("There is not only a dog but also a cat.", "dog cat"),
         ("The dog is not looking at the cat.", "dog"),
         ("There is a dog and a cat.", "dog cat"),
