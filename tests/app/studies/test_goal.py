@@ -113,7 +113,7 @@ def test_the_goal_of_several_leagues_judges_what_played_in_all() -> None:
     assert "**Reached by A `vhr`.**" in said
     assert "- A `vhr`: reached." in said
     assert "- D `vcd`: missed, because CHAIR_S does not fall by 30% (+30 % on mini, held-out; +30 % on small" in said
-    assert "Not played everywhere, and not judged: C `m3id`; E `route`." in said
+    assert "<summary>Not played everywhere, and not judged: 2</summary>\n\nC `m3id`; E `route`" in said
     assert said.count("-40 % [-50, -10], below 0 | -40 % [-50, -10], below 0 | 1 of 1 | 1.00 |") == 2
     assert said.index("- A") < said.index("- D")  # what reaches it in more places first
     assert "| A `vhr` | **2 of 2** | 2 | 2 | 2 | 1.00 |" in said
@@ -149,7 +149,7 @@ def test_a_time_that_was_taken_in_turns_stands_in_place_of_the_leagues() -> None
 
 def test_nothing_that_reaches_the_goal_is_said_to() -> None:
     said = goal([league("mini", {**ROWS, "a": row(0.01, -0.4, better=False)})])
-    assert "**Missed by all 4 settings that were played everywhere.**" in said
+    assert "**Missed by all settings that were played everywhere, 4 of 4.**" in said
     assert "1 of 1" not in said
     assert "0 of 1; not random heads" in said
 

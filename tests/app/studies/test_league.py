@@ -202,7 +202,8 @@ def test_its_pages_hold_what_was_measured(measured: dict[str, Any], tmp_path: Pa
     assert "### Scrambled scenes\n\n| setting | mini, 3 | mini, 3 |" in field.read_text()
     timed = tmp_path / "times.json"
     write_json(timed, {"model": "mini", "ways": {"plain": {"ratio": 1.0}, "vcd": {"ratio": 1.75}}})
-    write_pages([tmp_path], effect=effect, times=[timed])
+    write_pages([tmp_path], effect=effect, results=results, times=[timed])
+    assert all(" | 1.75* | " in line for line in results.read_text().splitlines() if line.startswith("| VCD: `vcd`"))
     assert effect.read_text().count("| no control | 1.75 |") == 3
     with pytest.raises(TaskError, match=r"gone\.json holds no times of captions: write it by vlm-heads bench captions"):
         write_pages([tmp_path], effect=effect, times=[tmp_path / "gone.json"])

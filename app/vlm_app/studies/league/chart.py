@@ -67,7 +67,7 @@ def _rows(table: str) -> Iterator[dict[str, str]]:
 def _numbers(row: dict[str, str]) -> dict[str, float]:
     """Return percent of captions that invent something, of objects found, and the time relative to plain."""
     cells = {"chair_s": "CHAIR_S", "recall": "recall", "time": "time"}
-    return {name: float(row[cell]) for name, cell in cells.items() if row.get(cell)}
+    return {name: float(row[cell].rstrip("*")) for name, cell in cells.items() if row.get(cell)}
 
 
 def _equal(row: dict[str, str]) -> dict[str, Any]:

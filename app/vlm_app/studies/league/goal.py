@@ -104,13 +104,13 @@ def goal(leagues: Sequence[Found], timed: Timed = MappingProxyType({})) -> str:
     head = (
         f"**Reached by {'; '.join(reached)}.**"
         if reached
-        else f"**Missed by all {len(ordered)} settings that were played everywhere.**"
+        else f"**Missed by all settings that were played everywhere, {len(ordered)} of {len(ordered) + len(others)}.**"
     )
     shown, rest = ordered[:SHOWN], ordered[SHOWN:]
     first = f"The {len(shown)} that reach it in the most places, and in how many:" if rest else "In how many places:"
     notes = [_NOTES, _TIMED] if timed else [_NOTES]
     body = [f"{first}\n\n{_counts(shown)}", _verdicts(shown)] if shown else []
-    left = [f"Not played everywhere, and not judged: {'; '.join(others)}."] if others else []
+    left = [folded(f"Not played everywhere, and not judged: {len(others)}", "; ".join(others))] if others else []
     hidden = [folded(f"The other {len(rest)}", _verdicts(rest))] if rest else []
     return "\n\n".join([*notes, head, *body, *hidden, *left, folded("All numbers", _numbers(ordered))])
 
@@ -169,7 +169,7 @@ def _settings(leagues: Sequence[Found], timed: Timed) -> tuple[dict[str, list[Pl
                     continue
                 word = parse_mitigation(row["words"]).word()
                 names.setdefault(word, f"{called(row)} `{word}`")
-                found.setdefault(word, []).append(_place(league, measured, name, timed.get((_kind(league), word))))
+                found.setdefault(word, []).append(_place(league, measured, name, times_in_turns(league, name, timed)))
     splits = sum(len(league["final"]) for league in leagues)
     everywhere = {names[word]: places for word, places in found.items() if len(places) == splits}
     return everywhere, [names[word] for word, places in found.items() if len(places) < splits]
@@ -179,6 +179,11 @@ def _kind(league: Found) -> str:
     """Return which model it is, whatever its seed: "mini" of "mini, seed 0"."""
     model: str = league["about"]["model"]
     return model.partition(",")[0]
+
+
+def times_in_turns(league: Found, name: str, timed: Timed) -> float | None:
+    """Return how many times plain's time a row of a league takes, where that was measured by taking turns."""
+    return timed.get((_kind(league), parse_mitigation(league["rows"][name]["words"]).word()))
 
 
 def times_of(measured: Found) -> dict[tuple[str, str], float]:

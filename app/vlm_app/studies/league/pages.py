@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vlm_evals.errors import TaskError
@@ -19,7 +20,7 @@ from vlm_app.studies.chosen import CAPTIONS, QUESTIONS
 from vlm_app.studies.league.cells import called, interval, line, measured_on, percent, title, where
 from vlm_app.studies.league.evidence import FIGURES, corrected, stands
 from vlm_app.studies.league.field import field_page
-from vlm_app.studies.league.goal import Timed, goal, times_of
+from vlm_app.studies.league.goal import Timed, goal, times_in_turns, times_of
 from vlm_app.studies.league.route_page import route_page
 
 Found = Mapping[str, Any]
@@ -31,7 +32,8 @@ CHAIR_S at equal recall on validation scenes and were then measured on scenes th
 methods play at their defaults. A control is the same gain on as many heads, the least vision-aware ones or random ones,
 or a check that takes back as many other words. *Words* counts tokens, punctuation included; *repeated* is the share of
 mentions that repeat one. *Time* is seconds per caption relative to plain, in batches, on whatever else the machine was
-doing; *ms an image* is the same in milliseconds.
+doing; *ms an image* is the same in milliseconds. A time with a star was taken in turns with plain (`vlm-heads bench
+captions`).
 
 *After Holm* says whether the difference to its left stands among so many: its p after Holm's correction, the same as
 `vlm-heads compare` makes, over all rows of the split that lie on the curve, controls among them, for each figure. It
@@ -40,7 +42,7 @@ twice the share of them on the rarer side of zero. `compare` swaps scenes betwee
 at equal recall."""
 
 
-def results_page(found: Found) -> str:
+def results_page(found: Found, timed: Timed = MappingProxyType({})) -> str:
     """Return the league's results as Markdown, headed by when and with what they were measured."""
     facts = found["about"]
     scenes = ", ".join(f"{count} {split}" for split, count in facts["scenes"].items())
@@ -50,11 +52,11 @@ def results_page(found: Found) -> str:
     )
     notes = NOTES.format(resamples=found["final"][0][CAPTIONS]["resamples"])
     parts = [head, notes, "## What it says", *(summary(found, one) for one in found["final"])]
-    parts += ["## The goal", goal([found])]
+    parts += ["## The goal", goal([found], timed)]
     for one in found["final"]:
-        parts += [f"## {_heading(one)}", table(found, one)]
+        parts += [f"## {_heading(one)}", table(found, one, timed)]
     if found["sweep"] is not None:
-        parts += [f"## {_heading(found['sweep'])}", table(found, found["sweep"])]
+        parts += [f"## {_heading(found['sweep'])}", table(found, found["sweep"], timed)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,7 +106,7 @@ def _standing(found: Found, measured: Found) -> str:
     return " ".join(said)
 
 
-def table(found: Found, measured: Found) -> str:
+def table(found: Found, measured: Found, timed: Timed = MappingProxyType({})) -> str:
     """Return a Markdown table of one split: plain first, then every row, then who could not play and why."""
     chair, pope = measured[CAPTIONS], measured.get(QUESTIONS)
     header = ["setting", "CHAIR_S", "CHAIR_I", "CHAIR_I distinct", "recall", "words", "CHAIR_S at equal recall"]
@@ -116,7 +118,8 @@ def table(found: Found, measured: Found) -> str:
     lines = [line(header), line(["---"] * len(header)), line([*plain, *asked, *_time(measured, "plain")])]
     ps = corrected(measured)
     for name in chair["controls"]:
-        lines.append(line(_row(found, measured, name, {figure: one[name] for figure, one in ps.items()})))
+        row = _row(found, measured, name, {figure: one[name] for figure, one in ps.items()})
+        lines.append(line([*row, *_time(measured, name, times_in_turns(found, name, timed))]))
     if measured is not found["sweep"]:
         lines += [line([label, f"n/a: {why}", *[""] * (len(header) - 2)]) for label, why in found["unfit"].items()]
     return "\n".join(lines)
@@ -133,7 +136,7 @@ def _row(found: Found, measured: Found, name: str, ps: Mapping[str, float | None
         answered = measured[QUESTIONS]["controls"][name]
         difference = interval(answered["difference"]["accuracy"])
         cells += [f"{percent(answered['accuracy'])} ({difference})", percent(answered["yes_ratio"])]
-    return [*cells, *_time(measured, name)]
+    return cells
 
 
 def _after(p: float | None) -> str:
@@ -145,10 +148,11 @@ def _heading(measured: Found) -> str:
     return title(measured["split"], measured["captions"])
 
 
-def _time(measured: Found, name: str) -> list[str]:
-    """Return the time of a caption relative to plain, and in milliseconds."""
+def _time(measured: Found, name: str, in_turns: float | None = None) -> list[str]:
+    """Return the time of a caption relative to plain, taken in turns where it was, and in milliseconds."""
     seconds = measured["seconds"]
-    return [f"{seconds[name] / seconds['plain']:.2f}", f"{1000 * seconds[name]:.0f}"]
+    ratio = seconds[name] / seconds["plain"] if in_turns is None else in_turns
+    return [f"{ratio:.2f}" + ("*" if in_turns is not None else ""), f"{1000 * seconds[name]:.0f}"]
 
 
 def _numbers(row: Found) -> list[str]:
@@ -185,14 +189,14 @@ def write_pages(
     for folder, found in zip(folders, leagues, strict=True):
         if not all("p" in row for one in found["final"] for row in one[CAPTIONS]["controls"].values()):
             raise TaskError(f"{folder} was played by an earlier version: play it again, it keeps its answers")
+    timed: dict[tuple[str, str], float] = {}
+    for path in times:
+        timed |= times_of(_read_times(path))
     if results is not None:
-        write_block(results, "league", results_page(leagues[0]))
+        write_block(results, "league", results_page(leagues[0], timed))
     if route is not None:
         write_block(route, "route", route_page(leagues))
     if effect is not None:
-        timed: dict[tuple[str, str], float] = {}
-        for path in times:
-            timed |= times_of(_read_times(path))
         write_block(effect, "goal", goal_page(leagues, timed))
     if field is not None:
         write_block(field, "field", f"{measured_on(leagues)}\n\n{field_page(leagues)}")
