@@ -15,7 +15,7 @@ from vlm_kernels import Backend
 from vlm_heads.attached.copies import no_copies
 from vlm_heads.attached.first_forward import require_first_forward
 from vlm_heads.attached.first_passes import FirstPasses
-from vlm_heads.attached.installing import alone, installed
+from vlm_heads.attached.installing import holding, installed
 from vlm_heads.attached.lens_processor import AddedLenses, LensWatcher
 from vlm_heads.attached.one_pass import OnePass
 from vlm_heads.attached.refused_modes import Change, During, refuse_beams, refusing
@@ -69,6 +69,7 @@ class Attachment:
         self._added = added
         self._turn = turn
         self._undo: ExitStack | None = None
+        self._require_innermost: Callable[[], None] = lambda: None
         self._allow_idle = False
 
     def detach(self) -> None:
@@ -78,6 +79,7 @@ class Attachment:
 
         Raises:
             NothingIntervened: afterwards, if a method never acted and `allow_idle` is off.
+            AlreadyAttached: if another attach was made inside this one and is still in place.
         """
         if self._undone() and not self._allow_idle:
             self._require_fired()
@@ -99,6 +101,8 @@ class Attachment:
 
     def _undone(self) -> bool:
         """Undo what was done to the model; return whether there was anything to undo."""
+        if self._undo is not None:
+            self._require_innermost()
         undo, self._undo = self._undo, None
         if undo is None:
             return False
@@ -232,7 +236,7 @@ def attach_mitigation(
             )
         receipt.second_stream = SecondStreamReceipt(mitigation.contrast.name)
     with turn_of(model).between(), ExitStack() as undo:
-        undo.enter_context(alone(model))
+        innermost = undo.enter_context(holding(model, shares=check is None and pipeline is None))
         prepared = [undo.enter_context(one.prepared(model, anatomy, profile)) for one in interventions]
         seeing = [*(LensWatcher(one) for one in lenses if one.watches(anatomy)), *watchers]
         tracker = Tracker(model, anatomy, interventions, receipt, profile, backend, prepared, seeing)
@@ -261,6 +265,7 @@ def attach_mitigation(
         undo.enter_context(refusing(model, _changes(weighing, added), calling, around, asked))
         undo.enter_context(no_copies([model, *anatomy.attentions.values()]))
         attachment = Attachment(anatomy, receipt, tracker, added, turn_of(model))
+        attachment._require_innermost = innermost
         attachment._undo, attachment._allow_idle = undo.pop_all(), allow_idle
     return attachment
 

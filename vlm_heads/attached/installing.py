@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -20,27 +20,47 @@ from vlm_heads.families import Anatomy, caps_logits
 from vlm_heads.models.placement import require_one_device
 
 _attaching = threading.Lock()
-_held: WeakSet[nn.Module] = WeakSet()
+_held: WeakKeyDictionary[nn.Module, list[_Holder]] = WeakKeyDictionary()
 _log = logging.getLogger(__name__)
 
 
-@contextmanager
-def alone(model: nn.Module) -> Iterator[None]:
-    """Hold a model for one attach.
+class _Holder:
+    """One attach that holds a model.
 
-    Two would undo each other's changes where they end in another order than they began.
+    Attributes:
+        shares: whether another may be attached around it or inside it: a contrast goes on by itself.
+    """
+
+    def __init__(self, shares: bool) -> None:
+        self.shares = shares
+
+
+@contextmanager
+def holding(model: nn.Module, *, shares: bool) -> Iterator[Callable[[], None]]:
+    """Hold a model for an attach, and give what raises `AlreadyAttached` while another is inside this one.
+
+    Those that ended in another order than they began would leave each other's changes behind.
 
     Raises:
-        AlreadyAttached: if another attach holds it.
+        AlreadyAttached: if one holds it that this one cannot be beside.
     """
+    holder = _Holder(shares)
     with _attaching:
-        if model in _held:
+        held = _held.setdefault(model, [])
+        if held and not (shares and all(one.shares for one in held)):
             raise AlreadyAttached("the model is inside another attach; give all methods to one attach")
-        _held.add(model)
+        held.append(holder)
+
+    def require_innermost() -> None:
+        if held[-1] is not holder:
+            raise AlreadyAttached(
+                "another attach was made inside this one and is still in place: detach that one first"
+            )
+
     try:
-        yield
+        yield require_innermost
     finally:
-        _held.discard(model)
+        held.remove(holder)
 
 
 @contextmanager
