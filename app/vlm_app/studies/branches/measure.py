@@ -13,8 +13,7 @@ RUN/branches.json              what it comes to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,19 @@ import torch
 from torch import Tensor
 from vlm_evals.answer import fingerprint
 from vlm_evals.errors import EvaluationError
-from vlm_evals.records import read_json, write_json
-from vlm_evals.scenes.world import Scene, scenes
+from vlm_evals.records import write_json
+from vlm_evals.scenes.world import scenes
 
 from vlm_app.console import progress
 from vlm_app.models import load_vlm
 from vlm_app.studies.branches.summary import summary
-from vlm_app.studies.findings.captions import Caption, greedy_captions
 from vlm_app.studies.findings.measure import rounded
 from vlm_app.studies.heads.asked import QUESTIONS, Rows, beginning_of, caption_rows, question_rows
+from vlm_app.studies.heads.kept_scenes import KeptScenes
 from vlm_app.studies.heads.measure import SPLIT, begin
 from vlm_app.studies.heads.reading import Reading, values_of
 from vlm_app.studies.heads.rerun import Rerun, cached
-from vlm_heads import VLM, examine
+from vlm_heads import examine
 from vlm_heads.methods import known_contrasts
 
 FILE = "branches.json"
@@ -79,36 +78,13 @@ def _contrast() -> Any:
 
 
 @dataclass(frozen=True)
-class _Block:
+class _Block(KeptScenes):
     """Scenes that are measured together; what is found is kept in a file."""
 
-    vlm: VLM
-    out: Path
-    pictures: Sequence[Scene]
-    start: int
-    seed: int
-
-    def found(self) -> Mapping[str, Any]:
-        """Return what is lost at every place by layer, measured where it is not kept yet."""
-        path = self._path("scenes")
-        if not path.is_file():
-            write_json(path, rounded(self._measured()))
-        kept: Mapping[str, Any] = read_json(path)
-        return kept
-
-    def _path(self, name: str) -> Path:
-        return self.out / f"{name}-{self.start:04d}-{self.start + len(self.pictures):04d}.json"
-
-    def _captions(self) -> list[Caption]:
-        path = self._path("captions")
-        if not path.is_file():
-            write_json(path, {"captions": [asdict(one) for one in greedy_captions(self.vlm, self.pictures)]})
-        return [Caption(tuple(one["ids"]), tuple(one["chances"]), one["text"]) for one in read_json(path)["captions"]]
-
-    def _measured(self) -> dict[str, Any]:
+    def measured(self) -> dict[str, Any]:
         beginning, reading = beginning_of(self.vlm, self.pictures), Reading(self.vlm)
         cache = cached(self.vlm, beginning)
-        captions = caption_rows(self.vlm, beginning, self.pictures, self._captions(), others=True)
+        captions = caption_rows(self.vlm, beginning, self.pictures, self.captions(), others=True)
         if captions is None:
             raise EvaluationError(f"{self.vlm.name} names no object in {len(self.pictures)} captions")
         asked = [question_rows(self.vlm, beginning, self.pictures, kind, self.seed, self.start) for kind in QUESTIONS]

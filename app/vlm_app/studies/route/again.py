@@ -56,7 +56,7 @@ class Again:
             shares: `[n][6]`, the probability of each class of `CLASSES` where an object is named or a caption may end;
                 zeros at other places.
         """
-        said = self.reading.log_chances(self._states(layers, gain))
+        said = self.reading.log_chances(self._states(layers, gain)).cpu()
         values = values_of(said, self.rows.places)
         objects = said[:, self._objects].mean(dim=1)
         asked = torch.tensor([place.against is not None for place in self.rows.places])

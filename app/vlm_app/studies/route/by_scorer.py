@@ -91,7 +91,7 @@ def measure_scorers(
             unfit[word] = reason
     fixed = replace(route, heads="fixed")
     arms = [Arm(name, Mitigation((replace(route, heads=name),))) for name in OTHERS]
-    for word in known.keys() - unfit.keys():
+    for word in (one for one in known if one not in unfit):  # in one order for all processes
         profile = HeadProfile.from_pretrained(_profile(out, word))
         arms.append(Arm(f"by {word}", Mitigation((fixed,), profile=profile)))
     folder, data = out / CAPTIONS, out / "data"

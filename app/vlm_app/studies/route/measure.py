@@ -13,8 +13,8 @@ RUN/route.json                 what it comes to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,19 @@ from typing import Any
 import torch
 from vlm_evals.answer import fingerprint
 from vlm_evals.errors import EvaluationError
-from vlm_evals.records import read_json, write_json
-from vlm_evals.scenes.world import Scene, scenes
+from vlm_evals.records import write_json
+from vlm_evals.scenes.world import scenes
 
 from vlm_app.console import progress
 from vlm_app.models import load_vlm
-from vlm_app.studies.findings.captions import Caption, greedy_captions
 from vlm_app.studies.findings.measure import rounded
 from vlm_app.studies.heads.asked import QUESTIONS, Beginning, Rows, beginning_of, caption_rows, question_rows
+from vlm_app.studies.heads.kept_scenes import KeptScenes
 from vlm_app.studies.heads.measure import SPLIT, begin
 from vlm_app.studies.heads.reading import Reading
 from vlm_app.studies.route.again import Again, stops
 from vlm_app.studies.route.summary import summary
-from vlm_heads import VLM, examine
+from vlm_heads import examine
 
 FILE = "route.json"
 TOGETHER = 8  # scenes of a block
@@ -84,35 +84,13 @@ def bands_of(depth: int) -> list[range]:
 
 
 @dataclass(frozen=True)
-class _Block:
+class _Block(KeptScenes):
     """Scenes that are measured together; what is found is kept in a file."""
 
-    vlm: VLM
-    out: Path
-    pictures: Sequence[Scene]
-    start: int
-    seed: int
     gain: float
     bands: Sequence[range]
 
-    def found(self) -> Mapping[str, Any]:
-        """Return what becomes of every place, measured where it is not kept yet."""
-        path = self._path("scenes")
-        if not path.is_file():
-            write_json(path, rounded(self._measured()))
-        kept: Mapping[str, Any] = read_json(path)
-        return kept
-
-    def _path(self, name: str) -> Path:
-        return self.out / f"{name}-{self.start:04d}-{self.start + len(self.pictures):04d}.json"
-
-    def _captions(self) -> list[Caption]:
-        path = self._path("captions")
-        if not path.is_file():
-            write_json(path, {"captions": [asdict(one) for one in greedy_captions(self.vlm, self.pictures)]})
-        return [Caption(tuple(one["ids"]), tuple(one["chances"]), one["text"]) for one in read_json(path)["captions"]]
-
-    def _measured(self) -> dict[str, Any]:
+    def measured(self) -> dict[str, Any]:
         """Return `places`, `told` `[L][n]`, and by name of what is gained, in the order of places, what is said."""
         parts = [self._of(rows) for rows in self._rows()]
         names = parts[0]["under"].keys()
@@ -134,7 +112,7 @@ class _Block:
         Raises:
             EvaluationError: if no caption names an object.
         """
-        captions = self._captions()
+        captions = self.captions()
         rows = caption_rows(self.vlm, self._beginning, self.pictures, captions, others=True)
         if rows is None:
             raise EvaluationError(f"{self.vlm.name} names no object in {len(self.pictures)} captions")

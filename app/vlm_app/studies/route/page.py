@@ -13,6 +13,7 @@ from typing import Any
 from vlm_evals.records import write_json
 
 from vlm_app.blocks import write_block
+from vlm_app.studies.league.cells import table
 from vlm_app.studies.route.pictures import draw_route
 
 Found = Mapping[str, Any]
@@ -133,11 +134,11 @@ def _changes(found: Found) -> str:
     rows = [("all", "all layers"), *((f"band {at}", _layers(band)) for at, band in enumerate(found["about"]["bands"]))]
     kinds = [kind for kind in _KINDS if any(found["changes"][name][kind] is not None for name, _ in rows)]
     header = ["gained", *(_KINDS[kind] + _count(found, kind) for kind in kinds)]
-    lines = [_row(header), _row(["---"] * len(header))]
+    lines = []
     for name, label in rows:
         cells = (found["changes"][name][kind] for kind in kinds)
-        lines.append(_row([label, *("–" if cell is None else _figure(cell) for cell in cells)]))
-    return "\n".join(lines)
+        lines.append([label, *("–" if cell is None else _figure(cell) for cell in cells)])
+    return table(header, lines)
 
 
 def _count(found: Found, kind: str) -> str:
@@ -148,11 +149,11 @@ def _shares(found: Found) -> str:
     """Return a table of probabilities in percent: a row for each class of words, plain and the change."""
     kinds = list(found["shares"])
     header = ["probability in percent, and its change", *(f"{_PLACES[kind]}{_count(found, kind)}" for kind in kinds)]
-    lines = [_row(header), _row(["---"] * len(header))]
+    lines = []
     for name, label in _CLASSES.items():
         cells = [found["shares"][kind][name] for kind in kinds]
-        lines.append(_row([label, *(f"{_percent(one['plain'])}, {_points(one['change'])}" for one in cells)]))
-    return "\n".join(lines)
+        lines.append([label, *(f"{_percent(one['plain'])}, {_points(one['change'])}" for one in cells)])
+    return table(header, lines)
 
 
 def _named(band: Sequence[int]) -> str:
@@ -163,10 +164,6 @@ def _named(band: Sequence[int]) -> str:
 def _layers(band: Sequence[int]) -> str:
     first, last = band
     return str(first) if first == last else f"{first} to {last}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _figure(found: Mapping[str, float]) -> str:
